@@ -1,0 +1,2 @@
+//! `beach-loadgen`: p50/p99 over the wire.
+fn main() {}

@@ -1,0 +1,530 @@
+//! `WriteBatch`: the one unit of writing.
+//!
+//! The bytes of a batch are the same in a client's frame, in a Raft log entry, in the write-ahead log, and at apply;
+//! nothing re-encodes them on the way. Normative layout and worked example: `proto-spec/batch.md`.
+//!
+//! ```text
+//! OFFSET SIZE DESCRIPTION (integers big-endian)
+//! 0      1    format version, 1
+//! 1      1    flags, 0
+//! 2      2    reserved, 0
+//! 4      4    number of operations
+//! 8      8    client id, 0 = none
+//! 16     8    client sequence, 0 = none
+//! 24     …    operations: kind (1) | varint key length | key | for Put: varint value length | value
+//! ```
+//!
+//! Invariants:
+//! - Encoding is deterministic: equal batches have equal bytes, and there is one spelling of each ([`BatchRef::parse`]
+//!   refuses the others).
+//! - A parsed [`BatchRef`] is fully validated; iterating it cannot fail.
+//! - It carries no checksum of its own: the frame or log record around it does.
+
+use super::varint;
+use crate::limits::{MAX_BATCH_BYTES, MAX_BATCH_OPS, MAX_KEY_BYTES, MAX_VALUE_BYTES};
+use byteorder::{BigEndian, ByteOrder};
+
+/// Bytes before the first operation.
+pub const BATCH_HEADER_BYTES: usize = 24;
+/// The format version this code writes and reads.
+pub const BATCH_VERSION: u8 = 1;
+/// Keys with this prefix hold replicated internal state (sessions, membership); user requests cannot name them.
+pub const RESERVED_KEY_PREFIX: &[u8] = b"\x00beach\x00";
+
+/// Operation kind bytes. Below 0x80: user operations. From 0x80: internal, refused from clients.
+pub mod kind {
+    /// Set a key.
+    pub const PUT: u8 = 0x01;
+    /// Delete a key.
+    pub const DELETE: u8 = 0x02;
+    /// The no-op that a new leader appends (Raft §8).
+    pub const NO_OP: u8 = 0x80;
+}
+
+/// Why bytes are not a valid batch, or an operation does not fit in one.
+#[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
+pub enum BatchError {
+    /// The bytes end before the batch does.
+    #[error("batch truncated at byte {offset}")]
+    Truncated {
+        /// Where the missing bytes would begin.
+        offset: usize,
+    },
+    /// A header field has a value this version does not know.
+    #[error("batch header field {field} is {found}, expected {expected}")]
+    Header {
+        /// The field.
+        field: &'static str,
+        /// Its value.
+        found: u64,
+        /// What it must be.
+        expected: u64,
+    },
+    /// An operation kind this version does not know.
+    #[error("unknown operation kind {kind:#04x} at byte {offset}")]
+    UnknownKind {
+        /// The kind byte.
+        kind: u8,
+        /// Where it is.
+        offset: usize,
+    },
+    /// A length that is not a canonical varint.
+    #[error("bad length at byte {offset}")]
+    BadLength {
+        /// Where it is.
+        offset: usize,
+    },
+    /// Bytes after the last operation.
+    #[error("{extra} bytes after the last operation")]
+    TrailingBytes {
+        /// How many.
+        extra: usize,
+    },
+    /// An empty key.
+    #[error("empty key")]
+    EmptyKey,
+    /// A key over [`MAX_KEY_BYTES`].
+    #[error("key of {len} bytes, the limit is {MAX_KEY_BYTES}")]
+    KeyTooLarge {
+        /// Its length.
+        len: u64,
+    },
+    /// A value over [`MAX_VALUE_BYTES`].
+    #[error("value of {len} bytes, the limit is {MAX_VALUE_BYTES}")]
+    ValueTooLarge {
+        /// Its length.
+        len: u64,
+    },
+    /// More than [`MAX_BATCH_OPS`] operations or [`MAX_BATCH_BYTES`] bytes.
+    #[error(
+        "batch of {ops} operations and {bytes} bytes, the limits are {MAX_BATCH_OPS} and {MAX_BATCH_BYTES}"
+    )]
+    TooLarge {
+        /// Operations.
+        ops: u64,
+        /// Encoded bytes.
+        bytes: u64,
+    },
+    /// A batch without operations.
+    #[error("empty batch")]
+    Empty,
+    /// A client sent an internal operation kind.
+    #[error("operation kind {kind:#04x} is internal")]
+    InternalKind {
+        /// The kind byte.
+        kind: u8,
+    },
+    /// A client named a key under [`RESERVED_KEY_PREFIX`].
+    #[error("keys beginning with \\x00beach\\x00 are reserved for internal state")]
+    ReservedKey,
+}
+
+/// One operation, borrowed from the bytes of its batch.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Op<'a> {
+    /// Set `key` to `value`.
+    Put {
+        /// The key.
+        key: &'a [u8],
+        /// The value.
+        value: &'a [u8],
+    },
+    /// Delete `key`.
+    Delete {
+        /// The key.
+        key: &'a [u8],
+    },
+    /// Nothing; see [`kind::NO_OP`].
+    NoOp,
+}
+
+/// Builds a batch. It holds the final encoding at all times.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct WriteBatch {
+    bytes: Vec<u8>,
+    ops: u32,
+}
+
+impl Default for WriteBatch {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl WriteBatch {
+    /// An empty batch with client id 0 and client sequence 0.
+    #[must_use]
+    pub fn new() -> Self {
+        let mut bytes = vec![0; BATCH_HEADER_BYTES];
+        bytes[0] = BATCH_VERSION;
+        Self { bytes, ops: 0 }
+    }
+
+    /// The batch of a new leader's no-op entry.
+    #[must_use]
+    pub fn no_op() -> Self {
+        let mut batch = Self::new();
+        batch.bytes.push(kind::NO_OP);
+        batch.set_ops(1);
+        batch
+    }
+
+    /// Sets the session's client id and sequence (0, 0 = none).
+    pub fn set_client(&mut self, client_id: u64, client_sequence: u64) {
+        BigEndian::write_u64(&mut self.bytes[8..16], client_id);
+        BigEndian::write_u64(&mut self.bytes[16..24], client_sequence);
+    }
+
+    /// Adds "set `key` to `value`". On an error the batch is unchanged.
+    pub fn put(&mut self, key: &[u8], value: &[u8]) -> Result<(), BatchError> {
+        check_key_len(key.len() as u64)?;
+        check_value_len(value.len() as u64)?;
+        self.check_room(
+            1 + varint::len_u64(key.len() as u64)
+                + key.len()
+                + varint::len_u64(value.len() as u64)
+                + value.len(),
+        )?;
+        self.bytes.push(kind::PUT);
+        varint::put_u64(&mut self.bytes, key.len() as u64);
+        self.bytes.extend_from_slice(key);
+        varint::put_u64(&mut self.bytes, value.len() as u64);
+        self.bytes.extend_from_slice(value);
+        self.set_ops(self.ops + 1);
+        Ok(())
+    }
+
+    /// Adds "delete `key`". On an error the batch is unchanged.
+    pub fn delete(&mut self, key: &[u8]) -> Result<(), BatchError> {
+        check_key_len(key.len() as u64)?;
+        self.check_room(1 + varint::len_u64(key.len() as u64) + key.len())?;
+        self.bytes.push(kind::DELETE);
+        varint::put_u64(&mut self.bytes, key.len() as u64);
+        self.bytes.extend_from_slice(key);
+        self.set_ops(self.ops + 1);
+        Ok(())
+    }
+
+    /// Operations so far.
+    #[must_use]
+    pub const fn len(&self) -> usize {
+        self.ops as usize
+    }
+
+    /// Whether it has no operations.
+    #[must_use]
+    pub const fn is_empty(&self) -> bool {
+        self.ops == 0
+    }
+
+    /// The encoded bytes.
+    #[must_use]
+    pub fn as_bytes(&self) -> &[u8] {
+        &self.bytes
+    }
+
+    /// The encoded bytes, given away.
+    #[must_use]
+    pub fn into_bytes(self) -> Vec<u8> {
+        self.bytes
+    }
+
+    /// Removes all operations and keeps the memory and the client.
+    pub fn clear(&mut self) {
+        self.bytes.truncate(BATCH_HEADER_BYTES);
+        self.set_ops(0);
+    }
+
+    fn check_room(&self, more: usize) -> Result<(), BatchError> {
+        let (ops, bytes) = (self.ops as usize + 1, self.bytes.len() + more);
+        if ops > MAX_BATCH_OPS || bytes > MAX_BATCH_BYTES {
+            return Err(BatchError::TooLarge { ops: ops as u64, bytes: bytes as u64 });
+        }
+        Ok(())
+    }
+
+    fn set_ops(&mut self, ops: u32) {
+        self.ops = ops;
+        BigEndian::write_u32(&mut self.bytes[4..8], ops);
+    }
+}
+
+/// A validated batch, borrowed.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct BatchRef<'a> {
+    bytes: &'a [u8],
+}
+
+impl<'a> BatchRef<'a> {
+    /// Validates all of `bytes` as one batch. Allocates nothing.
+    pub fn parse(bytes: &'a [u8]) -> Result<Self, BatchError> {
+        if bytes.len() > MAX_BATCH_BYTES {
+            return Err(BatchError::TooLarge { ops: 0, bytes: bytes.len() as u64 });
+        }
+        if bytes.len() < BATCH_HEADER_BYTES {
+            return Err(BatchError::Truncated { offset: bytes.len() });
+        }
+        let expect = |field, found: u64, expected: u64| {
+            if found == expected {
+                Ok(())
+            } else {
+                Err(BatchError::Header { field, found, expected })
+            }
+        };
+        expect("version", bytes[0].into(), BATCH_VERSION.into())?;
+        expect("flags", bytes[1].into(), 0)?;
+        expect("reserved", BigEndian::read_u16(&bytes[2..4]).into(), 0)?;
+        let ops = BigEndian::read_u32(&bytes[4..8]);
+        if ops as usize > MAX_BATCH_OPS {
+            return Err(BatchError::TooLarge { ops: ops.into(), bytes: bytes.len() as u64 });
+        }
+        let mut offset = BATCH_HEADER_BYTES;
+        for _ in 0..ops {
+            let (_, next) = decode_op(bytes, offset)?;
+            offset = next;
+        }
+        if offset != bytes.len() {
+            return Err(BatchError::TrailingBytes { extra: bytes.len() - offset });
+        }
+        Ok(Self { bytes })
+    }
+
+    /// Refuses what a client may not send: an empty batch, internal kinds, and reserved keys.
+    pub fn check_user(&self) -> Result<(), BatchError> {
+        if self.is_empty() {
+            return Err(BatchError::Empty);
+        }
+        for op in self.ops() {
+            match op {
+                Op::Put { key, .. } | Op::Delete { key } => {
+                    if key.starts_with(RESERVED_KEY_PREFIX) {
+                        return Err(BatchError::ReservedKey);
+                    }
+                }
+                Op::NoOp => return Err(BatchError::InternalKind { kind: kind::NO_OP }),
+            }
+        }
+        Ok(())
+    }
+
+    /// The encoded bytes.
+    #[must_use]
+    pub const fn as_bytes(&self) -> &'a [u8] {
+        self.bytes
+    }
+
+    /// Number of operations, which is also how many sequence numbers apply assigns to it.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        BigEndian::read_u32(&self.bytes[4..8]) as usize
+    }
+
+    /// Whether it has no operations.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// The session's client id, 0 = none.
+    #[must_use]
+    pub fn client_id(&self) -> u64 {
+        BigEndian::read_u64(&self.bytes[8..16])
+    }
+
+    /// The session's sequence of this write, 0 = none.
+    #[must_use]
+    pub fn client_sequence(&self) -> u64 {
+        BigEndian::read_u64(&self.bytes[16..24])
+    }
+
+    /// The operations, in order. The i-th gets the batch's first sequence number + i.
+    #[must_use]
+    pub const fn ops(&self) -> Ops<'a> {
+        Ops { bytes: self.bytes, offset: BATCH_HEADER_BYTES }
+    }
+}
+
+/// Iterates over the operations of a validated batch.
+#[derive(Clone, Debug)]
+pub struct Ops<'a> {
+    bytes: &'a [u8],
+    offset: usize,
+}
+
+impl<'a> Iterator for Ops<'a> {
+    type Item = Op<'a>;
+
+    fn next(&mut self) -> Option<Op<'a>> {
+        if self.offset >= self.bytes.len() {
+            return None;
+        }
+        let (op, next) = decode_op(self.bytes, self.offset).expect("batch was validated");
+        self.offset = next;
+        Some(op)
+    }
+}
+
+fn check_key_len(len: u64) -> Result<(), BatchError> {
+    match len {
+        0 => Err(BatchError::EmptyKey),
+        n if n > MAX_KEY_BYTES as u64 => Err(BatchError::KeyTooLarge { len }),
+        _ => Ok(()),
+    }
+}
+
+fn check_value_len(len: u64) -> Result<(), BatchError> {
+    if len > MAX_VALUE_BYTES as u64 { Err(BatchError::ValueTooLarge { len }) } else { Ok(()) }
+}
+
+fn decode_op(bytes: &[u8], at: usize) -> Result<(Op<'_>, usize), BatchError> {
+    let Some(&kind_byte) = bytes.get(at) else {
+        return Err(BatchError::Truncated { offset: at });
+    };
+    match kind_byte {
+        kind::PUT => {
+            let (key, next) = decode_slice(bytes, at + 1, check_key_len)?;
+            let (value, next) = decode_slice(bytes, next, check_value_len)?;
+            Ok((Op::Put { key, value }, next))
+        }
+        kind::DELETE => {
+            let (key, next) = decode_slice(bytes, at + 1, check_key_len)?;
+            Ok((Op::Delete { key }, next))
+        }
+        kind::NO_OP => Ok((Op::NoOp, at + 1)),
+        other => Err(BatchError::UnknownKind { kind: other, offset: at }),
+    }
+}
+
+fn decode_slice(
+    bytes: &[u8],
+    at: usize,
+    check: fn(u64) -> Result<(), BatchError>,
+) -> Result<(&[u8], usize), BatchError> {
+    let rest = &bytes[at..];
+    let Some((len, n)) = varint::get_u64(rest) else {
+        let cut_short = rest.len() < varint::MAX_VARINT_BYTES && rest.iter().all(|b| b & 0x80 != 0);
+        return Err(if cut_short {
+            BatchError::Truncated { offset: bytes.len() }
+        } else {
+            BatchError::BadLength { offset: at }
+        });
+    };
+    check(len)?;
+    let len = usize::try_from(len).map_err(|_| BatchError::BadLength { offset: at })?;
+    match rest.get(n..n + len) {
+        Some(slice) => Ok((slice, at + n + len)),
+        None => Err(BatchError::Truncated { offset: bytes.len() }),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn sample() -> WriteBatch {
+        let mut batch = WriteBatch::new();
+        batch.set_client(7, 9);
+        batch.put(b"k1", b"v1").unwrap();
+        batch.delete(b"k2").unwrap();
+        batch.put(b"k3", b"").unwrap();
+        batch
+    }
+
+    #[test]
+    fn golden_bytes() {
+        let hex: String = sample().as_bytes().iter().map(|b| format!("{b:02x}")).collect();
+        assert_eq!(
+            hex,
+            "0100000000000003000000000000000700000000000000090102\
+             6b310276310202\
+             6b320102\
+             6b3300"
+        );
+    }
+
+    #[test]
+    fn every_truncation_is_an_error_and_never_panics() {
+        let batch = sample();
+        for cut in 0..batch.as_bytes().len() {
+            assert!(BatchRef::parse(&batch.as_bytes()[..cut]).is_err(), "cut at {cut}");
+        }
+    }
+
+    #[test]
+    fn bad_fields_are_named() {
+        let good = sample().into_bytes();
+        let with = |i: usize, b: u8| {
+            let mut bytes = good.clone();
+            bytes[i] = b;
+            bytes
+        };
+        assert!(matches!(
+            BatchRef::parse(&with(0, 2)),
+            Err(BatchError::Header { field: "version", found: 2, .. })
+        ));
+        assert!(matches!(
+            BatchRef::parse(&with(24, 0x7f)),
+            Err(BatchError::UnknownKind { kind: 0x7f, offset: 24 })
+        ));
+        assert!(matches!(BatchRef::parse(&with(25, 0)), Err(BatchError::EmptyKey)));
+        assert!(matches!(BatchRef::parse(&with(7, 2)), Err(BatchError::TrailingBytes { .. })));
+        assert!(matches!(BatchRef::parse(&with(4, 0xff)), Err(BatchError::TooLarge { .. })));
+    }
+
+    #[test]
+    fn clients_may_not_send_internal_kinds_or_reserved_keys_or_nothing() {
+        let check = |b: &WriteBatch| BatchRef::parse(b.as_bytes()).unwrap().check_user();
+        assert_eq!(check(&sample()), Ok(()));
+        assert_eq!(check(&WriteBatch::new()), Err(BatchError::Empty));
+        assert_eq!(check(&WriteBatch::no_op()), Err(BatchError::InternalKind { kind: 0x80 }));
+        let mut reserved = WriteBatch::new();
+        reserved.put(b"\x00beach\x00x", b"").unwrap();
+        assert_eq!(check(&reserved), Err(BatchError::ReservedKey));
+    }
+
+    #[test]
+    fn limits_leave_the_batch_unchanged() {
+        let mut batch = sample();
+        let before = batch.clone();
+        assert_eq!(batch.put(b"", b""), Err(BatchError::EmptyKey));
+        assert!(matches!(
+            batch.put(&vec![0; MAX_KEY_BYTES + 1], b""),
+            Err(BatchError::KeyTooLarge { .. })
+        ));
+        assert!(matches!(
+            batch.put(b"k", &vec![0; MAX_VALUE_BYTES + 1]),
+            Err(BatchError::ValueTooLarge { .. })
+        ));
+        assert_eq!(batch, before);
+        batch.put(b"k", &vec![0; MAX_VALUE_BYTES]).unwrap();
+        assert!(matches!(
+            batch.put(b"k", &vec![0; MAX_VALUE_BYTES]),
+            Err(BatchError::TooLarge { .. })
+        ));
+    }
+
+    proptest! {
+        #[test]
+        fn round_trip(ops in proptest::collection::vec(
+            (any::<bool>(), proptest::collection::vec(any::<u8>(), 1..40), proptest::collection::vec(any::<u8>(), 0..300)), 0..40)) {
+            let mut batch = WriteBatch::new();
+            for (put, key, value) in &ops {
+                if *put { batch.put(key, value).unwrap() } else { batch.delete(key).unwrap() }
+            }
+            let parsed = BatchRef::parse(batch.as_bytes()).unwrap();
+            prop_assert_eq!(parsed.len(), ops.len());
+            for (op, (put, key, value)) in parsed.ops().zip(&ops) {
+                let expected = if *put { Op::Put { key, value } } else { Op::Delete { key } };
+                prop_assert_eq!(op, expected);
+            }
+        }
+
+        #[test]
+        fn arbitrary_bytes_never_panic_and_parsing_is_canonical(bytes in proptest::collection::vec(any::<u8>(), 0..200)) {
+            if let Ok(parsed) = BatchRef::parse(&bytes) {
+                prop_assert_eq!(parsed.ops().count(), parsed.len());
+            }
+        }
+    }
+}

@@ -1,0 +1,19 @@
+//! L0: the words everything else is written in. No I/O, no clock, no randomness.
+//!
+//! - [`ids`]: newtypes for numbers that must not mix.
+//! - [`varint`]: LEB128 integers.
+//! - [`checksum`]: CRC32C, plain and seeded.
+//! - [`hash`]: the one 64-bit key hash that every filter and hash index uses.
+//! - [`internal_key`]: (user key, sequence number, kind) and its order.
+//! - [`batch`]: [`batch::WriteBatch`], the one unit of writing.
+//! - [`trace`]: events and per-stage timers.
+
+pub mod batch;
+pub mod checksum;
+pub mod hash;
+pub mod ids;
+pub mod internal_key;
+pub mod trace;
+pub mod varint;
+
+pub use ids::{LogIndex, Nanos, NodeId, SequenceNumber, Term};

@@ -1,0 +1,71 @@
+//! Every bound has a name (design.md rule 7). What happens *at* each limit is said beside it.
+//!
+//! Limits that an operator may tune are defaults here and settings in `server::config`; the others are part of
+//! the formats and protocols, and changing them is a format change.
+
+/// Longest key. A longer one is refused with `KEY_TOO_LARGE`; nothing is applied.
+pub const MAX_KEY_BYTES: usize = 8 << 10;
+/// Longest value. A longer one is refused with `VALUE_TOO_LARGE`; nothing is applied.
+pub const MAX_VALUE_BYTES: usize = 8 << 20;
+/// Most operations in one batch. More are refused with `BATCH_TOO_LARGE`; nothing is applied.
+pub const MAX_BATCH_OPS: usize = 100_000;
+/// Largest encoded batch. A larger one is refused with `BATCH_TOO_LARGE`; nothing is applied.
+pub const MAX_BATCH_BYTES: usize = 12 << 20;
+/// Largest frame, header included. It is below 2^24, so the first byte of a binary frame is always 00.
+/// A longer one is refused with `FRAME_TOO_LARGE` before any memory is reserved, and the connection is closed.
+pub const MAX_FRAME_BYTES: usize = (16 << 20) - 1;
+/// Longest inline text command line. A longer one is answered with an error and the connection is closed.
+pub const MAX_INLINE_BYTES: usize = 64 << 10;
+/// Largest log record payload: a batch with its entry header.
+pub const MAX_RECORD_BYTES: usize = MAX_BATCH_BYTES + (1 << 10);
+
+/// Default most client connections; the next one is told `TOO_MANY_CONNECTIONS` and closed.
+pub const DEFAULT_MAX_CONNECTIONS: usize = 10_000;
+/// Requests admitted and not yet answered, all connections together; above it: `BUSY`.
+pub const MAX_QUEUED_REQUESTS: usize = 65_536;
+/// Bytes of admitted and not yet answered requests; above it: `BUSY`.
+pub const MAX_QUEUED_BYTES: usize = 128 << 20;
+/// Requests in flight on one connection; above it the server stops reading from that connection.
+pub const MAX_CONNECTION_IN_FLIGHT: usize = 1_024;
+/// Unsent reply bytes on one connection above which the server stops reading from it.
+pub const CONNECTION_OUTPUT_SOFT_BYTES: usize = 1 << 20;
+/// Unsent reply bytes on one connection above which it is closed: one maximal frame more than the soft limit.
+pub const CONNECTION_OUTPUT_HARD_BYTES: usize = CONNECTION_OUTPUT_SOFT_BYTES + 2 * (16 << 20);
+/// Bytes read from one connection in one turn of the loop before the next connection has its turn.
+pub const READ_BUDGET_BYTES: usize = 256 << 10;
+/// Most entries in one scan reply; the reply says that there is more.
+pub const MAX_SCAN_ENTRIES: usize = 10_000;
+/// Most key and value bytes in one scan reply (one entry may exceed it alone); the reply says that there is more.
+pub const MAX_SCAN_BYTES: usize = 4 << 20;
+/// Entries that one scan slice looks at before it yields, live or not.
+pub const SCAN_SLICE_STEPS: usize = 4_096;
+/// Snapshots held for paged wire scans; the oldest is released when one more is wanted.
+pub const MAX_WIRE_SNAPSHOTS: usize = 256;
+/// A wire snapshot not used for this long is released; its next page gets `SNAPSHOT_TOO_OLD`.
+pub const WIRE_SNAPSHOT_TTL_MS: u64 = 60_000;
+
+/// Bytes in one append group: a group is closed when the next record would exceed it.
+pub const MAX_GROUP_BYTES: usize = 16 << 20;
+/// Default size of a log segment, zero-filled ahead of use.
+pub const DEFAULT_SEGMENT_BYTES: u64 = 64 << 20;
+/// Default size at which the active memtable is frozen and flushed (all of its memory, not only payload).
+pub const DEFAULT_MEMTABLE_BYTES: usize = 64 << 20;
+/// Frozen memtables waiting for their flush; at the limit writes stall (`Db`) or are refused `BUSY` (daemon).
+pub const MAX_FROZEN_MEMTABLES: usize = 4;
+/// Log bytes above the last flush that force a flush even when the memtable is small.
+pub const DEFAULT_LOG_BYTES_BEFORE_FLUSH: u64 = 512 << 20;
+/// Size at which the manifest is rotated into a new file with one full edit.
+pub const MANIFEST_ROTATE_BYTES: u64 = 4 << 20;
+
+/// Default deadline of a request that names none.
+pub const DEFAULT_DEADLINE_MS: u64 = 10_000;
+/// Longest deadline a request may name; a longer one is cut to it.
+pub const MAX_DEADLINE_MS: u64 = 300_000;
+
+const _: () = assert!(MAX_FRAME_BYTES < 1 << 24);
+const _: () = assert!(MAX_KEY_BYTES + MAX_VALUE_BYTES + 1024 <= MAX_BATCH_BYTES);
+const _: () = assert!(MAX_BATCH_BYTES + 1024 <= MAX_FRAME_BYTES);
+const _: () = assert!(MAX_RECORD_BYTES + 1024 <= MAX_GROUP_BYTES);
+const _: () = assert!(MAX_SCAN_BYTES + MAX_KEY_BYTES + MAX_VALUE_BYTES + 1024 <= MAX_FRAME_BYTES);
+const _: () = assert!(MAX_GROUP_BYTES as u64 + 4096 <= DEFAULT_SEGMENT_BYTES);
+const _: () = assert!(CONNECTION_OUTPUT_SOFT_BYTES < CONNECTION_OUTPUT_HARD_BYTES);

@@ -1,0 +1,2 @@
+//! `beachd`: the daemon.
+fn main() {}
