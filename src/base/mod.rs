@@ -7,6 +7,7 @@
 //! - [`internal_key`]: (user key, sequence number, kind) and its order.
 //! - [`batch`]: [`batch::WriteBatch`], the one unit of writing.
 //! - [`trace`]: events and per-stage timers.
+//! - [`units`]: sizes and durations as people write them.
 
 pub mod batch;
 pub mod checksum;
@@ -14,6 +15,7 @@ pub mod hash;
 pub mod ids;
 pub mod internal_key;
 pub mod trace;
+pub mod units;
 pub mod varint;
 
 pub use ids::{LogIndex, Nanos, NodeId, SequenceNumber, Term};
