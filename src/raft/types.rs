@@ -26,7 +26,7 @@ pub struct HardState {
     pub vote: Option<NodeId>,
 }
 
-/// Identifies one [`Persist`]. Ids are issued in increasing order by one `Raft` and complete in that
+/// Identifies one [`Persist`]. Ids are issued in increasing order by one [`Raft`](super::Raft) and complete in that
 /// order. They mean nothing across a restart.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Default)]
 pub struct IoId(pub u64);
@@ -40,7 +40,7 @@ impl fmt::Display for IoId {
 /// What the log must make durable, all of it or (after a crash) a prefix in this order: hard state, truncation, entries.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Persist {
-    /// Comes back as `Event::Persisted` when everything here is durable.
+    /// Comes back as [`Event::Persisted`](super::Event::Persisted) when everything here is durable.
     pub io: IoId,
     /// The new hard state, when it changed.
     pub hard_state: Option<HardState>,
