@@ -1,0 +1,483 @@
+//! Request bodies. Layouts and worked hex: `proto-spec/client.md`.
+//!
+//! | opcode | body |
+//! |---|---|
+//! | HELLO | lowest version, highest version (1 each), name length, cluster length (2 each), reserved (2); name; cluster |
+//! | PING, STATUS, STATS | empty |
+//! | GET | snapshot (8); key |
+//! | PUT, DELETE | a batch of exactly one such operation |
+//! | WRITE | a batch |
+//! | SCAN | snapshot (8); limit, byte limit (4 each); flags, start, end, resume lengths (2 each); start; end; resume |
+
+use super::error::{Effect, ErrorCode, ErrorReply};
+use super::frame::{self, EncodeTooLarge};
+use super::{Opcode, PROTOCOL_VERSION};
+use crate::base::SequenceNumber;
+use crate::base::batch::{BatchError, BatchRef, Op, RESERVED_KEY_PREFIX};
+use crate::limits::{MAX_KEY_BYTES, MAX_SCAN_BYTES, MAX_SCAN_ENTRIES};
+use byteorder::{BigEndian, ByteOrder};
+
+/// Longest client name or cluster id in a HELLO.
+pub const MAX_NAME_BYTES: usize = 255;
+/// Longest start, end, or resume key of a scan: the successor of the longest key.
+pub const MAX_BOUND_BYTES: usize = MAX_KEY_BYTES + 1;
+
+const SCAN_KEYS_ONLY: u16 = 0x0001;
+const SCAN_PREFIX: u16 = 0x0002;
+const SCAN_KNOWN_FLAGS: u16 = SCAN_KEYS_ONLY | SCAN_PREFIX;
+const SCAN_FIXED_BYTES: usize = 24;
+const HELLO_FIXED_BYTES: usize = 8;
+
+/// A decoded request; keys and batches borrow from the receive buffer.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Request<'a> {
+    /// Agree on a version; learn limits, node, and cluster.
+    Hello(HelloRequest<'a>),
+    /// Is the connection alive?
+    Ping,
+    /// Read one key.
+    Get {
+        /// The key, 1 ..= `MAX_KEY_BYTES` bytes.
+        key: &'a [u8],
+        /// Read as of this sequence number; 0 = now.
+        snapshot: SequenceNumber,
+    },
+    /// Apply a batch. The body is the batch, and it has passed [`BatchRef::check_user`].
+    Write {
+        /// `Put`, `Delete`, or `Write`; the first two hold exactly one such operation.
+        opcode: Opcode,
+        /// The batch.
+        batch: BatchRef<'a>,
+    },
+    /// Read a page of a range or prefix.
+    Scan(ScanRequest<'a>),
+    /// The node's state as JSON.
+    Status,
+    /// The engine's figures as JSON.
+    Stats,
+}
+
+/// The body of HELLO.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct HelloRequest<'a> {
+    /// Lowest protocol version the client speaks.
+    pub min_version: u8,
+    /// Highest protocol version the client speaks.
+    pub max_version: u8,
+    /// What the client calls itself, for logs.
+    pub name: &'a str,
+    /// The cluster the client expects; empty = any. Another one is refused with `WRONG_CLUSTER`.
+    pub cluster: &'a str,
+}
+
+impl HelloRequest<'_> {
+    /// The version to speak with this client, `None` when there is none in common (`BAD_VERSION`).
+    #[must_use]
+    pub const fn choose_version(&self) -> Option<u8> {
+        if self.min_version <= PROTOCOL_VERSION && PROTOCOL_VERSION <= self.max_version {
+            Some(PROTOCOL_VERSION)
+        } else {
+            None
+        }
+    }
+}
+
+/// Which keys a scan covers.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum ScanRange<'a> {
+    /// `start ..` up to and without `end`; an empty `start` is the first key, an empty `end` is past the last.
+    Range {
+        /// The first key.
+        start: &'a [u8],
+        /// The first key that is not in the range; empty = no end.
+        end: &'a [u8],
+    },
+    /// Every key that begins with these bytes; empty = every key.
+    Prefix(&'a [u8]),
+}
+
+/// The body of SCAN.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct ScanRequest<'a> {
+    /// Which keys.
+    pub range: ScanRange<'a>,
+    /// Where the page before ended (its reply's resume key); empty = from the start of the range.
+    pub resume: &'a [u8],
+    /// Read as of this sequence number; 0 = now, and the reply names the snapshot for the next pages.
+    pub snapshot: SequenceNumber,
+    /// Most entries wanted in this page; 0 = as many as the server gives.
+    pub limit: u32,
+    /// Most key and value bytes wanted in this page; 0 = as many as the server gives. One entry may exceed it.
+    pub max_bytes: u32,
+    /// Leave the values out.
+    pub keys_only: bool,
+}
+
+impl<'a> ScanRequest<'a> {
+    /// All of `range`, now, as large a page as the server gives.
+    #[must_use]
+    pub const fn new(range: ScanRange<'a>) -> Self {
+        Self {
+            range,
+            resume: b"",
+            snapshot: SequenceNumber::ZERO,
+            limit: 0,
+            max_bytes: 0,
+            keys_only: false,
+        }
+    }
+
+    /// The first key to look at: the resume key when there is one, else the start of the range, whichever is later.
+    #[must_use]
+    pub fn first_key(&self) -> &'a [u8] {
+        let start = match self.range {
+            ScanRange::Range { start, .. } => start,
+            ScanRange::Prefix(prefix) => prefix,
+        };
+        start.max(self.resume)
+    }
+
+    /// The first key past the range, `None` when it has no end.
+    #[must_use]
+    pub fn end_key(&self) -> Option<Vec<u8>> {
+        match self.range {
+            ScanRange::Range { end: b"", .. } => None,
+            ScanRange::Range { end, .. } => Some(end.to_vec()),
+            ScanRange::Prefix(prefix) => prefix_end(prefix),
+        }
+    }
+
+    /// Entries in this page at most, after the server's own limit.
+    #[must_use]
+    pub fn effective_limit(&self) -> usize {
+        match self.limit as usize {
+            0 => MAX_SCAN_ENTRIES,
+            n => n.min(MAX_SCAN_ENTRIES),
+        }
+    }
+
+    /// Key and value bytes in this page at most, after the server's own limit.
+    #[must_use]
+    pub fn effective_max_bytes(&self) -> usize {
+        match self.max_bytes as usize {
+            0 => MAX_SCAN_BYTES,
+            n => n.min(MAX_SCAN_BYTES),
+        }
+    }
+}
+
+/// The first key after every key with this prefix; `None` when there is none (the prefix is empty or all `ff`).
+#[must_use]
+pub fn prefix_end(prefix: &[u8]) -> Option<Vec<u8>> {
+    let keep = prefix.iter().rposition(|&b| b != 0xff)?;
+    let mut end = prefix[..=keep].to_vec();
+    end[keep] += 1;
+    Some(end)
+}
+
+/// Why a frame's body is not a request.
+#[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
+pub enum RequestError {
+    /// An opcode this version does not know.
+    #[error("unknown request opcode {opcode:#04x}, known are 0x01 (HELLO) to 0x09 (STATS)")]
+    UnknownOpcode {
+        /// The opcode's byte.
+        opcode: u8,
+    },
+    /// The body's bytes are not what the opcode asks for.
+    #[error("{}: {field} at body byte {offset}: expected {expected}, found {found}", opcode.name())]
+    Body {
+        /// The request.
+        opcode: Opcode,
+        /// The field.
+        field: &'static str,
+        /// Where it is in the body.
+        offset: usize,
+        /// What it must be.
+        expected: &'static str,
+        /// What it is.
+        found: u64,
+    },
+    /// The body is not a batch that a client may send.
+    #[error("{}: {source}", opcode.name())]
+    Batch {
+        /// The request.
+        opcode: Opcode,
+        /// What is wrong with the batch.
+        source: BatchError,
+    },
+    /// A GET of an empty, too long, or reserved key.
+    #[error("{}: {source}", opcode.name())]
+    Key {
+        /// The request.
+        opcode: Opcode,
+        /// What is wrong with the key.
+        source: BatchError,
+    },
+}
+
+impl RequestError {
+    /// The error's code in the reply.
+    #[must_use]
+    pub const fn code(&self) -> ErrorCode {
+        match self {
+            Self::UnknownOpcode { .. } => ErrorCode::UnknownOpcode,
+            Self::Body { .. } => ErrorCode::BadRequest,
+            Self::Batch { source, .. } | Self::Key { source, .. } => ErrorCode::of_batch(source),
+        }
+    }
+
+    /// The reply to send with the request's opcode and id. The connection goes on.
+    #[must_use]
+    pub fn reply(&self) -> ErrorReply {
+        let effect = match self {
+            Self::UnknownOpcode { .. } => Effect::NotApplied,
+            Self::Body { opcode, .. } | Self::Batch { opcode, .. } | Self::Key { opcode, .. } => {
+                Effect::refused(*opcode)
+            }
+        };
+        ErrorReply::new(self.code(), effect, self.to_string())
+    }
+}
+
+impl<'a> Request<'a> {
+    /// Its opcode.
+    #[must_use]
+    pub const fn opcode(&self) -> Opcode {
+        match self {
+            Self::Hello(_) => Opcode::Hello,
+            Self::Ping => Opcode::Ping,
+            Self::Get { .. } => Opcode::Get,
+            Self::Write { opcode, .. } => *opcode,
+            Self::Scan(_) => Opcode::Scan,
+            Self::Status => Opcode::Status,
+            Self::Stats => Opcode::Stats,
+        }
+    }
+
+    /// Decodes the body of a frame with this opcode byte. Borrows from `body`; copies and allocates nothing unless
+    /// there is an error to describe.
+    pub fn decode(opcode: u8, body: &'a [u8]) -> Result<Self, RequestError> {
+        let Some(opcode) = Opcode::from_u8(opcode) else {
+            return Err(RequestError::UnknownOpcode { opcode });
+        };
+        match opcode {
+            Opcode::Put | Opcode::Delete | Opcode::Write => decode_write(opcode, body),
+            Opcode::Get => decode_get(body),
+            Opcode::Scan => decode_scan(body).map(Self::Scan),
+            Opcode::Hello => decode_hello(body).map(Self::Hello),
+            Opcode::Ping => empty(opcode, body).map(|()| Self::Ping),
+            Opcode::Status => empty(opcode, body).map(|()| Self::Status),
+            Opcode::Stats => empty(opcode, body).map(|()| Self::Stats),
+        }
+    }
+
+    /// Appends the request as a frame to `out`. `deadline_ms` 0 asks for the server's default. The caller keeps the
+    /// lengths within the limits (the decoder at the other end checks them); only the frame's is checked here.
+    pub fn encode(
+        &self,
+        out: &mut Vec<u8>,
+        request_id: u64,
+        deadline_ms: u32,
+    ) -> Result<(), EncodeTooLarge> {
+        self.encode_with_flags(out, request_id, deadline_ms, 0)
+    }
+
+    /// As [`Request::encode`], with frame flags such as [`frame::FLAG_NO_CRC`].
+    pub fn encode_with_flags(
+        &self,
+        out: &mut Vec<u8>,
+        request_id: u64,
+        deadline_ms: u32,
+        flags: u16,
+    ) -> Result<(), EncodeTooLarge> {
+        let open = frame::begin(out, self.opcode().byte(), flags, request_id, deadline_ms);
+        match self {
+            Self::Ping | Self::Status | Self::Stats => {}
+            Self::Get { key, snapshot } => {
+                out.extend_from_slice(&snapshot.0.to_be_bytes());
+                out.extend_from_slice(key);
+            }
+            Self::Write { batch, .. } => out.extend_from_slice(batch.as_bytes()),
+            Self::Hello(hello) => encode_hello(out, hello),
+            Self::Scan(scan) => encode_scan(out, scan),
+        }
+        open.finish(out)
+    }
+}
+
+fn empty(opcode: Opcode, body: &[u8]) -> Result<(), RequestError> {
+    if body.is_empty() {
+        return Ok(());
+    }
+    let found = body.len() as u64;
+    Err(RequestError::Body { opcode, field: "body length", offset: 0, expected: "0", found })
+}
+
+fn decode_write(opcode: Opcode, body: &[u8]) -> Result<Request<'_>, RequestError> {
+    let refuse = |source| RequestError::Batch { opcode, source };
+    let batch = BatchRef::parse(body).map_err(refuse)?;
+    batch.check_user().map_err(refuse)?;
+    if opcode != Opcode::Write {
+        let mut ops = batch.ops();
+        let right_kind = matches!(
+            (opcode, ops.next()),
+            (Opcode::Put, Some(Op::Put { .. })) | (Opcode::Delete, Some(Op::Delete { .. }))
+        );
+        if batch.len() != 1 || !right_kind {
+            return Err(RequestError::Body {
+                opcode,
+                field: "operations in the batch",
+                offset: 4,
+                expected: "exactly one, of the kind that the opcode names (use WRITE for others)",
+                found: batch.len() as u64,
+            });
+        }
+    }
+    Ok(Request::Write { opcode, batch })
+}
+
+fn decode_get(body: &[u8]) -> Result<Request<'_>, RequestError> {
+    let opcode = Opcode::Get;
+    let Some((snapshot, key)) = body.split_first_chunk::<8>() else {
+        return Err(short(opcode, body, "a snapshot (8 bytes) and a key"));
+    };
+    let snapshot = snapshot_field(opcode, u64::from_be_bytes(*snapshot))?;
+    let source = match key.len() {
+        0 => BatchError::EmptyKey,
+        n if n > MAX_KEY_BYTES => BatchError::KeyTooLarge { len: n as u64 },
+        _ if key.starts_with(RESERVED_KEY_PREFIX) => BatchError::ReservedKey,
+        _ => return Ok(Request::Get { key, snapshot }),
+    };
+    Err(RequestError::Key { opcode, source })
+}
+
+fn decode_hello(body: &[u8]) -> Result<HelloRequest<'_>, RequestError> {
+    let opcode = Opcode::Hello;
+    let Some((fixed, rest)) = body.split_first_chunk::<HELLO_FIXED_BYTES>() else {
+        return Err(short(opcode, body, "at least 8 bytes"));
+    };
+    let name_len = usize::from(BigEndian::read_u16(&fixed[2..4]));
+    let cluster_len = usize::from(BigEndian::read_u16(&fixed[4..6]));
+    let bad = |field, offset, expected, found: usize| RequestError::Body {
+        opcode,
+        field,
+        offset,
+        expected,
+        found: found as u64,
+    };
+    if name_len > MAX_NAME_BYTES {
+        return Err(bad("name length", 2, "at most 255", name_len));
+    }
+    if cluster_len > MAX_NAME_BYTES {
+        return Err(bad("cluster length", 4, "at most 255", cluster_len));
+    }
+    let reserved = BigEndian::read_u16(&fixed[6..8]);
+    if reserved != 0 {
+        return Err(bad("reserved", 6, "0", reserved.into()));
+    }
+    if rest.len() != name_len + cluster_len {
+        return Err(bad("text bytes", 8, "the two lengths added", rest.len()));
+    }
+    let (name, cluster) = rest.split_at(name_len);
+    let text = |bytes, field, offset| {
+        std::str::from_utf8(bytes).map_err(|e| bad(field, offset, "UTF-8", e.valid_up_to()))
+    };
+    Ok(HelloRequest {
+        min_version: fixed[0],
+        max_version: fixed[1],
+        name: text(name, "name", 8)?,
+        cluster: text(cluster, "cluster", 8 + name_len)?,
+    })
+}
+
+fn encode_hello(out: &mut Vec<u8>, hello: &HelloRequest<'_>) {
+    out.extend_from_slice(&[hello.min_version, hello.max_version]);
+    out.extend_from_slice(&(hello.name.len() as u16).to_be_bytes());
+    out.extend_from_slice(&(hello.cluster.len() as u16).to_be_bytes());
+    out.extend_from_slice(&[0, 0]);
+    out.extend_from_slice(hello.name.as_bytes());
+    out.extend_from_slice(hello.cluster.as_bytes());
+}
+
+fn decode_scan(body: &[u8]) -> Result<ScanRequest<'_>, RequestError> {
+    let opcode = Opcode::Scan;
+    let Some((fixed, rest)) = body.split_first_chunk::<SCAN_FIXED_BYTES>() else {
+        return Err(short(opcode, body, "at least 24 bytes"));
+    };
+    let bad = |field, offset, expected, found: usize| RequestError::Body {
+        opcode,
+        field,
+        offset,
+        expected,
+        found: found as u64,
+    };
+    let snapshot = snapshot_field(opcode, BigEndian::read_u64(&fixed[0..8]))?;
+    let flags = BigEndian::read_u16(&fixed[16..18]);
+    if flags & !SCAN_KNOWN_FLAGS != 0 {
+        return Err(bad("flags", 16, "bits 0 (keys only) and 1 (prefix)", flags.into()));
+    }
+    let prefix = flags & SCAN_PREFIX != 0;
+    let len = |offset: usize| usize::from(BigEndian::read_u16(&fixed[offset..offset + 2]));
+    let (start_len, end_len, resume_len) = (len(18), len(20), len(22));
+    for (field, offset, len) in [
+        ("start length", 18, start_len),
+        ("end length", 20, end_len),
+        ("resume length", 22, resume_len),
+    ] {
+        if len > MAX_BOUND_BYTES {
+            return Err(bad(field, offset, "at most 8193", len));
+        }
+    }
+    if prefix && end_len != 0 {
+        return Err(bad("end length", 20, "0 with the prefix flag", end_len));
+    }
+    if rest.len() != start_len + end_len + resume_len {
+        return Err(bad("key bytes", 24, "the three lengths added", rest.len()));
+    }
+    let (start, rest) = rest.split_at(start_len);
+    let (end, resume) = rest.split_at(end_len);
+    Ok(ScanRequest {
+        range: if prefix { ScanRange::Prefix(start) } else { ScanRange::Range { start, end } },
+        resume,
+        snapshot,
+        limit: BigEndian::read_u32(&fixed[8..12]),
+        max_bytes: BigEndian::read_u32(&fixed[12..16]),
+        keys_only: flags & SCAN_KEYS_ONLY != 0,
+    })
+}
+
+fn encode_scan(out: &mut Vec<u8>, scan: &ScanRequest<'_>) {
+    let (start, end, prefix) = match scan.range {
+        ScanRange::Range { start, end } => (start, end, 0),
+        ScanRange::Prefix(prefix) => (prefix, &b""[..], SCAN_PREFIX),
+    };
+    let flags = prefix | if scan.keys_only { SCAN_KEYS_ONLY } else { 0 };
+    out.extend_from_slice(&scan.snapshot.0.to_be_bytes());
+    out.extend_from_slice(&scan.limit.to_be_bytes());
+    out.extend_from_slice(&scan.max_bytes.to_be_bytes());
+    for word in [flags, start.len() as u16, end.len() as u16, scan.resume.len() as u16] {
+        out.extend_from_slice(&word.to_be_bytes());
+    }
+    out.extend_from_slice(start);
+    out.extend_from_slice(end);
+    out.extend_from_slice(scan.resume);
+}
+
+fn snapshot_field(opcode: Opcode, found: u64) -> Result<SequenceNumber, RequestError> {
+    if found > SequenceNumber::MAX.0 {
+        let expected = "a sequence number below 2^56, or 0";
+        return Err(RequestError::Body { opcode, field: "snapshot", offset: 0, expected, found });
+    }
+    Ok(SequenceNumber(found))
+}
+
+fn short(opcode: Opcode, body: &[u8], expected: &'static str) -> RequestError {
+    RequestError::Body {
+        opcode,
+        field: "body length",
+        offset: 0,
+        expected,
+        found: body.len() as u64,
+    }
+}

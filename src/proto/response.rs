@@ -1,0 +1,473 @@
+//! Reply bodies. Layouts and worked hex: `proto-spec/client.md`.
+//!
+//! | reply to | body |
+//! |---|---|
+//! | HELLO | 8 rows of versions, limits, times, node, text lengths; cluster; server |
+//! | PING | empty |
+//! | GET | key's sequence (8), 0 = not found; applied sequence (8); value |
+//! | PUT, DELETE, WRITE | log index, first sequence, last sequence (8 each) |
+//! | SCAN | snapshot, applied (8 each); count (4), flags, resume length (2 each); resume, padded; entries, padded |
+//! | STATUS, STATS | a JSON document |
+//! | any, status ≠ 0 | retry after ms (4), effect (1), reserved (3); message |
+
+use super::error::{Effect, ErrorCode, ErrorReply};
+use super::frame::{self, FrameHeader};
+use super::request::{MAX_BOUND_BYTES, MAX_NAME_BYTES};
+use super::{CONNECTION_OPCODE, Opcode, REPLY_BIT};
+use crate::base::{LogIndex, NodeId, SequenceNumber};
+use byteorder::{BigEndian, ByteOrder};
+use bytes::Bytes;
+
+const SCAN_FIXED_BYTES: usize = 24;
+const ENTRY_FIXED_BYTES: usize = 16;
+const HELLO_FIXED_BYTES: usize = 64;
+const SCAN_KEYS_ONLY: u16 = 0x0001;
+
+/// A reply; bytes in it are slices of the receive buffer, or of the memtable or block they come from.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Response {
+    /// To HELLO.
+    Hello(HelloReply),
+    /// To PING.
+    Pong,
+    /// To GET: the key has a value.
+    Value {
+        /// The sequence number of the operation that set it.
+        seq: SequenceNumber,
+        /// The last operation applied when it was read (the snapshot, when one was named).
+        applied: SequenceNumber,
+        /// The value.
+        value: Bytes,
+    },
+    /// To GET: the key has no value.
+    NotFound {
+        /// The last operation applied when it was read (the snapshot, when one was named).
+        applied: SequenceNumber,
+    },
+    /// To PUT, DELETE, WRITE: committed, applied, and durable on a majority.
+    Written {
+        /// The log entry that holds the batch.
+        index: LogIndex,
+        /// The sequence number of its first operation.
+        first_seq: SequenceNumber,
+        /// The sequence number of its last operation.
+        last_seq: SequenceNumber,
+    },
+    /// To SCAN.
+    Scan(ScanReply),
+    /// To STATUS: a JSON document.
+    Status(String),
+    /// To STATS: a JSON document.
+    Stats(String),
+    /// To anything.
+    Error(ErrorReply),
+}
+
+/// What the server says about itself.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct HelloReply {
+    /// The version to speak from here on.
+    pub version: u8,
+    /// The node that answers.
+    pub node_id: NodeId,
+    /// Largest frame, header included.
+    pub max_frame_bytes: u32,
+    /// Longest key.
+    pub max_key_bytes: u32,
+    /// Longest value.
+    pub max_value_bytes: u32,
+    /// Largest encoded batch.
+    pub max_batch_bytes: u32,
+    /// Most operations in a batch.
+    pub max_batch_ops: u32,
+    /// Most requests in flight on this connection; with more the server stops reading for a while.
+    pub max_in_flight: u32,
+    /// Most key and value bytes in a scan's page.
+    pub max_scan_bytes: u32,
+    /// The deadline of a request that names none.
+    pub default_deadline_ms: u32,
+    /// A longer deadline is cut to this.
+    pub max_deadline_ms: u32,
+    /// A connection silent for this long is closed; 0 = never.
+    pub idle_timeout_ms: u32,
+    /// A scan's snapshot not used for this long is released.
+    pub snapshot_ttl_ms: u32,
+    /// The cluster's id.
+    pub cluster: String,
+    /// The server's program and version, `beachd 0.1.0`.
+    pub server: String,
+}
+
+impl HelloReply {
+    /// The limits compiled in; `idle_timeout_ms` is a setting of the server.
+    #[must_use]
+    pub fn with_limits(node_id: NodeId, cluster: &str, idle_timeout_ms: u32) -> Self {
+        use crate::limits as l;
+        Self {
+            version: super::PROTOCOL_VERSION,
+            node_id,
+            max_frame_bytes: l::MAX_FRAME_BYTES as u32,
+            max_key_bytes: l::MAX_KEY_BYTES as u32,
+            max_value_bytes: l::MAX_VALUE_BYTES as u32,
+            max_batch_bytes: l::MAX_BATCH_BYTES as u32,
+            max_batch_ops: l::MAX_BATCH_OPS as u32,
+            max_in_flight: l::MAX_CONNECTION_IN_FLIGHT as u32,
+            max_scan_bytes: l::MAX_SCAN_BYTES as u32,
+            default_deadline_ms: l::DEFAULT_DEADLINE_MS as u32,
+            max_deadline_ms: l::MAX_DEADLINE_MS as u32,
+            idle_timeout_ms,
+            snapshot_ttl_ms: l::WIRE_SNAPSHOT_TTL_MS as u32,
+            cluster: cluster.to_owned(),
+            server: format!("beachd {}", crate::VERSION),
+        }
+    }
+}
+
+/// One page of a scan.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct ScanReply {
+    /// The sequence number the page was read at; name it in the request for the next page.
+    pub snapshot: SequenceNumber,
+    /// The last operation applied when the page was read.
+    pub applied: SequenceNumber,
+    /// The values were left out, as asked.
+    pub keys_only: bool,
+    /// The entries, by key.
+    pub entries: Vec<ScanEntry>,
+    /// Where the next page begins; `None` = the range is exhausted.
+    pub resume: Option<Vec<u8>>,
+}
+
+/// One key of a scan.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct ScanEntry {
+    /// The key.
+    pub key: Bytes,
+    /// The sequence number of the operation that set it.
+    pub seq: SequenceNumber,
+    /// The value; empty when only keys were asked for.
+    pub value: Bytes,
+}
+
+/// Why a frame is not a reply to the request.
+#[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
+#[error("reply {opcode:#04x}: {field} at body byte {offset}: expected {expected}, found {found}")]
+pub struct ResponseError {
+    /// The opcode's byte.
+    pub opcode: u8,
+    /// The field.
+    pub field: &'static str,
+    /// Where it is in the body.
+    pub offset: usize,
+    /// What it must be.
+    pub expected: &'static str,
+    /// What it is.
+    pub found: u64,
+}
+
+impl Response {
+    /// Appends the reply as a frame to `out`. `opcode` is the request's byte (known or not), or
+    /// [`CONNECTION_OPCODE`]. A reply that does not fit in a frame becomes an `INTERNAL` error, so that the client
+    /// always gets an answer.
+    pub fn encode(&self, out: &mut Vec<u8>, opcode: u8, request_id: u64) {
+        let status = match self {
+            Self::Error(error) => error.code.status(),
+            _ => 0,
+        };
+        let open = frame::begin(out, opcode | REPLY_BIT, 0, request_id, status);
+        self.encode_body(out);
+        if let Err(too_large) = open.finish(out) {
+            let effect = match self {
+                Self::Written { .. } => Effect::Applied,
+                Self::Error(error) => error.effect,
+                _ => Effect::None,
+            };
+            let message = format!("the reply does not fit: {too_large}");
+            Self::Error(ErrorReply::new(ErrorCode::Internal, effect, message))
+                .encode(out, opcode, request_id);
+        }
+    }
+
+    fn encode_body(&self, out: &mut Vec<u8>) {
+        match self {
+            Self::Pong => {}
+            Self::Value { seq, applied, value } => {
+                put_u64s(out, [seq.0, applied.0]);
+                out.extend_from_slice(value);
+            }
+            Self::NotFound { applied } => put_u64s(out, [0, applied.0]),
+            Self::Written { index, first_seq, last_seq } => {
+                put_u64s(out, [index.0, first_seq.0, last_seq.0]);
+            }
+            Self::Scan(scan) => encode_scan(out, scan),
+            Self::Hello(hello) => encode_hello(out, hello),
+            Self::Status(json) | Self::Stats(json) => out.extend_from_slice(json.as_bytes()),
+            Self::Error(error) => {
+                out.extend_from_slice(&error.retry_after_ms.to_be_bytes());
+                out.extend_from_slice(&[error.effect as u8, 0, 0, 0]);
+                out.extend_from_slice(error.wire_message().as_bytes());
+            }
+        }
+    }
+
+    /// Decodes a reply frame. Slices `body`, copies no value. A status this version does not know becomes
+    /// [`ErrorCode::Internal`] with the number in the message, so that newer servers can be understood.
+    pub fn decode(header: &FrameHeader, body: &Bytes) -> Result<Self, ResponseError> {
+        let r = Reader { opcode: header.opcode, body };
+        if header.word != 0 {
+            return decode_error(&r, header.word).map(Self::Error);
+        }
+        let opcode = match header.opcode & REPLY_BIT {
+            0 => None,
+            _ => Opcode::from_u8(header.opcode & !REPLY_BIT),
+        };
+        match opcode {
+            Some(Opcode::Ping) => r.len_is(0, "0").map(|()| Self::Pong),
+            Some(Opcode::Get) => decode_get(&r),
+            Some(Opcode::Put | Opcode::Delete | Opcode::Write) => decode_written(&r),
+            Some(Opcode::Scan) => decode_scan(&r).map(Self::Scan),
+            Some(Opcode::Hello) => decode_hello(&r).map(Self::Hello),
+            Some(Opcode::Status) => r.text(0, body.len(), "document").map(Self::Status),
+            Some(Opcode::Stats) => r.text(0, body.len(), "document").map(Self::Stats),
+            None => Err(r.bad("opcode", 0, "a reply's", header.opcode.into())),
+        }
+    }
+}
+
+/// Encodes an error that answers no request in particular; the connection is closed after it.
+pub fn encode_connection_error(out: &mut Vec<u8>, request_id: u64, error: &ErrorReply) {
+    Response::Error(error.clone()).encode(out, CONNECTION_OPCODE, request_id);
+}
+
+fn put_u64s<const N: usize>(out: &mut Vec<u8>, words: [u64; N]) {
+    for word in words {
+        out.extend_from_slice(&word.to_be_bytes());
+    }
+}
+
+const fn padding(len: usize) -> usize {
+    len.wrapping_neg() % 8
+}
+
+fn put_padded(out: &mut Vec<u8>, bytes: &[u8], len: usize) {
+    out.extend_from_slice(bytes);
+    out.extend_from_slice(&[0; 8][..padding(len)]);
+}
+
+fn encode_scan(out: &mut Vec<u8>, scan: &ScanReply) {
+    let resume = scan.resume.as_deref().unwrap_or_default();
+    put_u64s(out, [scan.snapshot.0, scan.applied.0]);
+    out.extend_from_slice(&(scan.entries.len() as u32).to_be_bytes());
+    let flags = if scan.keys_only { SCAN_KEYS_ONLY } else { 0 };
+    out.extend_from_slice(&flags.to_be_bytes());
+    out.extend_from_slice(&(resume.len() as u16).to_be_bytes());
+    put_padded(out, resume, resume.len());
+    for entry in &scan.entries {
+        out.extend_from_slice(&entry.seq.0.to_be_bytes());
+        out.extend_from_slice(&(entry.key.len() as u32).to_be_bytes());
+        out.extend_from_slice(&(entry.value.len() as u32).to_be_bytes());
+        out.extend_from_slice(&entry.key);
+        put_padded(out, &entry.value, entry.key.len() + entry.value.len());
+    }
+}
+
+fn encode_hello(out: &mut Vec<u8>, h: &HelloReply) {
+    out.extend_from_slice(&[h.version, 0, 0, 0]);
+    for word in [
+        h.max_frame_bytes,
+        h.max_key_bytes,
+        h.max_value_bytes,
+        h.max_batch_bytes,
+        h.max_batch_ops,
+        h.max_in_flight,
+        h.max_scan_bytes,
+        h.default_deadline_ms,
+        h.max_deadline_ms,
+        h.idle_timeout_ms,
+        h.snapshot_ttl_ms,
+    ] {
+        out.extend_from_slice(&word.to_be_bytes());
+    }
+    put_u64s(out, [h.node_id.0]);
+    out.extend_from_slice(&(h.cluster.len() as u16).to_be_bytes());
+    out.extend_from_slice(&(h.server.len() as u16).to_be_bytes());
+    out.extend_from_slice(&[0; 4]);
+    out.extend_from_slice(h.cluster.as_bytes());
+    out.extend_from_slice(h.server.as_bytes());
+}
+
+/// Bounds-checked reads of one body.
+struct Reader<'a> {
+    opcode: u8,
+    body: &'a Bytes,
+}
+
+impl Reader<'_> {
+    fn bad(
+        &self,
+        field: &'static str,
+        offset: usize,
+        expected: &'static str,
+        found: u64,
+    ) -> ResponseError {
+        ResponseError { opcode: self.opcode, field, offset, expected, found }
+    }
+
+    fn len_is(&self, len: usize, expected: &'static str) -> Result<(), ResponseError> {
+        if self.body.len() == len {
+            return Ok(());
+        }
+        Err(self.bad("body length", 0, expected, self.body.len() as u64))
+    }
+
+    fn len_at_least(&self, len: usize, expected: &'static str) -> Result<(), ResponseError> {
+        if self.body.len() >= len {
+            return Ok(());
+        }
+        Err(self.bad("body length", 0, expected, self.body.len() as u64))
+    }
+
+    fn u64(&self, at: usize) -> u64 {
+        BigEndian::read_u64(&self.body[at..at + 8])
+    }
+
+    fn u32(&self, at: usize) -> u32 {
+        BigEndian::read_u32(&self.body[at..at + 4])
+    }
+
+    fn u16(&self, at: usize) -> u16 {
+        BigEndian::read_u16(&self.body[at..at + 2])
+    }
+
+    fn zero(&self, at: usize, len: usize, field: &'static str) -> Result<(), ResponseError> {
+        match self.body[at..at + len].iter().find(|b| **b != 0) {
+            None => Ok(()),
+            Some(&b) => Err(self.bad(field, at, "0", b.into())),
+        }
+    }
+
+    fn seq(&self, at: usize, field: &'static str) -> Result<SequenceNumber, ResponseError> {
+        match self.u64(at) {
+            n if n <= SequenceNumber::MAX.0 => Ok(SequenceNumber(n)),
+            n => Err(self.bad(field, at, "below 2^56", n)),
+        }
+    }
+
+    fn text(&self, at: usize, len: usize, field: &'static str) -> Result<String, ResponseError> {
+        std::str::from_utf8(&self.body[at..at + len])
+            .map(str::to_owned)
+            .map_err(|e| self.bad(field, at, "UTF-8", e.valid_up_to() as u64))
+    }
+}
+
+fn decode_get(r: &Reader<'_>) -> Result<Response, ResponseError> {
+    r.len_at_least(16, "at least 16")?;
+    let (seq, applied) = (r.seq(0, "sequence")?, r.seq(8, "applied")?);
+    if seq == SequenceNumber::ZERO {
+        r.len_is(16, "16 when the key was not found")?;
+        return Ok(Response::NotFound { applied });
+    }
+    Ok(Response::Value { seq, applied, value: r.body.slice(16..) })
+}
+
+fn decode_written(r: &Reader<'_>) -> Result<Response, ResponseError> {
+    r.len_is(24, "24")?;
+    let (first_seq, last_seq) = (r.seq(8, "first sequence")?, r.seq(16, "last sequence")?);
+    if last_seq < first_seq {
+        return Err(r.bad("last sequence", 16, "at least the first", last_seq.0));
+    }
+    Ok(Response::Written { index: LogIndex(r.u64(0)), first_seq, last_seq })
+}
+
+fn decode_error(r: &Reader<'_>, status: u32) -> Result<ErrorReply, ResponseError> {
+    r.len_at_least(8, "at least 8")?;
+    let Some(effect) = Effect::from_u8(r.body[4]) else {
+        return Err(r.bad("effect", 4, "0 to 3", r.body[4].into()));
+    };
+    r.zero(5, 3, "reserved")?;
+    let message = r.text(8, r.body.len() - 8, "message")?;
+    let (code, message) = match ErrorCode::from_u32(status) {
+        Some(code) => (code, message),
+        None => {
+            (ErrorCode::Internal, format!("status {status}, unknown to this client: {message}"))
+        }
+    };
+    Ok(ErrorReply { code, effect, retry_after_ms: r.u32(0), message })
+}
+
+fn decode_scan(r: &Reader<'_>) -> Result<ScanReply, ResponseError> {
+    r.len_at_least(SCAN_FIXED_BYTES, "at least 24")?;
+    let (snapshot, applied) = (r.seq(0, "snapshot")?, r.seq(8, "applied")?);
+    let count = r.u32(16);
+    let flags = r.u16(20);
+    if flags & !SCAN_KEYS_ONLY != 0 {
+        return Err(r.bad("flags", 20, "bit 0 (keys only)", flags.into()));
+    }
+    let resume_len = usize::from(r.u16(22));
+    if resume_len > MAX_BOUND_BYTES {
+        return Err(r.bad("resume length", 22, "at most 8193", resume_len as u64));
+    }
+    let mut at = SCAN_FIXED_BYTES + resume_len;
+    r.len_at_least(at + padding(resume_len), "room for the resume key")?;
+    r.zero(at, padding(resume_len), "padding")?;
+    let resume = (resume_len > 0).then(|| r.body[SCAN_FIXED_BYTES..at].to_vec());
+    at += padding(resume_len);
+    // The count is checked against the bytes that are there before memory is reserved for it.
+    if count as usize > (r.body.len() - at) / ENTRY_FIXED_BYTES {
+        return Err(r.bad("count", 16, "as many as the body holds", count.into()));
+    }
+    let mut entries = Vec::with_capacity(count as usize);
+    for _ in 0..count {
+        let (entry, next) = decode_entry(r, at)?;
+        entries.push(entry);
+        at = next;
+    }
+    r.len_is(at, "the entries and nothing after them")?;
+    Ok(ScanReply { snapshot, applied, keys_only: flags & SCAN_KEYS_ONLY != 0, entries, resume })
+}
+
+fn decode_entry(r: &Reader<'_>, at: usize) -> Result<(ScanEntry, usize), ResponseError> {
+    r.len_at_least(at + ENTRY_FIXED_BYTES, "room for each entry")?;
+    let seq = r.seq(at, "entry sequence")?;
+    let (key_len, value_len) = (r.u32(at + 8) as usize, r.u32(at + 12) as usize);
+    let key_at = at + ENTRY_FIXED_BYTES;
+    let room = r.body.len() - key_at;
+    let data = key_len.saturating_add(value_len);
+    if data.saturating_add(padding(data)) > room {
+        return Err(r.bad("entry length", at + 8, "within the body", data as u64));
+    }
+    let value_at = key_at + key_len;
+    let end = value_at + value_len;
+    r.zero(end, padding(data), "padding")?;
+    let entry =
+        ScanEntry { key: r.body.slice(key_at..value_at), seq, value: r.body.slice(value_at..end) };
+    Ok((entry, end + padding(data)))
+}
+
+fn decode_hello(r: &Reader<'_>) -> Result<HelloReply, ResponseError> {
+    r.len_at_least(HELLO_FIXED_BYTES, "at least 64")?;
+    r.zero(1, 3, "reserved")?;
+    r.zero(60, 4, "reserved")?;
+    let (cluster_len, server_len) = (usize::from(r.u16(56)), usize::from(r.u16(58)));
+    if cluster_len > MAX_NAME_BYTES || server_len > MAX_NAME_BYTES {
+        return Err(r.bad("text length", 56, "at most 255", cluster_len.max(server_len) as u64));
+    }
+    r.len_is(HELLO_FIXED_BYTES + cluster_len + server_len, "64 and the two texts")?;
+    Ok(HelloReply {
+        version: r.body[0],
+        max_frame_bytes: r.u32(4),
+        max_key_bytes: r.u32(8),
+        max_value_bytes: r.u32(12),
+        max_batch_bytes: r.u32(16),
+        max_batch_ops: r.u32(20),
+        max_in_flight: r.u32(24),
+        max_scan_bytes: r.u32(28),
+        default_deadline_ms: r.u32(32),
+        max_deadline_ms: r.u32(36),
+        idle_timeout_ms: r.u32(40),
+        snapshot_ttl_ms: r.u32(44),
+        node_id: NodeId(r.u64(48)),
+        cluster: r.text(HELLO_FIXED_BYTES, cluster_len, "cluster")?,
+        server: r.text(HELLO_FIXED_BYTES + cluster_len, server_len, "server")?,
+    })
+}
