@@ -1,6 +1,6 @@
 //! The memtable: every version of every key since the last freeze, sorted, in memory.
 //!
-//! An arena of entries and, over it, a B+ tree of 32-bit locations ([`tree`] draws the nodes). One writer; readers
+//! An arena of entries and, over it, a B+ tree of 32-bit locations (`tree.rs` draws the nodes). One writer; readers
 //! share it under the engine's rule (`&Memtable`), and once frozen as `Arc<Memtable>` from any thread.
 //!
 //! Invariants:
@@ -30,12 +30,13 @@
 //! the insert rate: worth having when gets of memory-resident keys bound the engine, which they do not yet.
 //! Fan-out 32, 64, and 128 tie within the noise. The second row is the prefix trap: with inline prefixes taken from
 //! the front of the key it inserted 0.59.
-pub mod arena;
-pub mod tree;
+mod arena;
+mod tree;
 
 use crate::base::SequenceNumber;
 use crate::base::internal_key::{ValueKind, pack_trailer, seek_trailer, unpack_trailer};
-use arena::{Arena, EntryRef};
+use arena::Arena;
+pub use arena::EntryRef;
 use std::ops::Deref;
 use tree::{Cursor, Tree};
 
@@ -97,7 +98,7 @@ impl Memtable {
     /// Versions in it, tombstones included.
     #[must_use]
     pub const fn len(&self) -> usize {
-        self.tree.len()
+        self.tree.entries()
     }
 
     /// Whether it has no entries.

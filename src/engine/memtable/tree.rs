@@ -91,7 +91,7 @@ impl<T> Slabs<T> {
     }
     fn push(&mut self, node: T) -> u32 {
         let id = self.len;
-        if id as usize % SLAB == 0 {
+        if (id as usize).is_multiple_of(SLAB) {
             self.slabs.push(Vec::with_capacity(SLAB));
         }
         self.slabs[id as usize / SLAB].push(node);
@@ -235,7 +235,7 @@ impl Tree {
     }
 
     /// Number of entries.
-    pub const fn len(&self) -> usize {
+    pub const fn entries(&self) -> usize {
         self.entries
     }
 
