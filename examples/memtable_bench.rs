@@ -25,7 +25,8 @@ fn rate(n: usize, from: Instant) -> f64 {
 fn btreemap_insert(n: usize, value: &[u8]) -> f64 {
     let keys: Vec<Vec<u8>> =
         (0..n as u64).map(|i| format!("{:016x}", mix(i)).into_bytes()).collect();
-    let mut map: BTreeMap<(Box<[u8]>, Reverse<u64>), Box<[u8]>> = BTreeMap::new();
+    type Key = (Box<[u8]>, Reverse<u64>);
+    let mut map: BTreeMap<Key, Box<[u8]>> = BTreeMap::new();
     let at = Instant::now();
     for (i, key) in keys.iter().enumerate() {
         map.insert((key.as_slice().into(), Reverse(i as u64)), value.into());
