@@ -48,6 +48,10 @@ pub const WIRE_SNAPSHOT_TTL_MS: u64 = 60_000;
 pub const MAX_GROUP_BYTES: usize = 16 << 20;
 /// Default size of a log segment, zero-filled ahead of use.
 pub const DEFAULT_SEGMENT_BYTES: u64 = 64 << 20;
+/// Size of a log segment that is made while somebody waits for it (at open, or when no spare is ready).
+pub const LOG_SHORT_SEGMENT_BYTES: u64 = 1 << 20;
+/// Space held back in a log's directory: a full node can still restart, and delete.
+pub const LOG_RESERVE_BYTES: u64 = 2 << 20;
 /// Default size at which the active memtable is frozen and flushed (all of its memory, not only payload).
 pub const DEFAULT_MEMTABLE_BYTES: usize = 64 << 20;
 /// Frozen memtables waiting for their flush; at the limit writes stall (`Db`) or are refused `BUSY` (daemon).

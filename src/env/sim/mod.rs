@@ -22,8 +22,6 @@
 //! # Ok::<(), beachdb::env::IoError>(())
 //! ```
 
-#[cfg(test)]
-mod crash_tests;
 pub mod disk;
 mod faults;
 mod file;
