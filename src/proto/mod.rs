@@ -7,6 +7,7 @@
 //! | [`response`] | frame bodies to the client: [`Response`] |
 //! | [`error`] | the error table: [`ErrorCode`], [`Effect`], [`ErrorReply`] |
 //! | [`inline`] | text commands typed into netcat, and their text replies |
+//! | [`explain`] | frames in words and as JSON, for people and tests |
 //! | [`text`] | tokens quoted with `\xNN` escapes |
 //!
 //! Normative: `proto-spec/client.md` and `proto-spec/errors.md`; worked frames: `proto-spec/vectors/`.
@@ -29,6 +30,7 @@
 //! What it does not do: decide whether a request is admitted, correlate replies with requests, or keep snapshots.
 
 pub mod error;
+pub mod explain;
 pub mod frame;
 pub mod inline;
 pub mod request;
