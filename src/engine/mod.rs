@@ -1,1 +1,3 @@
-//! (written in its own commit)
+//! The LSM engine.
+
+pub mod memtable;

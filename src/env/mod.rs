@@ -14,6 +14,8 @@
 //! over immutable inputs, submitted to a [`Lane`], whose completion comes back as an event. That is how a sync is
 //! "submitted and completed by id".
 
+#[cfg(test)]
+mod conformance;
 pub mod os;
 pub mod sim;
 

@@ -308,4 +308,26 @@ mod tests {
         drop(jobs);
         assert_eq!(ran.load(Ordering::SeqCst), 50 * Lane::ALL.len());
     }
+
+    /// Not a test of its own: the process that `a_panicking_job_stops_the_process` watches.
+    #[test]
+    #[ignore = "started by a_panicking_job_stops_the_process"]
+    fn panic_in_a_job() {
+        let jobs = jobs(Arc::new(|| {}));
+        jobs.submit(Lane::Log, Box::new(|| panic!("the job's own message")));
+        jobs.wait(LONG);
+    }
+
+    #[test]
+    fn a_panicking_job_stops_the_process() {
+        let output = std::process::Command::new(std::env::current_exe().expect("this test binary"))
+            .args(["--exact", "env::os::jobs::tests::panic_in_a_job", "--ignored", "--nocapture"])
+            .output()
+            .expect("start this binary");
+        let text = String::from_utf8_lossy(&output.stderr);
+        assert!(!output.status.success());
+        assert_eq!(output.status.code(), None, "ended by SIGABRT: {text}");
+        assert!(text.contains("the job's own message"), "{text}");
+        assert!(text.contains("a job of lane log panicked; the process stops"), "{text}");
+    }
 }

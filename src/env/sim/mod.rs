@@ -22,6 +22,8 @@
 //! # Ok::<(), beachdb::env::IoError>(())
 //! ```
 
+#[cfg(test)]
+mod crash_tests;
 pub mod disk;
 mod faults;
 mod file;

@@ -1,0 +1,363 @@
+//! The entries inside a data or index block.
+//!
+//! ```text
+//! payload:  entry … entry | restart offset (4) … | number of restarts (4)
+//! entry:    varint shared | varint unshared | varint value length | key suffix (unshared) | trailer (8) | value
+//! ```
+//!
+//! `shared` is the *whole* common prefix of the user key with the one before it, and 0 at a restart point; restart
+//! points are every `restart_interval`-th entry, and their offsets (from the start of the payload) make a binary
+//! search possible. Trailers are not compressed. That `shared` is always the whole common prefix is part of the
+//! format: [`Block::find`] decides most steps from it alone, without looking at the key.
+
+use super::error::Fault;
+use super::format::{BLOCK_HEADER_BYTES, BlockHandle, BlockType, seal_block};
+use crate::base::{internal_key, varint};
+use bytes::Bytes;
+use std::cmp::Ordering;
+use std::ops::Range;
+
+/// The length of the common prefix, eight bytes at a time.
+pub(super) fn common_prefix(a: &[u8], b: &[u8]) -> usize {
+    let mut n = 0;
+    for (x, y) in a.chunks_exact(8).zip(b.chunks_exact(8)) {
+        let x = u64::from_le_bytes(x.try_into().expect("chunk of 8"));
+        let y = u64::from_le_bytes(y.try_into().expect("chunk of 8"));
+        if x != y {
+            return n + (x ^ y).trailing_zeros() as usize / 8;
+        }
+        n += 8;
+    }
+    n + a[n..].iter().zip(&b[n..]).take_while(|(x, y)| x == y).count()
+}
+
+/// Writes the entries of one block after another, straight into the caller's output buffer.
+pub(super) struct BlockWriter {
+    block_type: BlockType,
+    interval: usize,
+    since_restart: usize,
+    restarts: Vec<u32>,
+    /// Where the block's header begins in the output buffer, while a block is open.
+    start: Option<usize>,
+}
+
+impl BlockWriter {
+    pub(super) fn new(block_type: BlockType, interval: usize) -> Self {
+        Self { block_type, interval, since_restart: 0, restarts: Vec::new(), start: None }
+    }
+
+    /// Whether the open block has entries.
+    pub(super) fn is_empty(&self) -> bool {
+        self.start.is_none()
+    }
+
+    /// Bytes of payload if the block were finished now, entries and restarts.
+    pub(super) fn payload_bytes(&self, out: &[u8]) -> usize {
+        match self.start {
+            None => 0,
+            Some(start) => out.len() - start - BLOCK_HEADER_BYTES + 4 * self.restarts.len() + 4,
+        }
+    }
+
+    /// An upper bound of what the next entry adds to [`Self::payload_bytes`].
+    pub(super) fn entry_bytes_max(user_key: &[u8], value: &[u8]) -> usize {
+        3 * 5 + user_key.len() + internal_key::TRAILER_BYTES + value.len() + 4
+    }
+
+    /// Appends an entry. `previous` is the user key of the entry before it in this block.
+    pub(super) fn add(
+        &mut self,
+        out: &mut Vec<u8>,
+        previous: &[u8],
+        user_key: &[u8],
+        trailer: u64,
+        value: &[u8],
+    ) {
+        let start = *self.start.get_or_insert_with(|| {
+            out.resize(out.len() + BLOCK_HEADER_BYTES, 0);
+            out.len() - BLOCK_HEADER_BYTES
+        });
+        let shared = if self.restarts.is_empty() || self.since_restart == self.interval {
+            let at = out.len() - start - BLOCK_HEADER_BYTES;
+            self.restarts.push(u32::try_from(at).expect("a block is shorter than 4 GiB"));
+            self.since_restart = 0;
+            0
+        } else {
+            common_prefix(previous, user_key)
+        };
+        self.since_restart += 1;
+        varint::put_u64(out, shared as u64);
+        varint::put_u64(out, (user_key.len() - shared) as u64);
+        varint::put_u64(out, value.len() as u64);
+        out.extend_from_slice(&user_key[shared..]);
+        out.extend_from_slice(&trailer.to_be_bytes());
+        out.extend_from_slice(value);
+    }
+
+    /// Ends the open block; `base` is the place in the file of the first byte of `out`.
+    pub(super) fn finish(&mut self, out: &mut Vec<u8>, base: u64) -> BlockHandle {
+        let start = self.start.take().expect("finish is called with an open block");
+        let offset = base + start as u64;
+        for restart in &self.restarts {
+            out.extend_from_slice(&restart.to_be_bytes());
+        }
+        out.extend_from_slice(&(self.restarts.len() as u32).to_be_bytes());
+        self.restarts.clear();
+        seal_block(&mut out[start..], self.block_type, offset);
+        BlockHandle { offset, len: (out.len() - start - BLOCK_HEADER_BYTES) as u64 }
+    }
+}
+
+/// The payload of a data or index block whose checksum was good.
+#[derive(Clone)]
+pub(super) struct Block {
+    payload: Bytes,
+    /// Offset of the payload in the file, for error messages.
+    offset: u64,
+    what: &'static str,
+    entries_end: usize,
+    restarts: usize,
+}
+
+/// One entry, still compressed.
+pub(super) struct Entry<'a> {
+    pub(super) shared: usize,
+    pub(super) suffix: &'a [u8],
+    pub(super) trailer: u64,
+    pub(super) value: Range<usize>,
+    pub(super) next: usize,
+}
+
+impl Block {
+    /// Takes a payload that begins at `offset` in the file.
+    pub(super) fn new(payload: Bytes, offset: u64, block_type: BlockType) -> Result<Self, Fault> {
+        let what = block_type.name();
+        let restarts = payload.last_chunk::<4>().map_or(0, |c| u32::from_be_bytes(*c)) as usize;
+        let tail = restarts.checked_mul(4).and_then(|n| n.checked_add(4));
+        match tail.and_then(|tail| payload.len().checked_sub(tail)) {
+            Some(entries_end) if restarts > 0 && entries_end > 0 => {
+                Ok(Self { payload, offset, what, entries_end, restarts })
+            }
+            _ => {
+                let at = (offset + payload.len() as u64).saturating_sub(4);
+                let expected = format!("a restart count for {} bytes", payload.len());
+                Err(Fault::new(at, what, expected, format!("{restarts}")))
+            }
+        }
+    }
+
+    pub(super) fn restarts(&self) -> usize {
+        self.restarts
+    }
+
+    /// Where the entries end.
+    pub(super) fn entries_end(&self) -> usize {
+        self.entries_end
+    }
+
+    pub(super) fn fault(&self, pos: usize, expected: &str, found: impl Into<String>) -> Fault {
+        Fault::new(self.offset + pos as u64, self.what, expected, found)
+    }
+
+    pub(super) fn value(&self, range: Range<usize>) -> Bytes {
+        self.payload.slice(range)
+    }
+
+    pub(super) fn bytes(&self, range: Range<usize>) -> &[u8] {
+        &self.payload[range]
+    }
+
+    /// The position of restart point `i`.
+    pub(super) fn restart(&self, i: usize) -> usize {
+        debug_assert!(i < self.restarts);
+        let at = self.entries_end + 4 * i;
+        let bytes = self.payload[at..at + 4].try_into().expect("4 bytes");
+        u32::from_be_bytes(bytes) as usize
+    }
+
+    /// Decodes the entry at `pos`.
+    #[inline]
+    pub(super) fn entry_at(&self, pos: usize) -> Result<Entry<'_>, Fault> {
+        let entries = &self.payload[..self.entries_end];
+        let rest = entries.get(pos..).unwrap_or_default();
+        let (shared, unshared, value_len, head) = match rest {
+            [a, b, c, ..] if (a | b | c) & 0x80 == 0 => {
+                (u32::from(*a), u32::from(*b), u32::from(*c), 3)
+            }
+            _ => Self::lengths(rest).ok_or_else(|| {
+                self.fault(pos, "the three lengths of an entry", "bytes that are not")
+            })?,
+        };
+        let body = u64::from(unshared) + u64::from(value_len) + internal_key::TRAILER_BYTES as u64;
+        let next = (pos + head) as u64 + body;
+        if next > self.entries_end as u64 {
+            let found = format!("one of {body} bytes up to {next} of {}", self.entries_end);
+            return Err(self.fault(pos, "an entry that ends inside the block", found));
+        }
+        let key_end = pos + head + unshared as usize;
+        let value_start = key_end + internal_key::TRAILER_BYTES;
+        let trailer = entries[key_end..value_start].try_into().expect("8 bytes");
+        Ok(Entry {
+            shared: shared as usize,
+            suffix: &entries[pos + head..key_end],
+            trailer: u64::from_be_bytes(trailer),
+            value: value_start..next as usize,
+            next: next as usize,
+        })
+    }
+
+    #[cold]
+    fn lengths(rest: &[u8]) -> Option<(u32, u32, u32, usize)> {
+        let (shared, a) = varint::get_u32(rest)?;
+        let (unshared, b) = varint::get_u32(&rest[a..])?;
+        let (value_len, c) = varint::get_u32(&rest[a + b..])?;
+        Some((shared, unshared, value_len, a + b + c))
+    }
+
+    /// The entry at restart point `i`, whose suffix is its whole user key.
+    pub(super) fn restart_entry(&self, i: usize) -> Result<Entry<'_>, Fault> {
+        let pos = self.restart(i);
+        let entry = self.entry_at(pos)?;
+        if entry.shared != 0 {
+            let found = format!("{} shared bytes", entry.shared);
+            return Err(self.fault(pos, "no shared bytes at a restart point", found));
+        }
+        Ok(entry)
+    }
+
+    /// The number of restart points that sort before (user key, trailer).
+    pub(super) fn restarts_before(&self, user_key: &[u8], trailer: u64) -> Result<usize, Fault> {
+        let (mut low, mut high) = (0, self.restarts);
+        while low < high {
+            let middle = low + (high - low) / 2;
+            let entry = self.restart_entry(middle)?;
+            match internal_key::compare((entry.suffix, entry.trailer), (user_key, trailer)) {
+                Ordering::Less => low = middle + 1,
+                _ => high = middle,
+            }
+        }
+        Ok(low)
+    }
+
+    /// The newest version of exactly `user_key` at or after `trailer` in the order: its trailer and value.
+    ///
+    /// Never builds a key. `matched` is how many bytes of `user_key` the last key (which sorts before the target)
+    /// has in common with it; as `shared` is the *whole* common prefix of neighbours,
+    /// - shared > matched: the key differs from the target where the last one did, so it is still before it;
+    /// - 0 < shared < matched: the key left the common prefix, upwards: the target is not in the block;
+    /// - else (also at restart points, where shared is 0) compare from `shared` on.
+    pub(super) fn find(
+        &self,
+        user_key: &[u8],
+        trailer: u64,
+    ) -> Result<Option<(u64, Range<usize>)>, Fault> {
+        let before = self.restarts_before(user_key, trailer)?;
+        let mut pos = self.restart(before.saturating_sub(1));
+        let mut matched = 0;
+        while pos < self.entries_end {
+            let entry = self.entry_at(pos)?;
+            pos = entry.next;
+            if entry.shared > matched {
+                continue;
+            }
+            if entry.shared < matched && entry.shared > 0 {
+                return Ok(None);
+            }
+            let rest = &user_key[entry.shared..];
+            let common = common_prefix(entry.suffix, rest);
+            matched = entry.shared + common;
+            match (entry.suffix.get(common), rest.get(common)) {
+                (None, None) if entry.trailer <= trailer => {
+                    return Ok(Some((entry.trailer, entry.value)));
+                }
+                (None, _) => {}
+                (Some(_), None) => return Ok(None),
+                (Some(found), Some(wanted)) if found > wanted => return Ok(None),
+                (Some(_), Some(_)) => {}
+            }
+        }
+        Ok(None)
+    }
+}
+
+/// A position in a block, with its key decompressed into a buffer that is reused from entry to entry.
+pub(super) struct Cursor {
+    block: Block,
+    key: Vec<u8>,
+    trailer: u64,
+    value: Range<usize>,
+    pos: usize,
+    next: usize,
+}
+
+impl Cursor {
+    /// Before the first entry of `block`; `key` is a buffer to reuse.
+    pub(super) fn new(block: Block, mut key: Vec<u8>) -> Self {
+        key.clear();
+        Self { block, key, trailer: 0, value: 0..0, pos: 0, next: 0 }
+    }
+
+    /// Gives the buffer back.
+    pub(super) fn into_buffer(self) -> Vec<u8> {
+        self.key
+    }
+
+    /// Steps to the next entry; `false` at the end.
+    pub(super) fn advance(&mut self) -> Result<bool, Fault> {
+        if self.next >= self.block.entries_end {
+            return Ok(false);
+        }
+        let entry = self.block.entry_at(self.next)?;
+        if entry.shared > self.key.len() {
+            let found = format!("{} shared bytes", entry.shared);
+            let expected = format!("at most {} shared bytes", self.key.len());
+            return Err(self.block.fault(self.next, &expected, found));
+        }
+        self.key.truncate(entry.shared);
+        self.key.extend_from_slice(entry.suffix);
+        self.trailer = entry.trailer;
+        self.value = entry.value;
+        self.pos = self.next;
+        self.next = entry.next;
+        Ok(true)
+    }
+
+    /// Steps to the first entry at or after (user key, trailer); `false` when there is none in the block.
+    pub(super) fn seek(&mut self, user_key: &[u8], trailer: u64) -> Result<bool, Fault> {
+        let before = self.block.restarts_before(user_key, trailer)?;
+        self.key.clear();
+        self.next = self.block.restart(before.saturating_sub(1));
+        while self.advance()? {
+            if internal_key::compare(self.key(), (user_key, trailer)) != Ordering::Less {
+                return Ok(true);
+            }
+        }
+        Ok(false)
+    }
+
+    pub(super) fn key(&self) -> (&[u8], u64) {
+        (&self.key, self.trailer)
+    }
+
+    pub(super) fn value(&self) -> &[u8] {
+        self.block.bytes(self.value.clone())
+    }
+
+    pub(super) fn value_bytes(&self) -> Bytes {
+        self.block.value(self.value.clone())
+    }
+
+    /// Where the value lies in the payload.
+    pub(super) fn value_range(&self) -> Range<usize> {
+        self.value.clone()
+    }
+
+    /// Where the current entry begins in the payload.
+    pub(super) fn pos(&self) -> usize {
+        self.pos
+    }
+
+    pub(super) fn block(&self) -> &Block {
+        &self.block
+    }
+}

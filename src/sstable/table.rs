@@ -1,0 +1,273 @@
+//! Opens a table and reads from it.
+//!
+//! Index, filter, and properties are read once, checked, and held in memory; data blocks are read when they are
+//! needed, by positional reads, so that one [`Table`] serves many threads.
+
+use super::block::Block;
+use super::error::{Fault, TableError};
+use super::filter::{self, FilterReader};
+use super::format::{
+    BLOCK_HEADER_BYTES, BlockHandle, BlockType, COMPRESSION_NONE, FILE_HEADER_BYTES, FOOTER_BYTES,
+    FORMAT_VERSION, Footer, FooterError, MAGIC, MIN_FILE_BYTES, Properties, file_header,
+};
+use super::iter::TableIter;
+use super::verify;
+use crate::base::SequenceNumber;
+use crate::base::internal_key::{self, ValueKind};
+use crate::env::File;
+use bytes::Bytes;
+use std::fmt;
+use std::ops::Range;
+use std::sync::Arc;
+
+/// An open table. Immutable; share it by `Arc`.
+pub struct Table {
+    file: Arc<dyn File>,
+    number: u64,
+    bytes: u64,
+    footer: Footer,
+    pub(super) index: Block,
+    filter: Option<Box<dyn FilterReader>>,
+    properties: Properties,
+}
+
+impl fmt::Debug for Table {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Table").field("number", &self.number).field("file", &self.file).finish()
+    }
+}
+
+impl Table {
+    /// Opens the table in `file`. `number` is the engine's name for it; it is not in the file.
+    ///
+    /// Reads and checks everything but the data blocks. Memory: the index and the filter, about 1.5 % of the file.
+    pub fn open(file: Arc<dyn File>, number: u64) -> Result<Self, TableError> {
+        let bytes = file.len()?;
+        let footer = read_footer(&*file, bytes)?;
+        let fault = |fault: Fault| fault.in_file(file.path());
+        let payload_at = |handle: BlockHandle| handle.offset + BLOCK_HEADER_BYTES as u64;
+
+        let payload = read_block(&*file, BlockType::Properties, footer.properties)?;
+        let properties =
+            Properties::decode(&payload, payload_at(footer.properties)).map_err(fault)?;
+        let payload = read_block(&*file, BlockType::Index, footer.index)?;
+        let index =
+            Block::new(payload, payload_at(footer.index), BlockType::Index).map_err(fault)?;
+        if index.restarts() as u64 != properties.data_blocks {
+            let expected = format!("{} entries as the properties say", properties.data_blocks);
+            let found = format!("{}", index.restarts());
+            return Err(fault(index.fault(index.entries_end(), &expected, found)));
+        }
+        let payload = match footer.filter_id {
+            0 => Bytes::new(),
+            _ => read_block(&*file, BlockType::Filter, footer.filter)?,
+        };
+        let filter = match filter::open(footer.filter_id, &payload, payload_at(footer.filter)) {
+            Some(opened) => opened.map_err(fault)?,
+            None => {
+                return Err(TableError::Unsupported {
+                    path: file.path().to_path_buf(),
+                    offset: bytes - FOOTER_BYTES as u64 + 49,
+                    what: "filter",
+                    found: footer.filter_id,
+                    supported: "0 (none) and 1 (bloom)",
+                });
+            }
+        };
+        Ok(Self { file, number, bytes, footer, index, filter, properties })
+    }
+
+    /// The engine's name for the table.
+    #[must_use]
+    pub const fn number(&self) -> u64 {
+        self.number
+    }
+
+    /// The length of the file.
+    #[must_use]
+    pub const fn bytes(&self) -> u64 {
+        self.bytes
+    }
+
+    /// What the table says about itself.
+    #[must_use]
+    pub const fn properties(&self) -> &Properties {
+        &self.properties
+    }
+
+    /// Where its parts are.
+    #[must_use]
+    pub const fn footer(&self) -> &Footer {
+        &self.footer
+    }
+
+    /// The file.
+    #[must_use]
+    pub fn file(&self) -> &Arc<dyn File> {
+        &self.file
+    }
+
+    /// The filter, if it has one.
+    #[must_use]
+    pub fn filter(&self) -> Option<&dyn FilterReader> {
+        self.filter.as_deref()
+    }
+
+    /// Data blocks.
+    #[must_use]
+    pub fn data_blocks(&self) -> usize {
+        self.index.restarts()
+    }
+
+    /// `false`: no version of the key with this [`key_hash`](crate::base::hash::key_hash) is here. Memory only.
+    #[must_use]
+    pub fn may_contain(&self, hash: u64) -> bool {
+        self.filter.as_ref().is_none_or(|filter| filter.may_contain(hash))
+    }
+
+    /// The newest version of `user_key` at or below `seq`, tombstones included. `hash` is its
+    /// [`key_hash`](crate::base::hash::key_hash), so that a lookup in many tables hashes once. Reads at most one
+    /// block; the value shares the block's memory.
+    pub fn get(
+        &self,
+        user_key: &[u8],
+        seq: SequenceNumber,
+        hash: u64,
+    ) -> Result<Option<(SequenceNumber, ValueKind, Bytes)>, TableError> {
+        if !self.may_contain(hash) {
+            return Ok(None);
+        }
+        // No entry has a trailer at or above SEPARATOR_TRAILER; staying below it means that a key equal to a
+        // separator is looked for behind it, where it is, and that a miss in the one block is a miss.
+        let trailer = internal_key::seek_trailer(seq).min(u64::MAX - 1);
+        let fault = |fault: Fault| fault.in_file(self.file.path());
+        let i = self.index.restarts_before(user_key, trailer).map_err(fault)?;
+        if i == self.index.restarts() {
+            return Ok(None);
+        }
+        let block = self.fetch_data_block(self.handle(i)?)?;
+        let Some((trailer, value)) = block.find(user_key, trailer).map_err(fault)? else {
+            return Ok(None);
+        };
+        let Some((seq, kind)) = internal_key::unpack_trailer(trailer) else {
+            return Err(fault(unknown_kind(&block, &value, trailer)));
+        };
+        Ok(Some((seq, kind, block.value(value))))
+    }
+
+    /// An iterator over all versions, nowhere until it is told to seek.
+    #[must_use]
+    pub fn iter(self: &Arc<Self>) -> TableIter {
+        TableIter::new(Arc::clone(self))
+    }
+
+    /// Reads every block and checks everything the file claims: checksums, order, separators, counts, filter.
+    pub fn verify(&self) -> Result<(), TableError> {
+        verify::verify(self)
+    }
+
+    /// The separator of data block `i` (at or after its last key, before the next block's first) and its handle.
+    pub fn index_entry(&self, i: usize) -> Result<(&[u8], u64, BlockHandle), TableError> {
+        let decode = || {
+            let entry = self.index.restart_entry(i)?;
+            let bytes = self.index.bytes(entry.value.clone());
+            let handle = BlockHandle::decode(bytes).filter(|h| {
+                let end = h.end().is_some_and(|end| end <= self.footer.data_end());
+                end && h.offset >= FILE_HEADER_BYTES as u64
+            });
+            let handle = handle.ok_or_else(|| {
+                let expected = "the handle of a data block";
+                self.index.fault(entry.value.start, expected, format!("{bytes:02x?}"))
+            })?;
+            Ok((entry.suffix, entry.trailer, handle))
+        };
+        decode().map_err(|fault: Fault| fault.in_file(self.file.path()))
+    }
+
+    /// The handle of data block `i`, inside the data area.
+    pub(super) fn handle(&self, i: usize) -> Result<BlockHandle, TableError> {
+        Ok(self.index_entry(i)?.2)
+    }
+
+    /// The one place where data blocks are fetched. The block cache of issue 5 goes here: ask it for
+    /// (`number`, `handle.offset`), and on a miss read, check, and insert.
+    pub(super) fn fetch_data_block(&self, handle: BlockHandle) -> Result<Block, TableError> {
+        let payload = read_block(&*self.file, BlockType::Data, handle)?;
+        let offset = handle.offset + BLOCK_HEADER_BYTES as u64;
+        Block::new(payload, offset, BlockType::Data).map_err(|f| f.in_file(self.file.path()))
+    }
+}
+
+/// The fault of an entry whose kind byte means nothing.
+pub(super) fn unknown_kind(block: &Block, value: &Range<usize>, trailer: u64) -> Fault {
+    let at = value.start.saturating_sub(1);
+    block.fault(at, "a kind of 1 (put) or 2 (delete)", format!("{}", trailer & 0xff))
+}
+
+/// Reads and checks the file header and the footer of a file of `bytes` bytes.
+pub(super) fn read_footer(file: &dyn File, bytes: u64) -> Result<Footer, TableError> {
+    let path = || file.path().to_path_buf();
+    let mut header = [0; FILE_HEADER_BYTES];
+    let got = file.read_at(0, &mut header)?;
+    let mut tail = [0; FOOTER_BYTES];
+    if bytes >= FOOTER_BYTES as u64 {
+        file.read_exact_at(bytes - FOOTER_BYTES as u64, &mut tail)?;
+    }
+    if header[..8] != MAGIC && tail[56..] != MAGIC {
+        let found = if got == 0 {
+            "an empty file".to_owned()
+        } else {
+            format!("\"{}\"", header[..got.min(8)].escape_ascii())
+        };
+        return Err(TableError::NotATable { path: path(), found });
+    }
+    let version = |offset, found| TableError::Unsupported {
+        path: path(),
+        offset,
+        what: "format version",
+        found,
+        supported: "version 1",
+    };
+    if header[..8] == MAGIC && got > 8 && header[8] != FORMAT_VERSION {
+        return Err(version(8, header[8]));
+    }
+    let fault = |fault: Fault| Err(fault.in_file(file.path()));
+    if header != file_header() {
+        let found = format!("\"{}\"", header[..got].escape_ascii());
+        let expected = format!("\"{}\"", file_header().escape_ascii());
+        return fault(Fault::new(0, "file header", expected, found));
+    }
+    if bytes < MIN_FILE_BYTES {
+        let expected = format!("at least {MIN_FILE_BYTES} bytes");
+        return fault(Fault::new(bytes, "file", expected, "its end"));
+    }
+    let offset = bytes - FOOTER_BYTES as u64;
+    let footer = match Footer::decode(&tail, offset) {
+        Ok(footer) => footer,
+        Err(FooterError::Version(found)) => return Err(version(offset + 48, found)),
+        Err(FooterError::Fault(found)) => return fault(found),
+    };
+    if footer.compression_id != COMPRESSION_NONE {
+        return Err(TableError::Unsupported {
+            path: path(),
+            offset: offset + 50,
+            what: "compression",
+            found: footer.compression_id,
+            supported: "0 (none)",
+        });
+    }
+    Ok(footer)
+}
+
+/// Reads and checks one block whose handle lies inside the file, and returns its payload.
+pub(super) fn read_block(
+    file: &dyn File,
+    block_type: BlockType,
+    handle: BlockHandle,
+) -> Result<Bytes, TableError> {
+    let mut block = vec![0; handle.len as usize + BLOCK_HEADER_BYTES];
+    file.read_exact_at(handle.offset, &mut block)?;
+    super::format::check_block(&block, block_type, handle)
+        .map_err(|fault| fault.in_file(file.path()))?;
+    Ok(Bytes::from(block).slice(BLOCK_HEADER_BYTES..))
+}
