@@ -186,7 +186,8 @@ pub fn check_block(block: &[u8], block_type: BlockType, handle: BlockHandle) -> 
     }
     let crc = block_crc(handle.offset, &header_bytes[4..], payload);
     if crc != header.crc {
-        let (expected, found) = (format!("checksum {:08x}", header.crc), format!("{crc:08x}"));
+        let (expected, found) =
+            (format!("checksum {:08x}", header.crc), format!("{crc:08x} computed"));
         return fault(0, expected, found);
     }
     if header.block_type != block_type as u8 {
@@ -260,7 +261,7 @@ impl Footer {
         }
         let (stored, crc) = (BigEndian::read_u32(&bytes[52..56]), Self::crc(bytes, offset));
         if stored != crc {
-            return fault(52, format!("checksum {stored:08x}"), format!("{crc:08x}"));
+            return fault(52, format!("checksum {stored:08x}"), format!("{crc:08x} computed"));
         }
         if bytes[48] != FORMAT_VERSION {
             return Err(FooterError::Version(bytes[48]));

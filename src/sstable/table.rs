@@ -3,7 +3,7 @@
 //! Index, filter, and properties are read once, checked, and held in memory; data blocks are read when they are
 //! needed, by positional reads, so that one [`Table`] serves many threads.
 
-use super::block::Block;
+use super::block::{Block, Cursor};
 use super::error::{Fault, TableError};
 use super::filter::{self, FilterReader};
 use super::format::{
@@ -19,6 +19,9 @@ use bytes::Bytes;
 use std::fmt;
 use std::ops::Range;
 use std::sync::Arc;
+
+/// Called with the user key, trailer, and value of an entry.
+pub type EntryVisitor<'a> = dyn FnMut(&[u8], u64, &[u8]) + 'a;
 
 /// An open table. Immutable; share it by `Arc`.
 pub struct Table {
@@ -182,6 +185,22 @@ impl Table {
             Ok((entry.suffix, entry.trailer, handle))
         };
         decode().map_err(|fault: Fault| fault.in_file(self.file.path()))
+    }
+
+    /// Shows the entries of data block `i` (user key, trailer, value) in order. For dumps of tables of which some
+    /// blocks are damaged; readers use [`Self::iter`].
+    pub fn for_each_in_block(
+        &self,
+        i: usize,
+        visit: &mut EntryVisitor<'_>,
+    ) -> Result<(), TableError> {
+        let fault = |fault: Fault| fault.in_file(self.file.path());
+        let mut cursor = Cursor::new(self.fetch_data_block(self.handle(i)?)?, Vec::new());
+        while cursor.advance().map_err(fault)? {
+            let (key, trailer) = cursor.key();
+            visit(key, trailer, cursor.value());
+        }
+        Ok(())
     }
 
     /// The handle of data block `i`, inside the data area.

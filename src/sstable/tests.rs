@@ -5,7 +5,8 @@ use super::*;
 use crate::base::SequenceNumber;
 use crate::base::hash::key_hash;
 use crate::base::internal_key::{ValueKind, pack_trailer, seek_trailer};
-use crate::env::{File, IoError, IoResult};
+use crate::env::sim::{CrashKind, SimDisk};
+use crate::env::{Disk, File, IoError, IoResult, OpenMode};
 use crate::limits::{MAX_KEY_BYTES, MAX_VALUE_BYTES};
 use proptest::prelude::*;
 use std::collections::BTreeMap;
@@ -133,7 +134,9 @@ fn table_get(
     Ok(got.map(|(seq, kind, value)| (seq.0, kind, value.to_vec())))
 }
 
-fn collect(iter: &mut TableIter) -> Result<Vec<(Vec<u8>, u64, Vec<u8>)>, TableError> {
+type Listing = Vec<(Vec<u8>, u64, Vec<u8>)>;
+
+fn collect(iter: &mut TableIter) -> Result<Listing, TableError> {
     let mut out = Vec::new();
     while iter.valid() {
         let (key, trailer) = iter.key();
@@ -144,7 +147,7 @@ fn collect(iter: &mut TableIter) -> Result<Vec<(Vec<u8>, u64, Vec<u8>)>, TableEr
     Ok(out)
 }
 
-fn entries(model: &Model) -> Vec<(Vec<u8>, u64, Vec<u8>)> {
+fn entries(model: &Model) -> Listing {
     model.iter().map(|((k, t), v)| (k.clone(), t.0, v.clone())).collect()
 }
 
@@ -453,4 +456,30 @@ fn bloom_payloads_with_senseless_lengths_are_refused() {
         assert!(open(&bad).is_err(), "byte {at} = {byte}");
     }
     assert!(filter::open(2, &good, 0).is_none());
+}
+
+#[test]
+fn a_crash_while_building_leaves_an_error_or_the_whole_table() {
+    let model = sample();
+    let path = Path::new("/t/1.sst");
+    let mut whole = 0;
+    for seed in 0..200 {
+        for kind in [CrashKind::Process, CrashKind::PowerLoss] {
+            let disk = SimDisk::new(seed);
+            disk.create_dir_all(Path::new("/t")).unwrap();
+            disk.crash_at(disk.op_count() + 1 + seed % 5);
+            let built = disk
+                .open(path, OpenMode::CreateNew)
+                .map_err(TableError::from)
+                .and_then(|file| build_into(file, &model, &small_options(64, 2)))
+                .and_then(|_| Ok(disk.sync_dir(Path::new("/t"))?));
+            disk.crash(kind);
+            disk.restart();
+            let bytes = disk.read_file(path);
+            let read = bytes.map(|bytes| read_everything(bytes, &model));
+            assert!(built.is_err() || matches!(read, Some(Ok(()))), "seed {seed}: {read:?}");
+            whole += u32::from(matches!(read, Some(Ok(()))));
+        }
+    }
+    assert!(whole > 0, "some builds survive");
 }
