@@ -58,6 +58,14 @@ pub const DEFAULT_MEMTABLE_BYTES: usize = 64 << 20;
 pub const MAX_FROZEN_MEMTABLES: usize = 4;
 /// Log bytes above the last flush that force a flush even when the memtable is small.
 pub const DEFAULT_LOG_BYTES_BEFORE_FLUSH: u64 = 512 << 20;
+/// Log entries kept below the last flush (in whole segments), so that a follower a little behind needs no snapshot.
+pub const LOG_TAIL_ENTRIES: u64 = 1_024;
+/// Payload bytes applied in one step of the node before other work has its turn.
+pub const APPLY_SLICE_BYTES: usize = 4 << 20;
+/// Entries that the scans of one turn look at, together (at least one slice).
+pub const SCAN_TURN_STEPS: usize = 2 * SCAN_SLICE_STEPS;
+/// Trace events kept in memory; the oldest is overwritten.
+pub const TRACE_EVENTS: usize = 1_024;
 /// Size at which the manifest is rotated into a new file with one full edit.
 pub const MANIFEST_ROTATE_BYTES: u64 = 4 << 20;
 

@@ -120,6 +120,8 @@ pub struct MemLog {
     hard_state: HardState,
     baseline: (LogIndex, Term),
     entries: VecDeque<Entry>,
+    /// Payload bytes of `entries`.
+    bytes: u64,
     pending: Option<Group>,
     in_flight: Option<(JobId, Group)>,
     closing: bool,
@@ -143,6 +145,7 @@ impl MemLog {
             hard_state: HardState::default(),
             baseline: (LogIndex::ZERO, Term::ZERO),
             entries: VecDeque::new(),
+            bytes: 0,
             pending: None,
             in_flight: None,
             closing: false,
@@ -209,7 +212,10 @@ impl LogStore for MemLog {
                 "truncation from {from} in a log from {:?}",
                 self.baseline
             );
-            self.entries.truncate((from.0 - self.baseline.0.0 - 1) as usize);
+            let keep = (from.0 - self.baseline.0.0 - 1) as usize;
+            for dropped in self.entries.drain(keep.min(self.entries.len())..) {
+                self.bytes -= dropped.payload.len() as u64;
+            }
             group.records += 1;
         }
         for entry in persist.entries {
@@ -217,6 +223,7 @@ impl LogStore for MemLog {
             assert_eq!(entry.index, last.next(), "entry {} does not follow on {last}", entry.index);
             group.records += 1;
             group.bytes += entry.payload.len() as u64;
+            self.bytes += entry.payload.len() as u64;
             self.entries.push_back(entry);
         }
         self.pending = Some(group);
@@ -262,6 +269,7 @@ impl LogStore for MemLog {
     fn release_to(&mut self, index: LogIndex) {
         while let Some(entry) = self.entries.pop_front_if(|e| e.index <= index) {
             self.baseline = (entry.index, entry.term);
+            self.bytes -= entry.payload.len() as u64;
         }
     }
 
@@ -275,9 +283,9 @@ impl LogStore for MemLog {
             last_index: self.last().0.0,
             segments: 1,
             spare_segments: 0,
-            live_bytes: self.entries.iter().map(|e| e.payload.len() as u64).sum(),
+            live_bytes: self.bytes,
             pending_bytes: self.pending.map_or(0, |g| g.bytes),
-            memory_bytes: self.entries.iter().map(|e| e.payload.len() as u64).sum(),
+            memory_bytes: self.bytes,
             syncs: self.syncs,
         }
     }

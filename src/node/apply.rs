@@ -1,0 +1,166 @@
+//! From commit to applied: at start-up the replay of the log, afterwards every write.
+//!
+//! Both take the same path, in slices of [`APPLY_SLICE_BYTES`], so that other work has its turn. Entries that are no
+//! longer in memory are read back by a job. While the replay goes on, a state machine out of room pauses it until
+//! a flush is through (unless the flush waits for disk space: then the memtables that were in memory before the
+//! restart are built again, and reads can be served); later, admission keeps the room.
+
+use super::{Effect, FatalError, Node, Room, StateMachine};
+use crate::base::batch::BatchRef;
+use crate::base::trace::{Stage, StageStats};
+use crate::base::{LogIndex, Nanos};
+use crate::env::{Completion, JobId, Lane};
+use crate::limits::APPLY_SLICE_BYTES;
+use crate::raft::{Entry, LogStore};
+
+/// How far apply is.
+#[derive(Debug)]
+pub(super) struct Progress {
+    /// The commit index, as raft last said.
+    commit: LogIndex,
+    committed_at: Nanos,
+    /// The first commit in this node's own term: the replay ends there.
+    replay_target: Option<LogIndex>,
+    /// What was applied when the node opened.
+    opened_at: LogIndex,
+    caught_up: bool,
+    /// The job that reads entries back from the disk.
+    job: Option<JobId>,
+    /// Something was applied at this moment; when the next event comes tells how long it took.
+    measuring: Option<Nanos>,
+}
+
+/// How far the replay of the log is, for STATUS.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, serde::Serialize)]
+pub struct ReplayStatus {
+    /// Applied when the node opened, without the log.
+    pub from_index: u64,
+    /// Where the replay ends; `null` until an entry of this node's own term is committed.
+    pub to_index: Option<u64>,
+    /// Whether it is done.
+    pub done: bool,
+}
+
+impl Progress {
+    pub fn new(applied: LogIndex) -> Self {
+        Self {
+            commit: applied,
+            committed_at: Nanos::ZERO,
+            replay_target: None,
+            opened_at: applied,
+            caught_up: false,
+            job: None,
+            measuring: None,
+        }
+    }
+
+    /// Raft committed everything up to `through`.
+    pub fn committed(&mut self, now: Nanos, through: LogIndex) {
+        self.commit = through;
+        self.committed_at = now;
+        self.replay_target.get_or_insert(through);
+    }
+
+    pub const fn caught_up(&self) -> bool {
+        self.caught_up
+    }
+
+    /// Called at the start of every step.
+    pub fn measure(&mut self, now: Nanos, stages: &mut StageStats) {
+        if let Some(from) = self.measuring.take() {
+            stages.span(Stage::Apply, from, now);
+        }
+    }
+
+    pub fn replay_status(&self) -> ReplayStatus {
+        ReplayStatus {
+            from_index: self.opened_at.0,
+            to_index: self.replay_target.map(|index| index.0),
+            done: self.caught_up,
+        }
+    }
+}
+
+impl<L: LogStore, S: StateMachine> Node<L, S> {
+    /// Whether a committed entry can be applied right now.
+    fn can_apply(&self) -> bool {
+        let paused = !self.apply.caught_up
+            && self.machine.room() == Room::Stalled
+            && self.machine.read_only_reason().is_none();
+        self.machine.applied().0 < self.apply.commit && self.apply.job.is_none() && !paused
+    }
+
+    /// Applies a slice of what is committed.
+    pub(super) fn apply_committed(
+        &mut self,
+        now: Nanos,
+        out: &mut Vec<Effect>,
+    ) -> Result<(), FatalError> {
+        let log_is_large = self.log.stats().live_bytes > self.config.log_bytes_before_flush;
+        self.machine.maintain(now, log_is_large);
+        if self.can_apply() {
+            let (lo, hi) = (self.machine.applied().0.next(), self.apply.commit);
+            match self.log.entries(lo, hi, APPLY_SLICE_BYTES) {
+                Some(entries) => self.apply_entries(now, entries, out)?,
+                None => self.submit_replay(lo, hi),
+            }
+        }
+        Ok(())
+    }
+
+    fn apply_entries(
+        &mut self,
+        now: Nanos,
+        entries: Vec<Entry>,
+        out: &mut Vec<Effect>,
+    ) -> Result<(), FatalError> {
+        for entry in &entries {
+            let batch = BatchRef::parse(&entry.payload).map_err(|e| {
+                let what = std::io::Error::other(format!(
+                    "entry {} of term {} is not a batch ({e}): it was written by a newer beachd, or damaged in \
+                     memory; open the directory with the version that wrote it",
+                    entry.index, entry.term
+                ));
+                FatalError::new("apply", what)
+            })?;
+            let applied = self.machine.apply(entry.index, entry.term, batch);
+            self.writes.applied(now, entry.index, applied, &mut self.desk, out);
+        }
+        let applied = self.machine.applied().0;
+        self.log.applied_to(applied);
+        self.apply.measuring = Some(now);
+        self.apply.caught_up |= self.apply.replay_target.is_some_and(|target| target <= applied);
+        self.serve_reads(now, out);
+        Ok(())
+    }
+
+    fn submit_replay(&mut self, lo: LogIndex, hi: LogIndex) {
+        let read = self.log.read_job(lo, hi, APPLY_SLICE_BYTES);
+        self.apply.job = Some(self.env.jobs.submit(Lane::Read, Box::new(move || Box::new(read()))));
+    }
+
+    /// Takes the completion of a replay read. A disk that cannot read back what it acknowledged is fatal: nothing
+    /// after it can be applied.
+    pub(super) fn replay_done(
+        &mut self,
+        now: Nanos,
+        done: Completion,
+        out: &mut Vec<Effect>,
+    ) -> Result<Option<Completion>, FatalError> {
+        if self.apply.job.take_if(|id| *id == done.id).is_none() {
+            return Ok(Some(done));
+        }
+        let read = *done
+            .output
+            .downcast::<Result<Vec<Entry>, L::Error>>()
+            .expect("the replay job's output");
+        let entries = read.map_err(|e| FatalError::new("replay of the log", e))?;
+        self.apply_entries(now, entries, out)?;
+        Ok(None)
+    }
+
+    /// Whether a turn would find something to do without any event.
+    pub(super) fn has_runnable_work(&self) -> bool {
+        self.can_apply() || self.reads.has_runnable()
+    }
+}

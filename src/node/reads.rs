@@ -1,0 +1,424 @@
+//! The path of a read: turn → read index → applied that far → memory, or a job on the disk lane → reply.
+//!
+//! One round of read index is in flight at a time; what arrives meanwhile is the next round. A scan goes on in
+//! slices, round robin with the other scans and a bounded number a turn, so that a long scan delays nobody. It reads
+//! one sequence number from its first slice to its last page.
+
+use super::admission::Ticket;
+use super::snapshots::WireSnapshots;
+use super::state_machine::{Lookup, ReadFault, Slice, SliceRange, Versioned};
+use super::{Effect, Node, StateMachine};
+use crate::base::trace::Stage;
+use crate::base::{LogIndex, Nanos, SequenceNumber};
+use crate::env::{Completion, JobId, JobOutput, Lane};
+use crate::limits::{SCAN_SLICE_STEPS, SCAN_TURN_STEPS};
+use crate::proto::{ErrorCode, Response, ScanEntry, ScanReply, ScanRequest};
+use crate::raft::{self, LogStore, ReadId};
+use std::collections::{BTreeMap, VecDeque};
+
+/// What a read wants.
+#[derive(Debug)]
+pub(super) enum ReadWork {
+    Get { key: Box<[u8]>, snapshot: SequenceNumber },
+    Scan(Box<ScanPlan>),
+}
+
+impl ReadWork {
+    pub fn scan(request: &ScanRequest<'_>) -> Self {
+        Self::Scan(Box::new(ScanPlan {
+            next: request.first_key().to_vec(),
+            end: request.end_key(),
+            snapshot: request.snapshot,
+            limit: request.effective_limit(),
+            max_bytes: request.effective_max_bytes(),
+            keys_only: request.keys_only,
+        }))
+    }
+}
+
+/// What is left of a scan's page.
+#[derive(Debug)]
+pub(super) struct ScanPlan {
+    next: Vec<u8>,
+    end: Option<Vec<u8>>,
+    /// 0 until the scan starts, if it reads the present.
+    snapshot: SequenceNumber,
+    limit: usize,
+    max_bytes: usize,
+    keys_only: bool,
+}
+
+/// A scan that has begun.
+#[derive(Debug)]
+struct Scan {
+    ticket: Ticket,
+    plan: Box<ScanPlan>,
+    pin: Pin,
+    applied: SequenceNumber,
+    entries: Vec<ScanEntry>,
+}
+
+/// Who keeps a scan's snapshot readable.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Pin {
+    /// The scan itself.
+    Own,
+    /// The table of wire snapshots, in which the scan is counted as a user.
+    Wire,
+    /// Nobody: the client named a sequence number that is readable by chance, and may become too old.
+    Nobody,
+}
+
+/// A round of read index.
+#[derive(Debug)]
+struct Round {
+    id: ReadId,
+    answer: Answer,
+    reads: Vec<(Ticket, ReadWork)>,
+}
+
+#[derive(Clone, Copy, Debug)]
+enum Answer {
+    Waiting,
+    Index(LogIndex),
+    NotLeader,
+}
+
+/// A read that waits for its job.
+#[derive(Debug)]
+enum Parked {
+    Get { ticket: Ticket, applied: SequenceNumber },
+    Scan(Scan),
+}
+
+impl Parked {
+    const fn ticket(&self) -> &Ticket {
+        match self {
+            Self::Get { ticket, .. } | Self::Scan(Scan { ticket, .. }) => ticket,
+        }
+    }
+}
+
+/// Reads admitted and not yet answered, and the snapshots held for the next pages.
+#[derive(Debug, Default)]
+pub(super) struct Reads {
+    /// Since the last round began.
+    turn: Vec<(Ticket, ReadWork)>,
+    round: Option<Round>,
+    rounds: u64,
+    scans: VecDeque<Scan>,
+    parked: BTreeMap<JobId, Parked>,
+    pub wire: WireSnapshots,
+}
+
+impl Reads {
+    pub fn add(&mut self, ticket: Ticket, work: ReadWork) {
+        self.turn.push((ticket, work));
+    }
+
+    /// Raft's answer to a round: the index to wait for, or that this node does not lead.
+    pub fn ready(&mut self, id: ReadId, index: Option<LogIndex>) {
+        if let Some(round) = self.round.as_mut().filter(|round| round.id == id) {
+            round.answer = index.map_or(Answer::NotLeader, Answer::Index);
+        }
+    }
+
+    pub fn has_runnable(&self) -> bool {
+        !self.scans.is_empty() || (self.round.is_none() && !self.turn.is_empty())
+    }
+
+    /// Jobs on the disk lane now.
+    pub fn parked(&self) -> usize {
+        self.parked.len()
+    }
+
+    /// Scans that have begun and are not parked.
+    pub fn scans(&self) -> usize {
+        self.scans.len()
+    }
+}
+
+impl<L: LogStore, S: StateMachine> Node<L, S> {
+    /// Serves what can be served: the round whose index is applied, the next one, and a turn's share of scan slices.
+    pub(super) fn serve_reads(&mut self, now: Nanos, out: &mut Vec<Effect>) {
+        self.finish_round(now, out);
+        if self.reads.round.is_none() && !self.reads.turn.is_empty() {
+            self.reads.rounds += 1;
+            let id = ReadId(self.reads.rounds);
+            let reads = std::mem::take(&mut self.reads.turn);
+            self.reads.round = Some(Round { id, answer: Answer::Waiting, reads });
+            self.step_raft(now, raft::Event::Read(id));
+            self.finish_round(now, out);
+        }
+        self.run_scans(now, out);
+    }
+
+    fn finish_round(&mut self, now: Nanos, out: &mut Vec<Effect>) {
+        let applied = self.machine.applied().0;
+        let decided = |round: &mut Round| match round.answer {
+            Answer::Waiting => false,
+            Answer::Index(index) => index <= applied,
+            Answer::NotLeader => true,
+        };
+        let Some(mut round) = self.reads.round.take_if(decided) else { return };
+        for (ticket, work) in round.reads.drain(..) {
+            if ticket.deadline <= now {
+                self.expired_in_queue(now, &ticket, out);
+                self.desk.finish(&ticket);
+            } else if matches!(round.answer, Answer::NotLeader) {
+                let refused = self.no_leader(ticket.opcode);
+                self.end_read(now, &ticket, refused, out);
+            } else {
+                match work {
+                    ReadWork::Get { key, snapshot } => self.get(now, ticket, &key, snapshot, out),
+                    ReadWork::Scan(plan) => self.begin_scan(now, ticket, plan, out),
+                }
+            }
+        }
+        if self.reads.turn.capacity() == 0 {
+            self.reads.turn = round.reads;
+        }
+    }
+
+    fn end_read(&mut self, now: Nanos, ticket: &Ticket, response: Response, out: &mut Vec<Effect>) {
+        self.desk.reply(now, ticket, response, out);
+        self.desk.finish(ticket);
+    }
+
+    fn submit_read<T: Send + 'static>(&self, job: impl FnOnce() -> T + Send + 'static) -> JobId {
+        self.env.jobs.submit(Lane::Read, Box::new(move || -> JobOutput { Box::new(job()) }))
+    }
+
+    fn get(
+        &mut self,
+        now: Nanos,
+        ticket: Ticket,
+        key: &[u8],
+        snapshot: SequenceNumber,
+        out: &mut Vec<Effect>,
+    ) {
+        let at = match self.check_snapshot(snapshot) {
+            Ok(at) => at,
+            Err(response) => return self.end_read(now, &ticket, response, out),
+        };
+        let applied = at.unwrap_or_else(|| self.machine.last_seq());
+        match self.machine.get(key, at) {
+            Ok(Lookup::Ready(found)) => self.end_read(now, &ticket, value(found, applied), out),
+            Ok(Lookup::Disk(job)) => {
+                let id = self.submit_read(job);
+                self.reads.parked.insert(id, Parked::Get { ticket, applied });
+            }
+            Err(fault) => self.end_read(now, &ticket, failed(&ticket, &fault), out),
+        }
+    }
+
+    /// The sequence number to read at, `None` = now; an error when it cannot be read.
+    fn check_snapshot(&self, snapshot: SequenceNumber) -> Result<Option<SequenceNumber>, Response> {
+        use crate::proto::Effect as E;
+        if snapshot == SequenceNumber::ZERO {
+            return Ok(None);
+        }
+        let (oldest, newest) = (self.machine.oldest_readable_seq(), self.machine.last_seq());
+        if snapshot > newest {
+            let message = format!(
+                "snapshot {snapshot} is in the future: the newest sequence number is {newest}"
+            );
+            return Err(super::admission::error(ErrorCode::BadRequest, E::None, message));
+        }
+        if snapshot < oldest {
+            let fault = ReadFault::SnapshotTooOld { at: snapshot, oldest };
+            return Err(super::admission::error(
+                ErrorCode::SnapshotTooOld,
+                E::None,
+                fault.to_string(),
+            ));
+        }
+        Ok(Some(snapshot))
+    }
+
+    fn begin_scan(
+        &mut self,
+        now: Nanos,
+        ticket: Ticket,
+        mut plan: Box<ScanPlan>,
+        out: &mut Vec<Effect>,
+    ) {
+        let pin = match self.check_snapshot(plan.snapshot) {
+            Err(response) => return self.end_read(now, &ticket, response, out),
+            Ok(None) => {
+                plan.snapshot = self.machine.snapshot();
+                Pin::Own
+            }
+            Ok(Some(seq)) if self.reads.wire.begin_use(seq, now) => Pin::Wire,
+            Ok(Some(_)) => Pin::Nobody,
+        };
+        let applied = self.machine.last_seq();
+        self.reads.scans.push_back(Scan { ticket, plan, pin, applied, entries: Vec::new() });
+    }
+
+    /// This turn's share of slices, round robin.
+    fn run_scans(&mut self, now: Nanos, out: &mut Vec<Effect>) {
+        let mut steps = 0;
+        while steps < SCAN_TURN_STEPS {
+            let Some(scan) = self.reads.scans.pop_front() else { return };
+            if scan.ticket.deadline <= now || !self.desk.is_open(&scan.ticket) {
+                self.expired_in_queue(now, &scan.ticket, out);
+                self.end_scan(now, scan, false);
+                continue;
+            }
+            match self.machine.scan(&scan.range()) {
+                Ok(Lookup::Ready(slice)) => {
+                    // A slice that ended early looked at as many entries as a slice may.
+                    let ended_early =
+                        slice.resume.is_some() && slice.entries.len() < scan.plan.limit;
+                    steps += if ended_early { SCAN_SLICE_STEPS } else { slice.entries.len() + 1 };
+                    self.add_slice(now, scan, slice, out);
+                }
+                Ok(Lookup::Disk(job)) => {
+                    steps += 1;
+                    let id = self.submit_read(job);
+                    self.reads.parked.insert(id, Parked::Scan(scan));
+                }
+                Err(fault) => self.fail_scan(now, scan, &fault, out),
+            }
+        }
+    }
+
+    fn add_slice(&mut self, now: Nanos, mut scan: Scan, slice: Slice, out: &mut Vec<Effect>) {
+        let bytes: usize = slice.entries.iter().map(|e| e.key.len() + e.value.len()).sum();
+        scan.plan.limit = scan.plan.limit.saturating_sub(slice.entries.len());
+        scan.plan.max_bytes = scan.plan.max_bytes.saturating_sub(bytes);
+        if scan.entries.is_empty() {
+            scan.entries = slice.entries;
+        } else {
+            scan.entries.extend(slice.entries);
+        }
+        match slice.resume {
+            Some(next) if scan.plan.limit > 0 && scan.plan.max_bytes > 0 => {
+                scan.plan.next = next;
+                self.reads.scans.push_back(scan);
+            }
+            resume => {
+                let more = resume.is_some();
+                let reply = ScanReply {
+                    snapshot: scan.plan.snapshot,
+                    applied: scan.applied,
+                    keys_only: scan.plan.keys_only,
+                    entries: std::mem::take(&mut scan.entries),
+                    resume,
+                };
+                self.desk.reply(now, &scan.ticket, Response::Scan(reply), out);
+                self.end_scan(now, scan, more);
+            }
+        }
+    }
+
+    fn fail_scan(&mut self, now: Nanos, scan: Scan, fault: &ReadFault, out: &mut Vec<Effect>) {
+        self.desk.reply(now, &scan.ticket, failed(&scan.ticket, fault), out);
+        self.end_scan(now, scan, false);
+    }
+
+    /// The scan leaves; when there is `more`, its snapshot stays for the next page.
+    fn end_scan(&mut self, now: Nanos, scan: Scan, more: bool) {
+        let seq = scan.plan.snapshot;
+        let release = match scan.pin {
+            Pin::Own if more => self.reads.wire.keep(seq, now),
+            Pin::Own => Some(seq),
+            Pin::Wire => {
+                self.reads.wire.end_use(seq, now);
+                None
+            }
+            Pin::Nobody => None,
+        };
+        if let Some(seq) = release {
+            self.machine.release_snapshot(seq);
+        }
+        self.desk.finish(&scan.ticket);
+    }
+
+    /// A read's job is done.
+    pub(super) fn read_done(&mut self, now: Nanos, done: Completion, out: &mut Vec<Effect>) {
+        let parked = self.reads.parked.remove(&done.id).expect("every job belongs to somebody");
+        self.desk.stages.span(Stage::ReadJob, done.submitted_at, done.finished_at);
+        match parked {
+            Parked::Get { ticket, applied } => {
+                let result = done.output.downcast::<Result<Option<Versioned>, ReadFault>>();
+                let response = match *result.expect("a get's output") {
+                    Ok(found) => value(found, applied),
+                    Err(fault) => failed(&ticket, &fault),
+                };
+                self.end_read(now, &ticket, response, out);
+            }
+            Parked::Scan(scan) => {
+                match *done.output.downcast::<Result<Slice, ReadFault>>().expect("a scan's output")
+                {
+                    Ok(slice) => self.add_slice(now, scan, slice, out),
+                    Err(fault) => self.fail_scan(now, scan, &fault, out),
+                }
+            }
+        }
+    }
+
+    /// Answers the reads whose deadline passed and returns the earliest deadline of the others. Those with a job
+    /// leave when it is done, running scans at their next slice.
+    pub(super) fn expire_reads(&mut self, now: Nanos, out: &mut Vec<Effect>) -> Nanos {
+        let (mut earliest, mut expired) = (Nanos::MAX, Vec::new());
+        let mut has_passed = |ticket: &Ticket| {
+            let passed = ticket.deadline <= now;
+            if passed {
+                expired.push(ticket.clone());
+            } else {
+                earliest = earliest.min(ticket.deadline);
+            }
+            passed
+        };
+        let mut gone: Vec<Ticket> = Vec::new();
+        let round = self.reads.round.as_mut().map(|round| &mut round.reads);
+        for waiting in round.into_iter().chain([&mut self.reads.turn]) {
+            let passed = waiting.extract_if(.., |(ticket, _)| has_passed(ticket));
+            gone.extend(passed.map(|(ticket, _)| ticket));
+        }
+        for scan in &self.reads.scans {
+            has_passed(&scan.ticket);
+        }
+        for parked in self.reads.parked.values() {
+            has_passed(parked.ticket());
+        }
+        for ticket in &expired {
+            self.expired_in_queue(now, ticket, out);
+        }
+        for ticket in &gone {
+            self.desk.finish(ticket);
+        }
+        earliest
+    }
+}
+
+impl Scan {
+    fn range(&self) -> SliceRange<'_> {
+        let plan = &self.plan;
+        SliceRange {
+            start: &plan.next,
+            end: plan.end.as_deref(),
+            limit: plan.limit,
+            max_bytes: plan.max_bytes,
+            keys_only: plan.keys_only,
+            at: plan.snapshot,
+        }
+    }
+}
+
+fn value(found: Option<Versioned>, applied: SequenceNumber) -> Response {
+    match found {
+        Some((seq, value)) => Response::Value { seq, applied, value },
+        None => Response::NotFound { applied },
+    }
+}
+
+fn failed(ticket: &Ticket, fault: &ReadFault) -> Response {
+    let code = match fault {
+        ReadFault::SnapshotTooOld { .. } => ErrorCode::SnapshotTooOld,
+        ReadFault::Failed(_) => ErrorCode::ReadError,
+    };
+    ticket.refusal(code, fault.to_string())
+}

@@ -1,0 +1,134 @@
+//! [`Space`]: what happens when the disk is full (pitfall 44).
+//!
+//! | state | how it begins | what is taken | how it ends |
+//! |---|---|---|---|
+//! | low | less free space than the reserve (looked at every second, by a job) | deletes | the reserve is back, and an eighth more |
+//! | engine read-only | a flush found no space | deletes | a retried flush succeeds |
+//! | log full | the log found no space | nothing | a retry succeeds; what was proposed waits for it, nothing is lost |
+//!
+//! Reads go on in all of them, and all end by themselves.
+
+use super::{Node, StateMachine};
+use crate::base::Nanos;
+use crate::base::trace::TraceEvent;
+use crate::env::{Completion, IoResult, JobId, Lane};
+use crate::raft::LogStore;
+
+/// When a write refused for lack of space should be tried again.
+pub(super) const RETRY_AFTER_MS: u32 = 1_000;
+const CHECK_EVERY_NS: u64 = 1_000_000_000;
+const LOG_RETRY_NS: u64 = 100_000_000;
+
+/// See the module.
+#[derive(Debug, Default)]
+pub(super) struct Space {
+    low: bool,
+    free_bytes: Option<u64>,
+    log_full: bool,
+    log_retry_at: Nanos,
+    check: Option<JobId>,
+    next_check: Nanos,
+    /// What the trace last said.
+    noted_read_only: bool,
+}
+
+impl Space {
+    /// When a tick is wanted.
+    pub fn next_check(&self) -> Nanos {
+        let check = if self.check.is_some() { Nanos::MAX } else { self.next_check };
+        if self.log_full { check.min(self.log_retry_at) } else { check }
+    }
+
+    pub const fn log_is_full(&self) -> bool {
+        self.log_full
+    }
+
+    /// Whether the log should try to write.
+    pub fn may_kick_log(&self, now: Nanos) -> bool {
+        !self.log_full || now >= self.log_retry_at
+    }
+
+    /// The log wrote a group.
+    pub const fn log_has_space(&mut self) {
+        self.log_full = false;
+    }
+
+    /// The last measured free space.
+    pub const fn free_bytes(&self) -> Option<u64> {
+        self.free_bytes
+    }
+}
+
+impl<L: LogStore, S: StateMachine> Node<L, S> {
+    /// Why a write must be refused, `None` when it need not.
+    pub(super) fn no_space(&self, only_deletes: impl FnOnce() -> bool) -> Option<String> {
+        if self.space.log_full {
+            return Some("the disk is full: the log cannot grow; reads go on".to_owned());
+        }
+        let reason = if self.space.low {
+            let (free, reserve) = (self.space.free_bytes.unwrap_or(0), self.config.reserve_bytes);
+            format!(
+                "{free} bytes free on the disk, the reserve is {reserve}: only deletes are taken"
+            )
+        } else {
+            let reason = self.machine.read_only_reason()?;
+            format!("{reason}: only deletes are taken")
+        };
+        (!only_deletes()).then_some(reason)
+    }
+
+    /// The present reason for refusing puts, for STATUS.
+    pub(super) fn read_only_reason(&self) -> Option<String> {
+        self.no_space(|| false)
+    }
+
+    pub(super) fn log_disk_full(&mut self, now: Nanos) {
+        self.space.log_full = true;
+        self.space.log_retry_at = now.plus(LOG_RETRY_NS);
+        self.note_read_only(now);
+    }
+
+    /// Called every tick: measures the free space once a second.
+    pub(super) fn check_space(&mut self, now: Nanos) {
+        self.note_read_only(now);
+        if self.space.check.is_some() || now < self.space.next_check {
+            return;
+        }
+        let (disk, dir) = (self.env.disk.clone(), self.config.dir.clone());
+        let job = Box::new(move || -> crate::env::JobOutput { Box::new(disk.free_bytes(&dir)) });
+        self.space.check = Some(self.env.jobs.submit(Lane::Maintenance, job));
+    }
+
+    /// Takes the completion of the measurement.
+    pub(super) fn space_done(&mut self, now: Nanos, done: Completion) -> Option<Completion> {
+        if self.space.check.take_if(|id| *id == done.id).is_none() {
+            return Some(done);
+        }
+        self.space.next_check = now.plus(CHECK_EVERY_NS);
+        match *done.output.downcast::<IoResult<u64>>().expect("the space job's output") {
+            Ok(free) => {
+                let reserve = self.config.reserve_bytes;
+                let enough = if self.space.low { reserve + reserve / 8 } else { reserve };
+                self.space.low = free < enough;
+                self.space.free_bytes = Some(free);
+            }
+            // The writes themselves will tell if there is no space.
+            Err(e) => log::warn!("cannot measure the free disk space: {e}"),
+        }
+        self.note_read_only(now);
+        None
+    }
+
+    /// Records in the trace that taking puts ended or began again.
+    pub(super) fn note_read_only(&mut self, now: Nanos) {
+        let on = self.space.log_full || self.space.low || self.machine.read_only_reason().is_some();
+        if on != self.space.noted_read_only {
+            self.space.noted_read_only = on;
+            self.trace.record(now, TraceEvent::ReadOnly { on });
+            match self.read_only_reason() {
+                Some(reason) => log::warn!("writes are refused: {reason}"),
+                None => log::info!("writes are taken again"),
+            }
+        }
+    }
+}

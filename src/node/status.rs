@@ -1,0 +1,186 @@
+//! What STATUS and STATS say. Their JSON is a stable interface: fields are added, never renamed or removed, and
+//! `schema` counts incompatible changes.
+
+use super::admission::{QueueStatus, RequestCounters};
+use super::apply::ReplayStatus;
+use super::{Node, Phase, StateMachine};
+use crate::base::Nanos;
+use crate::base::trace::{Stage, StageSummary, TraceRecord};
+use crate::raft::{LogStats, LogStore};
+use serde::Serialize;
+
+/// Trace events shown in STATS.
+const EVENTS_SHOWN: usize = 32;
+
+/// The body of STATUS: the node and its place in the cluster.
+#[derive(Clone, PartialEq, Debug, Serialize)]
+pub struct Status {
+    /// 1.
+    pub schema: u32,
+    /// beachd's version.
+    pub version: &'static str,
+    /// This node's number.
+    pub node: u64,
+    /// The cluster's name.
+    pub cluster: String,
+    /// This node's incarnation, hexadecimal.
+    pub incarnation: String,
+    /// `follower`, `candidate`, or `leader`.
+    pub role: &'static str,
+    /// The current term.
+    pub term: u64,
+    /// The leader's number; `null` when none is known.
+    pub leader: Option<u64>,
+    /// Whether reads and writes are served.
+    pub ready: bool,
+    /// Why not; `null` when it is ready.
+    pub not_ready_reason: Option<String>,
+    /// Everything up to here is committed.
+    pub commit: u64,
+    /// Everything up to here is applied.
+    pub applied: u64,
+    /// The last sequence number given out.
+    pub last_seq: u64,
+    /// Reads below this sequence number get SNAPSHOT_TOO_OLD.
+    pub oldest_readable_seq: u64,
+    /// Why puts are refused; `null` when they are not.
+    pub read_only: Option<String>,
+    /// Free disk space as last measured; `null` before.
+    pub disk_free_bytes: Option<u64>,
+    /// Milliseconds since the first event.
+    pub uptime_ms: u64,
+    /// What waits.
+    pub queue: QueueStatus,
+    /// The log.
+    pub log: LogStats,
+    /// How far replay is.
+    pub replay: ReplayStatus,
+    /// What recovery found; one line of text a part.
+    pub recovery: Vec<String>,
+    /// Where the time goes.
+    pub stages: Stages,
+}
+
+/// One summary a stage, with their names.
+pub type Stages = std::collections::BTreeMap<&'static str, StageSummary>;
+
+/// The body of STATS: figures of the engine and the node.
+#[derive(Clone, PartialEq, Debug, Serialize)]
+pub struct Stats {
+    /// 1.
+    pub schema: u32,
+    /// The engine's own figures.
+    pub engine: serde_json::Value,
+    /// Requests since start-up.
+    pub requests: RequestCounters,
+    /// What waits.
+    pub queue: QueueStatus,
+    /// Reads now.
+    pub reads: ReadStats,
+    /// The log.
+    pub log: LogStats,
+    /// Where the time goes.
+    pub stages: Stages,
+    /// The last events, oldest first.
+    pub events: Vec<TraceRecord>,
+}
+
+/// Reads now, for STATS.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize)]
+pub struct ReadStats {
+    /// Gets and scan slices on the disk lane.
+    pub on_disk: u64,
+    /// Scans between two slices.
+    pub scans: u64,
+    /// Snapshots held for the next page of a scan.
+    pub wire_snapshots: u64,
+    /// The oldest of them; `null` when there is none.
+    pub oldest_wire_snapshot: Option<u64>,
+}
+
+/// The JSON text of a status document.
+pub(super) fn json(document: &impl Serialize) -> String {
+    serde_json::to_string(document).expect("documents have string keys and finite numbers")
+}
+
+impl<L: LogStore, S: StateMachine> Node<L, S> {
+    /// The node's state.
+    #[must_use]
+    pub fn status(&self, now: Nanos) -> Status {
+        Status {
+            schema: 1,
+            version: crate::VERSION,
+            node: self.identity.node_id.0,
+            cluster: self.identity.cluster_id.clone(),
+            incarnation: format!("{:016x}", self.identity.incarnation),
+            role: self.raft.role().name(),
+            term: self.raft.term().0,
+            leader: self.raft.leader().map(|id| id.0),
+            ready: self.is_ready(),
+            not_ready_reason: self.not_ready_reason(),
+            commit: self.raft.commit().0,
+            applied: self.machine.applied().0.0,
+            last_seq: self.machine.last_seq().0,
+            oldest_readable_seq: self.machine.oldest_readable_seq().0,
+            read_only: self.read_only_reason(),
+            disk_free_bytes: self.space.free_bytes(),
+            uptime_ms: now.since(self.opened_at.unwrap_or(now)) / 1_000_000,
+            queue: self.desk.queue(),
+            log: self.log.stats(),
+            replay: self.apply.replay_status(),
+            recovery: self.recovery.clone(),
+            stages: self.stages(),
+        }
+    }
+
+    /// Figures of the engine and the node.
+    #[must_use]
+    pub fn stats(&self, _now: Nanos) -> Stats {
+        let skip = (self.trace.recorded() as usize)
+            .min(crate::limits::TRACE_EVENTS)
+            .saturating_sub(EVENTS_SHOWN);
+        Stats {
+            schema: 1,
+            engine: self.machine.stats(),
+            requests: self.desk.counters,
+            queue: self.desk.queue(),
+            reads: ReadStats {
+                on_disk: self.reads.parked() as u64,
+                scans: self.reads.scans() as u64,
+                wire_snapshots: self.reads.wire.len() as u64,
+                oldest_wire_snapshot: self.reads.wire.oldest().map(|seq| seq.0),
+            },
+            log: self.log.stats(),
+            stages: self.stages(),
+            events: self.trace.iter().skip(skip).copied().collect(),
+        }
+    }
+
+    fn stages(&self) -> Stages {
+        Stage::ALL
+            .into_iter()
+            .map(|stage| (stage.name(), self.desk.stages.summary(stage)))
+            .collect()
+    }
+
+    fn not_ready_reason(&self) -> Option<String> {
+        match self.phase {
+            Phase::Draining | Phase::Closing => return Some("shutting down".to_owned()),
+            Phase::Stopped => return Some("stopped".to_owned()),
+            Phase::Running => {}
+        }
+        if self.raft.leader().is_none() {
+            return Some("no leader is elected yet".to_owned());
+        }
+        let replay = self.apply.replay_status();
+        let applied = self.machine.applied().0;
+        match replay.to_index {
+            _ if replay.done => None,
+            None => Some("waiting for the first commit of this term".to_owned()),
+            Some(to) => Some(format!(
+                "replaying the log: {applied} of {to} applied, from {}",
+                replay.from_index
+            )),
+        }
+    }
+}

@@ -1,0 +1,202 @@
+//! The path of a write: turn → one group → durable → committed → applied → *Written*.
+
+use super::admission::{Desk, Ticket};
+use super::{Applied, Effect, Node, StateMachine};
+use crate::base::batch::{BatchRef, Op};
+use crate::base::trace::{Stage, TraceEvent};
+use crate::base::{LogIndex, Nanos};
+use crate::proto::{self, ErrorCode, ErrorReply, Opcode, Response};
+use crate::raft::{self, DurableGroup, LogStore, Role};
+use bytes::{Bytes, BytesMut};
+use std::collections::VecDeque;
+use std::ops::Range;
+
+/// Advice to a client that found no leader: about an election.
+pub(super) const NO_LEADER_RETRY_MS: u32 = 100;
+
+/// Passed deadlines are noticed this late at most, so that looking for them costs nothing.
+const EXPIRY_SCAN_NS: u64 = 5_000_000;
+
+/// Writes admitted and not yet applied.
+#[derive(Debug, Default)]
+pub(super) struct Writes {
+    /// Those of this turn, with the place of their batch in `turn_bytes`.
+    turn: Vec<(Ticket, Range<usize>)>,
+    /// The batches of this turn, one after the other: one allocation for the whole group, which the log's entries
+    /// then share.
+    turn_bytes: BytesMut,
+    /// Just given to raft, which has not answered yet.
+    offered: Vec<Ticket>,
+    /// In the log, by index; not yet applied.
+    proposed: VecDeque<(LogIndex, Ticket)>,
+}
+
+impl Writes {
+    /// Adds an admitted write to this turn's group. The batch is copied, once.
+    pub fn add(&mut self, ticket: Ticket, batch: BatchRef<'_>) {
+        let start = self.turn_bytes.len();
+        self.turn_bytes.extend_from_slice(batch.as_bytes());
+        self.turn.push((ticket, start..self.turn_bytes.len()));
+    }
+
+    /// Raft took the offered writes; the first stands at `first`.
+    pub fn proposed(&mut self, first: LogIndex) {
+        let mut index = first;
+        for ticket in self.offered.drain(..) {
+            self.proposed.push_back((index, ticket));
+            index = index.next();
+        }
+    }
+
+    /// An entry was applied; if one of our writes is in it, it is answered.
+    pub fn applied(
+        &mut self,
+        now: Nanos,
+        index: LogIndex,
+        applied: Applied,
+        desk: &mut Desk,
+        out: &mut Vec<Effect>,
+    ) {
+        let Some((_, ticket)) = self.proposed.pop_front_if(|(at, _)| *at == index) else { return };
+        let Applied { first_seq, last_seq } = applied;
+        desk.reply(now, &ticket, Response::Written { index, first_seq, last_seq }, out);
+        desk.finish(&ticket);
+    }
+
+    /// The writes whose effect is not decided.
+    fn undecided(&self) -> impl Iterator<Item = &Ticket> {
+        self.proposed.iter().map(|(_, ticket)| ticket)
+    }
+}
+
+impl<L: LogStore, S: StateMachine> Node<L, S> {
+    /// Whether a write may be admitted at all.
+    pub(super) fn check_writable(
+        &mut self,
+        opcode: Opcode,
+        batch: &BatchRef<'_>,
+    ) -> Result<(), Response> {
+        if self.raft.role() != Role::Leader {
+            return Err(self.no_leader(opcode));
+        }
+        let only_deletes = || batch.ops().all(|op| matches!(op, Op::Delete { .. }));
+        if let Some(reason) = self.no_space(only_deletes) {
+            self.desk.counters.no_space += 1;
+            return Err(Response::Error(ErrorReply {
+                code: ErrorCode::NoSpace,
+                effect: proto::Effect::NotApplied,
+                retry_after_ms: super::space::RETRY_AFTER_MS,
+                message: reason,
+            }));
+        }
+        if self.machine.room() == super::Room::Stalled {
+            let message = "writes wait for a memtable to be flushed".to_owned();
+            return Err(self.desk.busy(proto::Effect::NotApplied, message));
+        }
+        Ok(())
+    }
+
+    pub(super) fn no_leader(&self, opcode: Opcode) -> Response {
+        Response::Error(ErrorReply {
+            code: ErrorCode::NotLeader,
+            effect: proto::Effect::refused(opcode),
+            retry_after_ms: NO_LEADER_RETRY_MS,
+            message: "no leader is elected yet".to_owned(),
+        })
+    }
+
+    /// Proposes the writes of this turn as one group, without those whose deadline passed. The caller kicks the log.
+    pub(super) fn propose_turn(&mut self, now: Nanos, out: &mut Vec<Effect>) {
+        if self.writes.turn.is_empty() {
+            return;
+        }
+        let bytes = self.writes.turn_bytes.split().freeze();
+        let mut turn = std::mem::take(&mut self.writes.turn);
+        let mut payloads: Vec<Bytes> = Vec::with_capacity(turn.len());
+        for (ticket, range) in turn.drain(..) {
+            if ticket.deadline <= now {
+                self.expired_in_queue(now, &ticket, out);
+                self.desk.finish(&ticket);
+                continue;
+            }
+            self.desk.stages.span(Stage::Queue, ticket.admitted_at, now);
+            payloads.push(bytes.slice(range));
+            self.writes.offered.push(ticket);
+        }
+        self.writes.turn = turn;
+        if payloads.is_empty() {
+            return;
+        }
+        self.step_raft(now, raft::Event::Propose(payloads));
+        for ticket in std::mem::take(&mut self.writes.offered) {
+            let refused = self.no_leader(ticket.opcode);
+            self.desk.reply(now, &ticket, refused, out);
+            self.desk.finish(&ticket);
+        }
+    }
+
+    /// Starts the log's job, unless the disk is full and the next try is not due.
+    pub(super) fn kick_log(&mut self, now: Nanos) {
+        if self.space.may_kick_log(now) {
+            self.log.kick();
+        }
+    }
+
+    /// A log group is durable. The next group starts before anything else is done with this one.
+    pub(super) fn durable(&mut self, now: Nanos, group: &DurableGroup) {
+        self.space.log_has_space();
+        self.log.kick();
+        let sync_ns = group.finished_at.since(group.started_at);
+        self.desk.stages.span(Stage::Append, group.submitted_at, group.started_at);
+        self.desk.stages.record(Stage::Sync, sync_ns);
+        self.desk.stages.span(Stage::Commit, group.finished_at, now);
+        let (records, bytes) = (group.records, group.bytes);
+        self.trace.record(now, TraceEvent::LogSync { records, bytes, ns: sync_ns });
+        if let Some(io) = group.through {
+            self.step_raft(now, raft::Event::Persisted(io));
+        }
+        self.log.kick();
+        self.note_read_only(now);
+    }
+
+    /// Answers a request that expired before anything was done for it.
+    pub(super) fn expired_in_queue(&mut self, now: Nanos, ticket: &Ticket, out: &mut Vec<Effect>) {
+        if self.desk.is_open(ticket) {
+            self.desk.counters.expired_in_queue += 1;
+            self.trace.record(now, TraceEvent::Expired { late_ns: now.since(ticket.deadline) });
+            let effect = proto::Effect::refused(ticket.opcode);
+            self.desk.reply(now, ticket, ticket.expired(now, effect), out);
+        }
+    }
+
+    /// When unanswered requests should be looked at for passed deadlines.
+    pub(super) fn next_expiry_scan(&self) -> Nanos {
+        self.desk.earliest_deadline().max(self.last_expiry_scan.plus(EXPIRY_SCAN_NS))
+    }
+
+    /// Answers the requests whose deadline passed: a proposed write's effect is unknown, a read is given up.
+    pub(super) fn expire(&mut self, now: Nanos, out: &mut Vec<Effect>) {
+        if now < self.next_expiry_scan() {
+            return;
+        }
+        self.last_expiry_scan = now;
+        let mut earliest = Nanos::MAX;
+        for ticket in self.writes.undecided() {
+            if !self.desk.is_open(ticket) {
+                continue;
+            }
+            if ticket.deadline <= now {
+                self.desk.counters.expired_after_propose += 1;
+                let response = ticket.expired(now, proto::Effect::Unknown);
+                self.desk.reply(now, ticket, response, out);
+            } else {
+                earliest = earliest.min(ticket.deadline);
+            }
+        }
+        // Writes of a turn that is still open are looked at when it ends.
+        let turn = self.writes.turn.iter().map(|(ticket, _)| ticket.deadline);
+        earliest = turn.fold(earliest, Nanos::min);
+        earliest = earliest.min(self.expire_reads(now, out));
+        self.desk.set_earliest_deadline(earliest);
+    }
+}
