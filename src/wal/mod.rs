@@ -34,6 +34,8 @@ pub mod segment;
 mod writer;
 
 #[cfg(test)]
+mod crash_tests;
+#[cfg(test)]
 mod tests;
 
 pub use error::{RecordFault, WalError};
