@@ -6,8 +6,8 @@
 //! whatever `k` is, a power loss right after that open must not change it.
 
 use super::*;
-use crate::env::{Disk, Random};
 use crate::env::sim::{CrashKind, FailKind, FailOn, FailPoint, SimDisk, SimRandom};
+use crate::env::{Disk, Random};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
@@ -23,7 +23,8 @@ struct Content {
 impl Content {
     fn of(ops: &[Op]) -> Self {
         let mut content = Self::default();
-        ops.iter().for_each(|(kind, index, aux, payload)| content.apply(*kind, *index, *aux, payload));
+        ops.iter()
+            .for_each(|(kind, index, aux, payload)| content.apply(*kind, *index, *aux, payload));
         content
     }
     fn apply(&mut self, kind: RecordKind, index: u64, aux: u64, payload: &[u8]) {
@@ -42,7 +43,10 @@ impl Content {
     }
 }
 
-fn open_log(disk: &SimDisk, options: &Options) -> Result<(Writer, RecoveryReport, Content), WalError> {
+fn open_log(
+    disk: &SimDisk,
+    options: &Options,
+) -> Result<(Writer, RecoveryReport, Content), WalError> {
     let disk: Arc<dyn Disk> = Arc::new(disk.clone());
     let mut content = Content::default();
     let (writer, report) = open(&disk, options.clone(), &mut |r| {
@@ -85,8 +89,12 @@ struct Script {
 
 impl Script {
     fn new(preallocate: bool, unsynced: bool) -> Self {
-        let options =
-            Options { segment_bytes: 1024, preallocate, max_spares: 1, ..Options::new(LogKind::RaftLog, "/log") };
+        let options = Options {
+            segment_bytes: 1024,
+            preallocate,
+            max_spares: 1,
+            ..Options::new(LogKind::RaftLog, "/log")
+        };
         Self { options, steps: 24, patience: 3, unsynced }
     }
 
@@ -116,14 +124,25 @@ impl Script {
         Ok(())
     }
 
-    fn append_some(&self, writer: &mut Writer, random: &mut SimRandom, next: &mut u64, oracle: &mut Oracle) {
+    fn append_some(
+        &self,
+        writer: &mut Writer,
+        random: &mut SimRandom,
+        next: &mut u64,
+        oracle: &mut Oracle,
+    ) {
         for _ in 0..=random.below(4) {
             let op = match random.below(12) {
                 0 if *next > oracle.floor + 6 => {
                     *next -= 1 + random.below(4);
                     (RecordKind::Truncate, *next, 0, Vec::new())
                 }
-                1 | 2 => (RecordKind::State, random.below(2), 0, random.next_u64().to_be_bytes().to_vec()),
+                1 | 2 => (
+                    RecordKind::State,
+                    random.below(2),
+                    0,
+                    random.next_u64().to_be_bytes().to_vec(),
+                ),
                 _ => {
                     *next += 1;
                     let len = random.below(120) as usize;
@@ -137,7 +156,9 @@ impl Script {
 
     fn write(&self, writer: &mut Writer, sync: bool, oracle: &mut Oracle) -> Result<(), WalError> {
         retried(self.patience, || {
-            while let Some(job) = if sync { writer.next_group() } else { writer.next_group_unsynced() } {
+            while let Some(job) =
+                if sync { writer.next_group() } else { writer.next_group_unsynced() }
+            {
                 writer.group_done(job.run())?;
             }
             Ok(())
@@ -149,11 +170,20 @@ impl Script {
         Ok(())
     }
 
-    fn maintain(&self, writer: &mut Writer, step: u64, next: u64, oracle: &mut Oracle) -> Result<(), WalError> {
-        let done = |writer: &mut Writer, job: MaintenanceJob| match writer.maintenance_done(job.run()) {
-            Err(error) => writer.check().and(if error.is_simulated_crash() { Err(error) } else { Ok(()) }),
-            Ok(()) => Ok(()),
-        };
+    fn maintain(
+        &self,
+        writer: &mut Writer,
+        step: u64,
+        next: u64,
+        oracle: &mut Oracle,
+    ) -> Result<(), WalError> {
+        let done =
+            |writer: &mut Writer, job: MaintenanceJob| match writer.maintenance_done(job.run()) {
+                Err(error) => {
+                    writer.check().and(if error.is_simulated_crash() { Err(error) } else { Ok(()) })
+                }
+                Ok(()) => Ok(()),
+            };
         if step % 3 == 0 {
             writer.retry_maintenance();
             if let Some(job) = writer.maintenance() {
@@ -185,23 +215,35 @@ fn retried(patience: u32, mut f: impl FnMut() -> Result<(), WalError>) -> Result
 }
 
 /// Opens after a crash, checks, loses power at once, checks that nothing changed, appends, and checks again.
-fn check_recovery(disk: &SimDisk, options: &Options, oracle: &Oracle, kind: CrashKind, context: &str) {
+fn check_recovery(
+    disk: &SimDisk,
+    options: &Options,
+    oracle: &Oracle,
+    kind: CrashKind,
+    context: &str,
+) {
     let at_least = if kind == CrashKind::Process { oracle.written } else { oracle.durable };
     let opened = open_log(disk, options);
-    let (writer, _, content) = opened.unwrap_or_else(|e| panic!("{context}: {e}\n{}", disk.trace().join("\n")));
+    let (writer, _, content) =
+        opened.unwrap_or_else(|e| panic!("{context}: {e}\n{}", disk.trace().join("\n")));
     oracle.check(&content, at_least, context);
     drop(writer);
     disk.crash(CrashKind::PowerLoss);
     disk.restart();
     let (mut writer, report, again) =
         open_log(disk, options).unwrap_or_else(|e| panic!("{context}, second recovery: {e}"));
-    assert_eq!(content.clone().above(oracle.floor), again.above(oracle.floor), "{context}: {report}");
+    assert_eq!(
+        content.clone().above(oracle.floor),
+        again.above(oracle.floor),
+        "{context}: {report}"
+    );
     writer.append(RecordKind::Data, 1_000_000, 1, b"after");
     writer.sync_blocking().unwrap_or_else(|e| panic!("{context}: {e}"));
     drop(writer);
     disk.crash(CrashKind::PowerLoss);
     disk.restart();
-    let (_, report, last) = open_log(disk, options).unwrap_or_else(|e| panic!("{context}, third recovery: {e}"));
+    let (_, report, last) =
+        open_log(disk, options).unwrap_or_else(|e| panic!("{context}, third recovery: {e}"));
     let mut expected = content.above(oracle.floor);
     expected.data.push((1_000_000, 1, b"after".to_vec()));
     assert_eq!(expected, last.above(oracle.floor), "{context}: {report}");
@@ -221,7 +263,10 @@ fn a_crash_at_every_change_keeps_what_was_durable_and_a_prefix_of_the_rest() {
                 disk.crash_at(change);
                 let mut oracle = Oracle::default();
                 let error = script.run(&disk, &mut oracle).expect_err("the crash strikes");
-                assert!(error.is_simulated_crash() || matches!(error, WalError::Poisoned { .. }), "{error}");
+                assert!(
+                    error.is_simulated_crash() || matches!(error, WalError::Poisoned { .. }),
+                    "{error}"
+                );
                 for kind in [CrashKind::Process, CrashKind::PowerLoss] {
                     let disk = disk.fork(seed);
                     disk.crash(kind);
@@ -256,8 +301,10 @@ fn a_crash_at_every_change_of_a_recovery_leaves_a_recoverable_log() {
                 let crashed = open_log(&disk, &script.options).is_err();
                 disk.crash(kind);
                 disk.restart();
-                let context = format!("crash {crash_at}, change {change}, seed {seed}, {kind:?}; {report}");
-                let (_, _, content) = open_log(&disk, &script.options).unwrap_or_else(|e| panic!("{context}: {e}"));
+                let context =
+                    format!("crash {crash_at}, change {change}, seed {seed}, {kind:?}; {report}");
+                let (_, _, content) =
+                    open_log(&disk, &script.options).unwrap_or_else(|e| panic!("{context}: {e}"));
                 // Power loss during recovery may take what was never durable, but not after it was shown.
                 let at_least = match kind {
                     CrashKind::Process => oracle.written,
@@ -284,7 +331,9 @@ fn a_failure_of_every_operation_loses_nothing_durable() {
                     disk.fail(FailPoint { on: FailOn::Change(change), error, forever });
                     let mut oracle = Oracle::default();
                     let result = script.run(&disk, &mut oracle);
-                    let context = format!("preallocate {preallocate}, change {change}, {error:?}, forever {forever}");
+                    let context = format!(
+                        "preallocate {preallocate}, change {change}, {error:?}, forever {forever}"
+                    );
                     if error == FailKind::Enospc && !forever {
                         // Retried, and nothing lost. (Only open itself reports a full disk and leaves the retry to its caller.)
                         let at_open = matches!(&result, Err(WalError::Io(e)) if e.is_disk_full());
@@ -298,7 +347,13 @@ fn a_failure_of_every_operation_loses_nothing_durable() {
                         disk.restart();
                         // A failed sync may have dropped what was written: only what is durable is promised.
                         let power = CrashKind::PowerLoss;
-                        check_recovery(&disk, &script.options, &oracle, power, &format!("{context}, {kind:?}"));
+                        check_recovery(
+                            &disk,
+                            &script.options,
+                            &oracle,
+                            power,
+                            &format!("{context}, {kind:?}"),
+                        );
                     }
                 }
             }
@@ -352,7 +407,8 @@ fn every_flipped_byte_is_detected_or_harmless_except_in_the_last_group_without_a
                 for mask in [0x01, 0x80, 0xff] {
                     let disk = disk.fork(1);
                     disk.flip(&path, offset, mask);
-                    let context = format!("{} offset {offset} mask {mask:02x} close {close}", path.display());
+                    let context =
+                        format!("{} offset {offset} mask {mask:02x} close {close}", path.display());
                     match open_log(&disk, &options) {
                         Err(error) => {
                             assert!(error.is_corruption(), "{context}: {error}");
@@ -368,14 +424,19 @@ fn every_flipped_byte_is_detected_or_harmless_except_in_the_last_group_without_a
                             }
                             assert!(!close, "{context}: lost data of a closed log");
                             let id = LogKind::RaftLog.file_name(last_group.segment());
-                            assert!(path.ends_with(id) && offset >= last_group.offset(), "{context}: {k}");
+                            assert!(
+                                path.ends_with(id) && offset >= last_group.offset(),
+                                "{context}: {k}"
+                            );
                             lost_last_group += 1;
                         }
                     }
                 }
             }
         }
-        println!("close {close}: {detected} detected, {harmless} harmless, {lost_last_group} in the last group");
+        println!(
+            "close {close}: {detected} detected, {harmless} harmless, {lost_last_group} in the last group"
+        );
         assert_eq!(lost_last_group == 0, close);
         assert!(detected > 1000);
     }

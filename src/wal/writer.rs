@@ -25,6 +25,7 @@ use super::{Options, segment::new_group};
 use crate::env::{Disk, File, IoError, IoResult, OpenMode};
 use crate::limits::{LOG_SHORT_SEGMENT_BYTES, MAX_GROUP_BYTES};
 use std::collections::{BTreeMap, VecDeque};
+use std::fmt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -89,6 +90,19 @@ pub struct Writer {
     pub(super) spares: Spares,
     use_reserve: bool,
     pub(super) poisoned: Option<String>,
+}
+
+impl fmt::Debug for Writer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Writer")
+            .field("dir", &self.options.dir)
+            .field("durable_to", &self.durable_to)
+            .field("written_to", &self.written_to)
+            .field("pending_bytes", &self.queued_bytes)
+            .field("in_flight", &self.in_flight)
+            .field("poisoned", &self.poisoned)
+            .finish_non_exhaustive()
+    }
 }
 
 /// Records that are written and synced together.
