@@ -1,0 +1,125 @@
+//! Flush: a frozen memtable becomes a table. The two jobs of it, as pure functions.
+//!
+//! ```text
+//!  freeze ─▶ Lane::Flush: build(<n>.sst), sync, sync dir, open ─▶ Lane::Manifest: edit, sync ─▶ install on the loop
+//!            (memtable stays readable all the while)              (table + applied + sequence numbers, atomically)
+//! ```
+//!
+//! A version of a key that no reader can want any more is left out: of each key, all versions above the *horizon*
+//! stay, and the newest at or below it; the horizon is the oldest pinned snapshot, or the last sequence number. When one
+//! is left out, `oldest_readable_seq` rises to the horizon in the very edit that names the table, so there is no
+//! moment at which a read below it could get an incomplete answer.
+
+use super::edit::TableMeta;
+use super::error::EngineError;
+use super::manifest::{Change, Manifest, remove_or_warn, table_file_name};
+use super::memtable::{MemIter, Memtable};
+use super::version::LiveTable;
+use crate::base::SequenceNumber;
+use crate::env::{Disk, OpenMode};
+use crate::sstable::{BuildOptions, TableBuilder, TableSummary};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+/// The input of a table build.
+pub(super) struct BuildJob {
+    pub disk: Arc<dyn Disk>,
+    pub dir: PathBuf,
+    pub number: u64,
+    pub memtable: Arc<Memtable>,
+    pub horizon: SequenceNumber,
+    pub options: BuildOptions,
+}
+
+/// A table that is on the disk and in no manifest yet.
+pub(super) struct Built {
+    pub table: Arc<LiveTable>,
+    /// Versions left out.
+    pub dropped: u64,
+}
+
+impl BuildJob {
+    /// Builds, syncs, and opens the table. Leaves no file behind when it fails for lack of space.
+    pub fn run(self) -> Result<Built, EngineError> {
+        let path = self.dir.join(table_file_name(self.number));
+        let built = self.build(&path);
+        if built.as_ref().is_err_and(EngineError::is_disk_full) {
+            remove_or_warn(&*self.disk, &path);
+        }
+        built
+    }
+
+    fn build(&self, path: &Path) -> Result<Built, EngineError> {
+        let file = self.disk.open(path, OpenMode::CreateNew)?;
+        let mut builder = TableBuilder::new(file, self.options.clone());
+        let dropped = add_visible(&self.memtable, self.horizon, &mut builder)?;
+        let summary = builder.finish()?;
+        self.disk.sync_dir(&self.dir)?;
+        let meta = meta_of(self.number, &summary);
+        let table = LiveTable::open(&*self.disk, &self.dir, &meta)?;
+        Ok(Built { table: Arc::new(table), dropped })
+    }
+}
+
+/// Adds what a reader at or above `horizon` can see; returns how many versions were left out.
+fn add_visible(
+    memtable: &Arc<Memtable>,
+    horizon: SequenceNumber,
+    builder: &mut TableBuilder,
+) -> Result<u64, EngineError> {
+    let mut dropped = 0;
+    // The last key of which a version at or below the horizon was added: its older versions are hidden.
+    let mut settled: Vec<u8> = Vec::new();
+    let mut iter = MemIter::new(Arc::clone(memtable));
+    iter.seek_to_first();
+    while let Some(entry) = iter.entry() {
+        if entry.trailer >> 8 <= horizon.0 {
+            if settled == entry.key {
+                dropped += 1;
+                iter.next();
+                continue;
+            }
+            settled.clear();
+            settled.extend_from_slice(entry.key);
+        }
+        builder.add(entry.key, entry.trailer, entry.value)?;
+        iter.next();
+    }
+    Ok(dropped)
+}
+
+fn meta_of(number: u64, summary: &TableSummary) -> TableMeta {
+    let p = &summary.properties;
+    TableMeta {
+        level: 0,
+        number,
+        bytes: summary.bytes,
+        entries: p.entries,
+        deletes: p.deletes,
+        smallest_seq: p.smallest_seq,
+        largest_seq: p.largest_seq,
+        smallest_key: p.smallest_key.clone(),
+        largest_key: p.largest_key.clone(),
+    }
+}
+
+/// The input of an installation. It takes the manifest along and brings it back.
+pub(super) struct InstallJob {
+    pub manifest: Manifest,
+    pub change: Change,
+    pub rotate_bytes: u64,
+}
+
+/// An installation that was tried.
+pub(super) struct Installed {
+    pub manifest: Manifest,
+    pub result: Result<(), EngineError>,
+}
+
+impl InstallJob {
+    /// Makes the edit durable.
+    pub fn run(mut self) -> Installed {
+        let result = self.manifest.install(&self.change, self.rotate_bytes);
+        Installed { manifest: self.manifest, result }
+    }
+}

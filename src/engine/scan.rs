@@ -1,0 +1,201 @@
+//! Scans, in bounded slices.
+//!
+//! A slice looks at no more than [`SCAN_SLICE_STEPS`] keys and ends when its entries or bytes are full; it then says
+//! at which key the next slice resumes. Every slice moves on by at least one key, so a scan always ends.
+//!
+//! When a table may hold a key of the range, the slice becomes a [`ScanJob`]: a copied [`Run`] of the active memtable,
+//! the frozen memtables, and the tables, all immutable. Otherwise it is answered from memory at once.
+
+use super::error::EngineError;
+use super::memtable::{MemIter, Memtable};
+use super::merge::{Merge, Source};
+use super::run::{Run, RunIter, RunLimits};
+use super::version::{LiveTable, Version};
+use crate::base::SequenceNumber;
+use crate::base::internal_key::{ValueKind, seek_trailer, unpack_trailer};
+use crate::limits::{MAX_SCAN_BYTES, MAX_SCAN_ENTRIES, SCAN_SLICE_STEPS};
+use bytes::Bytes;
+use std::sync::Arc;
+
+/// What to scan.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct ScanOptions {
+    /// The first key, included.
+    pub start: Vec<u8>,
+    /// The end of the range, excluded; `None` = to the last key.
+    pub end: Option<Vec<u8>>,
+    /// Most entries in the slice; cut to [`MAX_SCAN_ENTRIES`].
+    pub limit: usize,
+    /// Most key and value bytes in the slice, which one entry may exceed alone; cut to [`MAX_SCAN_BYTES`].
+    pub max_bytes: usize,
+    /// Whether values are left out (and not counted).
+    pub keys_only: bool,
+    /// The sequence number to read at; `None` = the last one.
+    pub seq: Option<SequenceNumber>,
+}
+
+impl Default for ScanOptions {
+    fn default() -> Self {
+        Self {
+            start: Vec::new(),
+            end: None,
+            limit: MAX_SCAN_ENTRIES,
+            max_bytes: MAX_SCAN_BYTES,
+            keys_only: false,
+            seq: None,
+        }
+    }
+}
+
+/// One key of a scan.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct ScanEntry {
+    /// The key.
+    pub key: Vec<u8>,
+    /// The sequence number that wrote it.
+    pub seq: SequenceNumber,
+    /// Its value; empty in a keys-only scan.
+    pub value: Bytes,
+}
+
+/// A part of a scan.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct ScanSlice {
+    /// The sequence number it was read at. Pin it to read the following slices of the same state.
+    pub seq: SequenceNumber,
+    /// The entries, by ascending key. May be empty although there is more: the slice met only tombstones.
+    pub entries: Vec<ScanEntry>,
+    /// Where the next slice starts; `None` when the range is done.
+    pub resume: Option<Vec<u8>>,
+}
+
+/// A slice, or the work that makes it.
+#[derive(Debug)]
+pub enum Scan {
+    /// Answered from memory.
+    Done(ScanSlice),
+    /// A table may hold keys of the range.
+    NeedsDisk(ScanJob),
+}
+
+/// The rest of a scan slice: pure, over immutable inputs, for [`Lane::Read`](crate::env::Lane::Read).
+#[derive(Debug)]
+pub struct ScanJob {
+    options: ScanOptions,
+    seq: SequenceNumber,
+    run: Run,
+    /// Keys from here on are not in `run`.
+    run_end: Option<Vec<u8>>,
+    frozen: Vec<Arc<Memtable>>,
+    tables: Vec<Arc<LiveTable>>,
+}
+
+impl ScanJob {
+    /// Reads the slice. Blocks on the disk. An error concerns this scan only.
+    pub fn run(self) -> Result<ScanSlice, EngineError> {
+        let mut sources = vec![Source::Run(RunIter::new(Arc::new(self.run)))];
+        sources.extend(self.frozen.into_iter().map(|t| Source::Frozen(MemIter::new(t))));
+        sources.extend(self.tables.iter().map(|t| Source::Table(t.table.iter())));
+        let end = match (&self.options.end, &self.run_end) {
+            (Some(end), Some(run_end)) => Some(end.min(run_end)),
+            (end, run_end) => end.as_ref().or(run_end.as_ref()),
+        };
+        let mut slice = slice(Merge::new(sources), &self.options, end.map(Vec::as_slice), self.seq)?;
+        if slice.resume.is_none() {
+            slice.resume = self.run_end;
+        }
+        Ok(slice)
+    }
+}
+
+/// Starts a slice over the given sources at `seq`, which the caller has checked.
+pub(super) fn start<'a>(
+    active: &Memtable,
+    frozen: impl Iterator<Item = &'a Arc<Memtable>>,
+    version: &Version,
+    options: &ScanOptions,
+    seq: SequenceNumber,
+) -> Result<Scan, EngineError> {
+    let mut options = options.clone();
+    options.limit = options.limit.clamp(1, MAX_SCAN_ENTRIES);
+    options.max_bytes = options.max_bytes.clamp(1, MAX_SCAN_BYTES);
+    if options.start.is_empty() {
+        // No key is empty: the same range, and a legal seek.
+        options.start.push(0);
+    }
+    let end = options.end.as_deref();
+    if end.is_some_and(|end| end <= options.start.as_slice()) {
+        return Ok(Scan::Done(ScanSlice { seq, ..ScanSlice::default() }));
+    }
+    let tables: Vec<_> = version
+        .tables()
+        .iter()
+        .filter(|t| t.meta.smallest_seq <= seq.0 && t.overlaps(&options.start, end))
+        .cloned()
+        .collect();
+    if tables.is_empty() {
+        let mut sources = vec![Source::Active(MemIter::new(active))];
+        sources.extend(frozen.map(|t| Source::Frozen(MemIter::new(Arc::clone(t)))));
+        return slice(Merge::new(sources), &options, end, seq).map(Scan::Done);
+    }
+    let limits = RunLimits {
+        live: options.limit,
+        bytes: options.max_bytes,
+        keys_only: options.keys_only,
+    };
+    let (run, run_end) = Run::copy(active, &options.start, end, seq, limits);
+    let frozen = frozen.cloned().collect();
+    Ok(Scan::NeedsDisk(ScanJob { options, seq, run, run_end, frozen, tables }))
+}
+
+/// Reads one slice of `merge` from the options' start to `end`.
+fn slice(
+    mut merge: Merge<'_>,
+    options: &ScanOptions,
+    end: Option<&[u8]>,
+    seq: SequenceNumber,
+) -> Result<ScanSlice, EngineError> {
+    let mut out = ScanSlice { seq, ..ScanSlice::default() };
+    let newest = seek_trailer(seq);
+    let mut bytes = 0;
+    let mut key = Vec::new();
+    merge.seek(&options.start, newest)?;
+    for step in 0.. {
+        let Some((found, trailer)) = merge.key() else { return Ok(out) };
+        if end.is_some_and(|end| found >= end) {
+            return Ok(out);
+        }
+        let size = found.len() + if options.keys_only { 0 } else { merge.value_len() };
+        let full = out.entries.len() >= options.limit
+            || (!out.entries.is_empty() && bytes + size > options.max_bytes);
+        if step >= SCAN_SLICE_STEPS || full {
+            out.resume = Some(found.to_vec());
+            return Ok(out);
+        }
+        key.clear();
+        key.extend_from_slice(found);
+        if trailer > newest {
+            merge.seek_forward(&key, newest)?;
+            continue;
+        }
+        // A kind that is not known cannot pass a memtable or a table's reader; a tombstone hides what is older.
+        if let Some((seq, ValueKind::Put)) = unpack_trailer(trailer) {
+            let value = if options.keys_only { Bytes::new() } else { merge.value() };
+            bytes += size;
+            out.entries.push(ScanEntry { key: key.clone(), seq, value });
+        }
+        skip_key(&mut merge, &key)?;
+    }
+    unreachable!("the loop returns")
+}
+
+/// Goes to the first entry of the next key: a few steps, then a seek, so that a hot key costs no more than that.
+fn skip_key(merge: &mut Merge<'_>, key: &[u8]) -> Result<(), EngineError> {
+    for _ in 0..4 {
+        merge.next()?;
+        if merge.key().is_none_or(|(k, _)| k != key) {
+            return Ok(());
+        }
+    }
+    merge.seek_forward(key, 0)
+}
