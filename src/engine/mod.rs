@@ -1,3 +1,645 @@
-//! The LSM engine.
+//! L3: the LSM engine. Batches go into a memtable; full memtables become tables; reads merge both.
+//!
+//! ```text
+//!  apply(index, term, batch) ─▶ active memtable ──freeze──▶ frozen memtables ──flush (jobs)──▶ tables, level 0
+//!                                     │                          │                               │
+//!  get / scan at a sequence number ◀──┴────────── newest first ──┴───────────────────────────────┘
+//! ```
+//!
+//! | file | what |
+//! |---|---|
+//! | [`memtable`] | every version since the last freeze, sorted, in memory |
+//! | [`edit`] | version edits and the state they add up to: bytes ↔ types |
+//! | [`manifest`] | edits on the disk, `CURRENT` |
+//! | [`version`] | the set of live tables |
+//! | `flush` | the jobs that turn a memtable into an installed table |
+//! | `merge`, `run`, `scan` | iterators over all sources, in bounded slices |
+//! | `recovery` | opening a directory |
+//! | [`db`] | [`Db`]: the engine as a library, with its own log |
+//!
+//! [`Engine`] is single-threaded and deterministic: it blocks only in [`Engine::open`], reads no clock, and its work
+//! on the disk is jobs whose completions the owner brings back. It has no log: the owner replays one from
+//! [`Engine::flushed_applied`] on. In the daemon that is the Raft log; in [`Db`] the log is its own.
+//!
+//! Invariants:
+//! - `flushed_applied <= applied`, and `oldest_readable_seq <= last_seq`; none ever goes back.
+//! - Sequence numbers are assigned at apply, one an operation, in log order, and depend on nothing else.
+//! - The sources are disjoint in time: everything in a table is older than everything in a frozen memtable, and that
+//!   is older than everything in the active one; among tables, a higher number is newer. So the first hit counts.
+//! - A read at a sequence number sees exactly the versions at or before it, or gets `SnapshotTooOld`.
+//! - apply never refuses; [`Engine::write_room`] tells the owner when to stop asking.
+//!
+//! **Where compaction will be** (issue 5): a [`Lane::Compact`] job that merges tables of [`version::Version`] with
+//! `merge::Merge`, drops what `flush`'s horizon rule allows, and is installed by an edit that removes its inputs.
+//! Until then level 0 only grows: a get asks each table's filter, newest first.
 
+pub mod edit;
+pub mod error;
+mod flush;
+pub mod manifest;
 pub mod memtable;
+mod merge;
+mod recovery;
+mod run;
+mod scan;
+mod stats;
+pub mod version;
+
+pub use error::EngineError;
+pub use scan::{Scan, ScanEntry, ScanJob, ScanOptions, ScanSlice};
+pub use stats::EngineStats;
+
+use crate::base::batch::{BatchRef, Op};
+use crate::base::hash::key_hash;
+use crate::base::internal_key::ValueKind;
+use crate::base::{LogIndex, Nanos, SequenceNumber, Term};
+use crate::env::{Completion, Env, JobId, JobOutput, Lane};
+use crate::limits::{DEFAULT_MEMTABLE_BYTES, MANIFEST_ROTATE_BYTES, MAX_FROZEN_MEMTABLES};
+use crate::sstable::{BloomPolicy, BuildOptions};
+use bytes::Bytes;
+use edit::{State, VersionEdit};
+use flush::{BuildJob, Built, InstallJob, Installed};
+use manifest::{Change, Manifest};
+use memtable::{Lookup, Memtable};
+use std::collections::{BTreeMap, VecDeque};
+use std::path::PathBuf;
+use std::sync::Arc;
+use version::{LiveTable, Version};
+
+/// After a full disk, how long until a flush is tried again.
+const RETRY_NS: u64 = 1_000_000_000;
+
+/// How the engine is laid out. The defaults are the daemon's.
+#[derive(Clone, Debug)]
+pub struct EngineOptions {
+    /// The directory; created if missing. The owner holds its lock.
+    pub dir: PathBuf,
+    /// Memory of the active memtable at which it is frozen and flushed; at least 64 KiB make sense.
+    pub memtable_bytes: usize,
+    /// Size of a table's data blocks.
+    pub block_bytes: usize,
+    /// Bits of a table's bloom filter for each key.
+    pub bits_per_key: u32,
+    /// Size at which the manifest is replaced by a new one.
+    pub manifest_rotate_bytes: u64,
+}
+
+impl EngineOptions {
+    /// The defaults in `dir`.
+    #[must_use]
+    pub fn new(dir: impl Into<PathBuf>) -> Self {
+        Self {
+            dir: dir.into(),
+            memtable_bytes: DEFAULT_MEMTABLE_BYTES,
+            block_bytes: 4096,
+            bits_per_key: 10,
+            manifest_rotate_bytes: MANIFEST_ROTATE_BYTES,
+        }
+    }
+
+    fn build_options(&self) -> BuildOptions {
+        BuildOptions {
+            block_bytes: self.block_bytes,
+            filter: Arc::new(BloomPolicy::new(self.bits_per_key)),
+            ..BuildOptions::default()
+        }
+    }
+}
+
+/// The sequence numbers that apply gave to a batch. An empty batch has `last_seq` = `first_seq` - 1.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Applied {
+    /// Of its first operation.
+    pub first_seq: SequenceNumber,
+    /// Of its last operation.
+    pub last_seq: SequenceNumber,
+}
+
+/// What a get found, or the work that finds it.
+#[derive(Debug)]
+pub enum Get {
+    /// The value, and the sequence number that wrote it.
+    Found {
+        /// The sequence number that wrote it.
+        seq: SequenceNumber,
+        /// The value.
+        value: Bytes,
+    },
+    /// There is none.
+    Missing,
+    /// A table may hold it.
+    NeedsDisk(GetJob),
+}
+
+/// The rest of a get: pure, over immutable tables, for [`Lane::Read`].
+#[derive(Debug)]
+pub struct GetJob {
+    key: Vec<u8>,
+    hash: u64,
+    seq: SequenceNumber,
+    /// Tables that may hold the key, newest first.
+    tables: Vec<Arc<LiveTable>>,
+}
+
+impl GetJob {
+    /// Looks the key up; with the value comes the sequence number that wrote it. Blocks on the disk. An error
+    /// concerns this get only.
+    pub fn run(self) -> Result<Option<(SequenceNumber, Bytes)>, EngineError> {
+        for live in &self.tables {
+            if let Some((seq, kind, value)) = live.table.get(&self.key, self.seq, self.hash)? {
+                return Ok((kind == ValueKind::Put).then_some((seq, value)));
+            }
+        }
+        Ok(None)
+    }
+}
+
+/// Whether more writes should be admitted.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum WriteRoom {
+    /// Yes.
+    Ok,
+    /// No: [`MAX_FROZEN_MEMTABLES`] wait for their flush and the active one is full. Apply would still work, and
+    /// memory would grow.
+    Stalled,
+}
+
+/// What a completed job meant.
+pub enum JobOutcome {
+    /// It was not the engine's; here it is back.
+    NotMine(Completion),
+    /// Nothing that the owner acts on.
+    Nothing,
+    /// A flush is durable: the log up to this entry is no longer needed.
+    Flushed {
+        /// Its index.
+        index: LogIndex,
+        /// Its term.
+        term: Term,
+        /// The new table and its bytes; `None` when there was nothing but no-ops to flush.
+        table: Option<(u64, u64)>,
+    },
+}
+
+/// What the engine's jobs return.
+enum EngineOutput {
+    Built(Result<Built, EngineError>),
+    Installed(Box<Installed>),
+    /// A memtable was dropped off the loop.
+    Dropped,
+}
+
+#[derive(Debug)]
+struct Frozen {
+    memtable: Arc<Memtable>,
+    /// The last entry applied before the freeze.
+    applied: (LogIndex, Term),
+    /// The last sequence number before the freeze.
+    last_seq: SequenceNumber,
+}
+
+/// A flush that is on the disk and has yet to be installed.
+struct Install {
+    change: Change,
+    table: Option<Arc<LiveTable>>,
+    /// Whether the oldest frozen memtable goes with it.
+    pops: bool,
+}
+
+/// Where the one flush at a time is.
+enum Flush {
+    Idle,
+    Building { job: JobId, number: u64, horizon: SequenceNumber },
+    Installing { job: JobId, install: Install },
+    /// The disk was full.
+    Waiting { until: Nanos, then: Option<Install> },
+    /// A sync or write failed: the engine flushes no more.
+    Failed,
+}
+
+/// See the module.
+pub struct Engine {
+    env: Env,
+    options: EngineOptions,
+    active: Memtable,
+    /// Oldest first.
+    frozen: VecDeque<Frozen>,
+    version: Arc<Version>,
+    applied: (LogIndex, Term),
+    last_seq: SequenceNumber,
+    /// What the manifest says.
+    durable: State,
+    next_file: u64,
+    snapshots: BTreeMap<SequenceNumber, usize>,
+    /// `None` while a job has it.
+    manifest: Option<Manifest>,
+    flush: Flush,
+    read_only: Option<String>,
+    counters: stats::Counters,
+}
+
+impl Engine {
+    /// The last entry applied.
+    #[must_use]
+    pub const fn applied(&self) -> (LogIndex, Term) {
+        self.applied
+    }
+
+    /// The last entry whose effects are in tables: replay the log from the one after it.
+    #[must_use]
+    pub const fn flushed_applied(&self) -> (LogIndex, Term) {
+        self.durable.applied
+    }
+
+    /// The last sequence number assigned.
+    #[must_use]
+    pub const fn last_seq(&self) -> SequenceNumber {
+        self.last_seq
+    }
+
+    /// The oldest sequence number that can be read.
+    #[must_use]
+    pub const fn oldest_readable_seq(&self) -> SequenceNumber {
+        self.durable.oldest_readable
+    }
+
+    /// Applies the batch of log entry `index`: memory only, never refuses. Entries come in log order; one that was
+    /// applied before is a mistake of the owner and stops the process.
+    pub fn apply(&mut self, index: LogIndex, term: Term, batch: BatchRef<'_>) -> Applied {
+        assert!(
+            index > self.applied.0,
+            "entry {index} is applied after entry {}",
+            self.applied.0
+        );
+        if self.active_is_full() {
+            self.freeze();
+        }
+        let first_seq = self.last_seq.next();
+        for op in batch.ops() {
+            self.last_seq = self.last_seq.next();
+            match op {
+                Op::Put { key, value } => {
+                    self.active.insert(key, self.last_seq, ValueKind::Put, value);
+                }
+                Op::Delete { key } => {
+                    self.active.insert(key, self.last_seq, ValueKind::Delete, &[]);
+                }
+                Op::NoOp => {}
+            }
+        }
+        self.applied = (index, term);
+        Applied { first_seq, last_seq: self.last_seq }
+    }
+
+    /// The newest version of `key` at `seq` (`None` = the last sequence number). Never blocks: what memory and the
+    /// tables' filters cannot answer is a job.
+    pub fn get(&self, key: &[u8], seq: Option<SequenceNumber>) -> Result<Get, EngineError> {
+        let seq = self.check_seq(seq)?;
+        let memtables = std::iter::once(&self.active)
+            .chain(self.frozen.iter().rev().map(|frozen| &*frozen.memtable));
+        for memtable in memtables.filter(|m| !m.is_empty()) {
+            match memtable.get(key, seq) {
+                Lookup::Found(seq, value) => {
+                    return Ok(Get::Found { seq, value: Bytes::copy_from_slice(value) });
+                }
+                Lookup::Deleted(_) => return Ok(Get::Missing),
+                Lookup::Missing => {}
+            }
+        }
+        if self.version.tables().is_empty() {
+            return Ok(Get::Missing);
+        }
+        let hash = key_hash(key);
+        let candidates = self.version.tables().iter().filter(|t| t.may_hold(key, hash, seq));
+        let tables: Vec<_> = candidates.cloned().collect();
+        if tables.is_empty() {
+            return Ok(Get::Missing);
+        }
+        Ok(Get::NeedsDisk(GetJob { key: key.to_vec(), hash, seq, tables }))
+    }
+
+    /// One slice of a scan. Never blocks: when a table may hold a key of the range, the slice is a job.
+    pub fn scan(&self, options: &ScanOptions) -> Result<Scan, EngineError> {
+        let seq = self.check_seq(options.seq)?;
+        let frozen = self.frozen.iter().map(|frozen| &frozen.memtable);
+        scan::start(&self.active, frozen, &self.version, options, seq)
+    }
+
+    fn check_seq(&self, seq: Option<SequenceNumber>) -> Result<SequenceNumber, EngineError> {
+        let Some(seq) = seq else { return Ok(self.last_seq) };
+        if seq > self.last_seq {
+            return Err(EngineError::SnapshotInFuture { seq, last_seq: self.last_seq });
+        }
+        let oldest_readable = self.oldest_readable_seq();
+        if seq < oldest_readable {
+            return Err(EngineError::SnapshotTooOld { seq, oldest_readable });
+        }
+        Ok(seq)
+    }
+
+    /// Pins the present state: what a read at the returned sequence number sees stays readable until
+    /// [`Engine::release_snapshot`]. Pins are counted, and forgotten at a restart.
+    pub fn snapshot(&mut self) -> SequenceNumber {
+        *self.snapshots.entry(self.last_seq).or_insert(0) += 1;
+        self.last_seq
+    }
+
+    /// Gives back one pin of `seq`.
+    pub fn release_snapshot(&mut self, seq: SequenceNumber) {
+        match self.snapshots.get_mut(&seq) {
+            Some(1) => {
+                self.snapshots.remove(&seq);
+            }
+            Some(count) => *count -= 1,
+            None => debug_assert!(false, "snapshot {seq} is released and not pinned"),
+        }
+    }
+
+    /// Whether a flush should be started: a memtable is frozen, or the active one is full.
+    #[must_use]
+    pub fn needs_flush(&self) -> bool {
+        matches!(self.flush, Flush::Idle) && (!self.frozen.is_empty() || self.active_is_full())
+    }
+
+    /// Whether a flush is under way, waiting for space included.
+    #[must_use]
+    pub const fn is_flushing(&self) -> bool {
+        !matches!(self.flush, Flush::Idle | Flush::Failed)
+    }
+
+    /// Whether everything applied is in tables.
+    #[must_use]
+    pub fn is_flushed(&self) -> bool {
+        self.durable.applied == self.applied && self.frozen.is_empty() && self.active.is_empty()
+    }
+
+    /// Whether more writes should be admitted.
+    #[must_use]
+    pub fn write_room(&self) -> WriteRoom {
+        if self.frozen.len() >= MAX_FROZEN_MEMTABLES && self.active_is_full() {
+            WriteRoom::Stalled
+        } else {
+            WriteRoom::Ok
+        }
+    }
+
+    /// Why writes should be refused for now, when the disk was full at the last flush.
+    #[must_use]
+    pub fn read_only_reason(&self) -> Option<&str> {
+        self.read_only.as_deref()
+    }
+
+    fn active_is_full(&self) -> bool {
+        !self.active.is_empty()
+            && (self.active.memory_bytes() >= self.options.memtable_bytes || !self.active.has_room())
+    }
+
+    /// Freezes the active memtable, so that the flushes from here on hold everything applied so far. No-op when
+    /// nothing was applied since the last freeze.
+    pub fn freeze(&mut self) {
+        let last = self.frozen.back().map_or(self.durable.applied, |frozen| frozen.applied);
+        if last == self.applied {
+            debug_assert!(self.active.is_empty());
+            return;
+        }
+        let memtable = Arc::new(std::mem::take(&mut self.active));
+        self.frozen.push_back(Frozen { memtable, applied: self.applied, last_seq: self.last_seq });
+    }
+
+    /// Starts the flush of the oldest frozen memtable; freezes the active one first when there is none. Returns
+    /// whether a flush was started. No-op while one is under way or when there is nothing to flush.
+    pub fn start_flush(&mut self) -> bool {
+        if !matches!(self.flush, Flush::Idle) {
+            return false;
+        }
+        if self.frozen.is_empty() {
+            self.freeze();
+        }
+        let Some(oldest) = self.frozen.front() else { return false };
+        if oldest.memtable.is_empty() {
+            let install = self.prepare_install(None, 0, SequenceNumber::ZERO);
+            self.submit_install(install);
+            return true;
+        }
+        let oldest_pin = self.snapshots.keys().next().copied().unwrap_or(self.last_seq);
+        let horizon = oldest_pin.min(oldest.last_seq);
+        let number = self.next_file;
+        self.next_file += 1;
+        let build = BuildJob {
+            disk: Arc::clone(&self.env.disk),
+            dir: self.options.dir.clone(),
+            number,
+            memtable: Arc::clone(&oldest.memtable),
+            horizon,
+            options: self.options.build_options(),
+        };
+        let job = self.submit(Lane::Flush, move || EngineOutput::Built(build.run()));
+        self.flush = Flush::Building { job, number, horizon };
+        true
+    }
+
+    fn submit(&self, lane: Lane, work: impl FnOnce() -> EngineOutput + Send + 'static) -> JobId {
+        self.env.jobs.submit(lane, Box::new(move || Box::new(work()) as JobOutput))
+    }
+
+    /// Takes a completed job.
+    ///
+    /// # Errors
+    /// A table or the manifest could not be written or synced, for a reason other than space: the engine flushes no
+    /// more, and the process should stop. Reads still work.
+    pub fn job_done(&mut self, completion: Completion) -> Result<JobOutcome, EngineError> {
+        let Completion { id, lane, output, submitted_at, started_at, finished_at } = completion;
+        let not_mine = |output: JobOutput| {
+            let completion = Completion { id, lane, output, submitted_at, started_at, finished_at };
+            Ok(JobOutcome::NotMine(completion))
+        };
+        let output = match output.downcast::<EngineOutput>() {
+            Ok(output) => output,
+            Err(output) => return not_mine(output),
+        };
+        match (*output, std::mem::replace(&mut self.flush, Flush::Failed)) {
+            (EngineOutput::Dropped, flush) => {
+                self.flush = flush;
+                Ok(JobOutcome::Nothing)
+            }
+            (EngineOutput::Built(result), Flush::Building { job, number, horizon }) if job == id => {
+                self.counters.flush_ns += finished_at.since(started_at);
+                self.built(result, number, horizon, finished_at)
+            }
+            (EngineOutput::Installed(done), Flush::Installing { job, install }) if job == id => {
+                let Installed { manifest, result } = *done;
+                self.manifest = Some(manifest);
+                self.installed(install, result, finished_at)
+            }
+            (output, flush) => {
+                self.flush = flush;
+                not_mine(Box::new(output))
+            }
+        }
+    }
+
+    fn built(
+        &mut self,
+        result: Result<Built, EngineError>,
+        number: u64,
+        horizon: SequenceNumber,
+        now: Nanos,
+    ) -> Result<JobOutcome, EngineError> {
+        match result {
+            Ok(built) => {
+                debug_assert_eq!(built.table.meta.number, number);
+                let install = self.prepare_install(Some(built.table), built.dropped, horizon);
+                self.submit_install(install);
+                Ok(JobOutcome::Nothing)
+            }
+            Err(e) => self.flush_failed(e, None, now),
+        }
+    }
+
+    /// The edit that installs the oldest frozen memtable's table.
+    fn prepare_install(
+        &mut self,
+        table: Option<Arc<LiveTable>>,
+        dropped: u64,
+        horizon: SequenceNumber,
+    ) -> Install {
+        let oldest = self.frozen.front().expect("a flush has a frozen memtable");
+        let mut edit = VersionEdit {
+            applied: Some(oldest.applied),
+            last_seq: Some(oldest.last_seq),
+            ..VersionEdit::default()
+        };
+        if dropped > 0 && horizon > self.durable.oldest_readable {
+            edit.oldest_readable = Some(horizon);
+        }
+        edit.added.extend(table.iter().map(|t| t.meta.clone()));
+        self.counters.versions_dropped += dropped;
+        self.change_for(edit, table, true)
+    }
+
+    fn change_for(
+        &mut self,
+        mut edit: VersionEdit,
+        table: Option<Arc<LiveTable>>,
+        pops: bool,
+    ) -> Install {
+        let rotate_number = self.next_file;
+        self.next_file += 1;
+        edit.next_file = Some(self.next_file);
+        let mut state = self.durable.clone();
+        state.apply(&edit).expect("the engine's own edits fit its state");
+        Install { change: Change { edit, state, rotate_number }, table, pops }
+    }
+
+    fn submit_install(&mut self, install: Install) {
+        let manifest = self.manifest.take().expect("one installation at a time");
+        let change = install.change.clone();
+        let work = InstallJob { manifest, change, rotate_bytes: self.options.manifest_rotate_bytes };
+        let job = self
+            .submit(Lane::Manifest, move || EngineOutput::Installed(Box::new(work.run())));
+        self.flush = Flush::Installing { job, install };
+    }
+
+    fn installed(
+        &mut self,
+        install: Install,
+        result: Result<(), EngineError>,
+        now: Nanos,
+    ) -> Result<JobOutcome, EngineError> {
+        if let Err(e) = result {
+            return self.flush_failed(e, Some(install), now);
+        }
+        self.durable = install.change.state;
+        self.flush = Flush::Idle;
+        self.read_only = None;
+        let table = install.table.as_ref().map(|t| (t.meta.number, t.meta.bytes));
+        if let Some(table) = install.table {
+            self.counters.flushes += 1;
+            self.counters.flushed_bytes += table.meta.bytes;
+            self.version = Arc::new(self.version.with_newest(table));
+        }
+        if !install.pops {
+            return Ok(JobOutcome::Nothing);
+        }
+        let frozen = self.frozen.pop_front().expect("the flushed memtable is the oldest");
+        if !frozen.memtable.is_empty() {
+            // Freeing a large memtable takes milliseconds: not on the loop.
+            self.submit(Lane::Maintenance, move || {
+                drop(frozen.memtable);
+                EngineOutput::Dropped
+            });
+        }
+        let (index, term) = self.durable.applied;
+        Ok(JobOutcome::Flushed { index, term, table })
+    }
+
+    fn flush_failed(
+        &mut self,
+        error: EngineError,
+        then: Option<Install>,
+        now: Nanos,
+    ) -> Result<JobOutcome, EngineError> {
+        if !error.is_disk_full() {
+            self.flush = Flush::Failed;
+            return Err(error);
+        }
+        log::warn!("flush: {error}; the data stays in memory and in the log, next try in 1 s");
+        self.read_only = Some(format!("the disk is full: {error}"));
+        self.flush = Flush::Waiting { until: now.plus(RETRY_NS), then };
+        Ok(JobOutcome::Nothing)
+    }
+
+    /// Tries again what a full disk stopped, a second after it did. Call it now and then.
+    pub fn tick(&mut self, now: Nanos) {
+        match &self.flush {
+            Flush::Waiting { until, .. } if *until <= now => self.retry_now(),
+            _ => {}
+        }
+    }
+
+    /// Tries again at once what a full disk stopped.
+    pub fn retry_now(&mut self) {
+        match std::mem::replace(&mut self.flush, Flush::Idle) {
+            Flush::Waiting { then: Some(mut install), .. } => {
+                // A new number: a file of the old one may have been left behind.
+                install.change.rotate_number = self.next_file;
+                self.next_file += 1;
+                install.change.state.next_file = self.next_file;
+                self.submit_install(install);
+            }
+            Flush::Waiting { then: None, .. } => {
+                if self.start_flush() {
+                    return;
+                }
+                if self.manifest.as_ref().is_some_and(|m| m.number().is_none()) {
+                    // The disk was full when the engine was opened.
+                    let install = self.change_for(VersionEdit::default(), None, false);
+                    self.submit_install(install);
+                } else {
+                    self.read_only = None;
+                }
+            }
+            other => self.flush = other,
+        }
+    }
+
+    /// When [`Engine::tick`] has something to do.
+    #[must_use]
+    pub const fn next_wakeup(&self) -> Option<Nanos> {
+        match &self.flush {
+            Flush::Waiting { until, .. } => Some(*until),
+            _ => None,
+        }
+    }
+}
+
+impl std::fmt::Debug for Engine {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Engine")
+            .field("dir", &self.options.dir)
+            .field("applied", &self.applied)
+            .field("last_seq", &self.last_seq)
+            .field("durable", &self.durable)
+            .finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,128 @@
+//! Opening an engine's directory.
+//!
+//! 1. `CURRENT` names the manifest; without one the directory is new, unless it holds tables.
+//! 2. The manifest's edits add up to the state. A torn last edit was never counted on, and is dropped.
+//! 3. Every table of the state is opened. A missing or different one is fatal: nothing has been changed so far.
+//! 4. A new manifest with one full edit is written and `CURRENT` made to name it. On a full disk this waits: the engine
+//!    opens read-only and retries from [`Engine::tick`].
+//! 5. Files that the state does not name are removed: unfinished tables, old manifests, temporary files.
+//!
+//! Time and memory grow with the number of tables (footer, index, and filter of each), not with the data.
+
+use super::edit::State;
+use super::error::EngineError;
+use super::manifest::{self, Manifest, TMP_SUFFIX, parse_table_file_name, remove_or_warn};
+use super::memtable::Memtable;
+use super::version::Version;
+use super::{Engine, EngineOptions, Flush, stats};
+use crate::env::{DirEntry, Env};
+use crate::wal::LogKind;
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::Arc;
+
+impl Engine {
+    /// Opens the engine in `options.dir`, creating it when there is none. Blocks. The owner holds the directory's lock.
+    ///
+    /// # Errors
+    /// [`EngineError::MissingTable`], [`EngineError::WrongTable`], [`EngineError::CurrentMissing`],
+    /// [`EngineError::Corrupt`], [`EngineError::Unsupported`], or an I/O error: nothing was changed, or only what the
+    /// next open repeats.
+    pub fn open(env: &Env, options: EngineOptions) -> Result<Self, EngineError> {
+        let (disk, dir) = (&*env.disk, options.dir.as_path());
+        disk.create_dir_all(dir)?;
+        let files = disk.list(dir)?;
+        let current = manifest::read_current(disk, dir)?;
+        let mut state = match current {
+            Some(number) => read_manifest(env, &options, number)?,
+            None => new_state(&options, &files)?,
+        };
+        let version = Version::open(disk, dir, &state)?;
+        // Never reuse a number, not even one of a file that no edit names.
+        let highest = files.iter().filter_map(|f| file_number(&f.name)).max().unwrap_or(0);
+        state.next_file = state.next_file.max(highest + 1).max(1);
+        let manifest_number = state.next_file;
+        state.next_file += 1;
+
+        let mut manifest = Manifest::new(Arc::clone(&env.disk), options.dir.clone());
+        let mut read_only = None;
+        let mut flush = Flush::Idle;
+        match manifest.rotate(manifest_number, &state) {
+            Ok(()) => remove_orphans(env, &options, &files, &state, manifest_number),
+            Err(e) if e.is_disk_full() && current.is_some() => {
+                log::warn!("open: {e}; starting read-only");
+                read_only = Some(format!("the disk is full: {e}"));
+                flush = Flush::Waiting { until: env.clock.now(), then: None };
+            }
+            Err(e) => return Err(e),
+        }
+        Ok(Self {
+            env: env.clone(),
+            active: Memtable::new(),
+            frozen: VecDeque::new(),
+            version: Arc::new(version),
+            applied: state.applied,
+            last_seq: state.last_seq,
+            next_file: state.next_file,
+            durable: state,
+            snapshots: BTreeMap::new(),
+            manifest: Some(manifest),
+            flush,
+            read_only,
+            counters: stats::Counters::default(),
+            options,
+        })
+    }
+}
+
+fn read_manifest(env: &Env, options: &EngineOptions, number: u64) -> Result<State, EngineError> {
+    let path = options.dir.join(LogKind::Manifest.file_name(number));
+    if !env.disk.exists(&path)? {
+        let current = options.dir.join(manifest::CURRENT);
+        let expected = format!("the name of a manifest that is there, not {}", path.display());
+        return Err(EngineError::corrupt(&current, 0, expected, "a name without a file"));
+    }
+    let replay = manifest::replay(&*env.disk, &path, Some(number), &mut |_, _| {})?;
+    if let Some(cut) = replay.torn_tail {
+        log::warn!("manifest: {cut}; an edit there was never acknowledged");
+    }
+    Ok(replay.state)
+}
+
+fn new_state(options: &EngineOptions, files: &[DirEntry]) -> Result<State, EngineError> {
+    match files.iter().find(|f| parse_table_file_name(&f.name).is_some()) {
+        None => Ok(State::default()),
+        Some(table) => Err(EngineError::CurrentMissing {
+            path: options.dir.join(manifest::CURRENT),
+            example: table.name.clone(),
+        }),
+    }
+}
+
+/// The number of a file of ours, finished or not.
+fn file_number(name: &str) -> Option<u64> {
+    let name = name.strip_suffix(TMP_SUFFIX).unwrap_or(name);
+    parse_table_file_name(name).or_else(|| LogKind::Manifest.parse_file_name(name))
+}
+
+/// Removes what `state` does not name. Files that are not ours stay.
+fn remove_orphans(
+    env: &Env,
+    options: &EngineOptions,
+    files: &[DirEntry],
+    state: &State,
+    manifest_number: u64,
+) {
+    for file in files.iter().filter(|f| !f.is_dir) {
+        let unfinished = file.name.ends_with(TMP_SUFFIX)
+            && (file_number(&file.name).is_some()
+                || file.name.strip_suffix(TMP_SUFFIX) == Some(manifest::CURRENT));
+        let old_manifest =
+            LogKind::Manifest.parse_file_name(&file.name).is_some_and(|n| n != manifest_number);
+        let orphan_table =
+            parse_table_file_name(&file.name).is_some_and(|n| !state.tables.contains_key(&n));
+        if unfinished || old_manifest || orphan_table {
+            log::info!("open: removing {}, which nothing names", file.name);
+            remove_or_warn(&*env.disk, &options.dir.join(&file.name));
+        }
+    }
+}
