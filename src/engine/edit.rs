@@ -114,7 +114,11 @@ impl VersionEdit {
     pub fn encode(&self) -> Vec<u8> {
         let mut out = vec![EDIT_VERSION, if self.full { FLAG_FULL } else { 0 }];
         if let Some((index, term)) = self.applied {
-            put_field(&mut out, tag::APPLIED, &[index.0.to_be_bytes(), term.0.to_be_bytes()].concat());
+            put_field(
+                &mut out,
+                tag::APPLIED,
+                &[index.0.to_be_bytes(), term.0.to_be_bytes()].concat(),
+            );
         }
         let numbers = [
             (tag::LAST_SEQ, self.last_seq.map(|s| s.0)),
@@ -339,7 +343,9 @@ impl State {
         }
         for &(level, number) in &edit.removed {
             if self.tables.remove(&number).is_none_or(|t| t.level != level) {
-                return Err(format!("table {number:016x} of level {level} is removed and not there"));
+                return Err(format!(
+                    "table {number:016x} of level {level} is removed and not there"
+                ));
             }
         }
         for table in &edit.added {

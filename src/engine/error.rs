@@ -121,7 +121,9 @@ impl EngineError {
     #[must_use]
     pub const fn io(&self) -> Option<&IoError> {
         match self {
-            Self::Io(e) | Self::Table(TableError::Io(e)) | Self::Manifest(WalError::Io(e)) => Some(e),
+            Self::Io(e) | Self::Table(TableError::Io(e)) | Self::Manifest(WalError::Io(e)) => {
+                Some(e)
+            }
             Self::Manifest(WalError::DiskFull { source }) => Some(source),
             _ => None,
         }

@@ -227,7 +227,6 @@ fn read_edit(
 }
 
 /// Appends edits to the manifest that `CURRENT` names. Blocking: it travels into a job and back.
-#[derive(Debug)]
 pub struct Manifest {
     disk: Arc<dyn Disk>,
     dir: PathBuf,
@@ -303,7 +302,8 @@ impl Manifest {
     pub fn rotate(&mut self, number: u64, state: &State) -> Result<(), EngineError> {
         match self.try_rotate(number, state) {
             Ok(writer) => {
-                let old = self.open.replace(OpenManifest { number, writer, edits: 1, pending: false });
+                let old =
+                    self.open.replace(OpenManifest { number, writer, edits: 1, pending: false });
                 if let Some(old) = old {
                     remove_or_warn(&*self.disk, &self.path_of(old.number));
                 }

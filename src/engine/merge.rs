@@ -13,7 +13,6 @@ use std::cmp::Ordering;
 use std::sync::Arc;
 
 /// One sorted input.
-#[derive(Debug)]
 pub enum Source<'a> {
     /// The active memtable, borrowed.
     Active(MemIter<&'a Memtable>),
@@ -76,7 +75,6 @@ impl Source<'_> {
 }
 
 /// See the module.
-#[derive(Debug)]
 pub struct Merge<'a> {
     /// `sources[..live]` is the heap; the rest are at their end.
     sources: Vec<Source<'a>>,

@@ -43,6 +43,8 @@ mod recovery;
 mod run;
 mod scan;
 mod stats;
+#[cfg(test)]
+mod tests;
 pub mod version;
 
 pub use error::EngineError;
@@ -209,10 +211,20 @@ struct Install {
 /// Where the one flush at a time is.
 enum Flush {
     Idle,
-    Building { job: JobId, number: u64, horizon: SequenceNumber },
-    Installing { job: JobId, install: Install },
+    Building {
+        job: JobId,
+        number: u64,
+        horizon: SequenceNumber,
+    },
+    Installing {
+        job: JobId,
+        install: Install,
+    },
     /// The disk was full.
-    Waiting { until: Nanos, then: Option<Install> },
+    Waiting {
+        until: Nanos,
+        then: Option<Install>,
+    },
     /// A sync or write failed: the engine flushes no more.
     Failed,
 }
@@ -266,11 +278,7 @@ impl Engine {
     /// Applies the batch of log entry `index`: memory only, never refuses. Entries come in log order; one that was
     /// applied before is a mistake of the owner and stops the process.
     pub fn apply(&mut self, index: LogIndex, term: Term, batch: BatchRef<'_>) -> Applied {
-        assert!(
-            index > self.applied.0,
-            "entry {index} is applied after entry {}",
-            self.applied.0
-        );
+        assert!(index > self.applied.0, "entry {index} is applied after entry {}", self.applied.0);
         if self.active_is_full() {
             self.freeze();
         }
@@ -391,7 +399,8 @@ impl Engine {
 
     fn active_is_full(&self) -> bool {
         !self.active.is_empty()
-            && (self.active.memory_bytes() >= self.options.memtable_bytes || !self.active.has_room())
+            && (self.active.memory_bytes() >= self.options.memtable_bytes
+                || !self.active.has_room())
     }
 
     /// Freezes the active memtable, so that the flushes from here on hold everything applied so far. No-op when
@@ -462,7 +471,9 @@ impl Engine {
                 self.flush = flush;
                 Ok(JobOutcome::Nothing)
             }
-            (EngineOutput::Built(result), Flush::Building { job, number, horizon }) if job == id => {
+            (EngineOutput::Built(result), Flush::Building { job, number, horizon })
+                if job == id =>
+            {
                 self.counters.flush_ns += finished_at.since(started_at);
                 self.built(result, number, horizon, finished_at)
             }
@@ -534,9 +545,10 @@ impl Engine {
     fn submit_install(&mut self, install: Install) {
         let manifest = self.manifest.take().expect("one installation at a time");
         let change = install.change.clone();
-        let work = InstallJob { manifest, change, rotate_bytes: self.options.manifest_rotate_bytes };
-        let job = self
-            .submit(Lane::Manifest, move || EngineOutput::Installed(Box::new(work.run())));
+        let work =
+            InstallJob { manifest, change, rotate_bytes: self.options.manifest_rotate_bytes };
+        let job =
+            self.submit(Lane::Manifest, move || EngineOutput::Installed(Box::new(work.run())));
         self.flush = Flush::Installing { job, install };
     }
 

@@ -50,7 +50,7 @@ impl Run {
         let mut iter = MemIter::new(table);
         iter.seek(start, seek_trailer(seq));
         for step in 0.. {
-            let Some(entry) = iter.entry().filter(|e| end.is_none_or(|end| e.key < end)) else {
+            let Some(entry) = iter.entry_ref().filter(|e| end.is_none_or(|end| e.key < end)) else {
                 return (run, None);
             };
             let size = entry.key.len() + if limits.keys_only { 0 } else { entry.value.len() };
@@ -90,12 +90,6 @@ impl Run {
         let (key, value) =
             self.bytes[item.start..][..item.key_len + item.value_len].split_at(item.key_len);
         Some(EntryRef { key, trailer: item.trailer, value })
-    }
-
-    /// Whether it has no entries.
-    #[must_use]
-    pub fn is_empty(&self) -> bool {
-        self.items.is_empty()
     }
 }
 

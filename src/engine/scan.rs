@@ -100,7 +100,8 @@ impl ScanJob {
             (Some(end), Some(run_end)) => Some(end.min(run_end)),
             (end, run_end) => end.as_ref().or(run_end.as_ref()),
         };
-        let mut slice = slice(Merge::new(sources), &self.options, end.map(Vec::as_slice), self.seq)?;
+        let mut slice =
+            slice(Merge::new(sources), &self.options, end.map(Vec::as_slice), self.seq)?;
         if slice.resume.is_none() {
             slice.resume = self.run_end;
         }
@@ -138,11 +139,8 @@ pub(super) fn start<'a>(
         sources.extend(frozen.map(|t| Source::Frozen(MemIter::new(Arc::clone(t)))));
         return slice(Merge::new(sources), &options, end, seq).map(Scan::Done);
     }
-    let limits = RunLimits {
-        live: options.limit,
-        bytes: options.max_bytes,
-        keys_only: options.keys_only,
-    };
+    let limits =
+        RunLimits { live: options.limit, bytes: options.max_bytes, keys_only: options.keys_only };
     let (run, run_end) = Run::copy(active, &options.start, end, seq, limits);
     let frozen = frozen.cloned().collect();
     Ok(Scan::NeedsDisk(ScanJob { options, seq, run, run_end, frozen, tables }))
