@@ -36,6 +36,8 @@ pub struct ProbeOptions {
     pub key_size: usize,
     /// Bytes in a value.
     pub value_size: usize,
+    /// Only append + fdatasync, no servers.
+    pub files_only: bool,
 }
 
 /// One row of the server probes.
@@ -67,6 +69,11 @@ pub struct ProbeReport {
 /// Runs all rows and prints them.
 pub fn run(options: &ProbeOptions) -> Result<ProbeReport, String> {
     let files = probe_files(options)?;
+    let servers = if options.files_only { Vec::new() } else { probe_servers(options)? };
+    Ok(ProbeReport { schema: 1, files, servers, environment: Environment::read() })
+}
+
+fn probe_servers(options: &ProbeOptions) -> Result<Vec<ServerProbe>, String> {
     let mut servers = Vec::new();
     println!(
         "\n{:<8}{:>12}{:>12}{:>10}{:>10}{:>12}",
@@ -87,7 +94,7 @@ pub fn run(options: &ProbeOptions) -> Result<ProbeReport, String> {
             servers.push(row);
         }
     }
-    Ok(ProbeReport { schema: 1, files, servers, environment: Environment::read() })
+    Ok(servers)
 }
 
 fn probe_files(options: &ProbeOptions) -> Result<Vec<FileProbe>, String> {
@@ -203,6 +210,7 @@ mod tests {
             duration: Duration::from_millis(100),
             key_size: 16,
             value_size: 100,
+            files_only: false,
         };
         for sync in [SyncMode::None, SyncMode::Inline, SyncMode::Helper] {
             for (clients, pipeline) in [(1, 1), (20, 16)] {

@@ -41,6 +41,9 @@ enum Command {
         /// Bytes in a value
         #[arg(long, default_value_t = 100)]
         value_size: usize,
+        /// Only append + fdatasync, no servers
+        #[arg(long)]
+        files_only: bool,
         /// Write the rows as JSON; - is stdout
         #[arg(long, value_name = "FILE")]
         json: Option<PathBuf>,
@@ -74,8 +77,9 @@ fn main() -> ExitCode {
 
 fn run(command: Command) -> Result<(), String> {
     match command {
-        Command::Probe { dir, duration, key_size, value_size, json } => {
-            let report = probe::run(&ProbeOptions { dir, duration, key_size, value_size })?;
+        Command::Probe { dir, duration, key_size, value_size, files_only, json } => {
+            let options = ProbeOptions { dir, duration, key_size, value_size, files_only };
+            let report = probe::run(&options)?;
             json.map_or(Ok(()), |path| write_json(&path, &report))
         }
         Command::Ideal { listen, sync, dir, log_size } => {
