@@ -33,6 +33,7 @@ mod config;
 mod identity;
 mod map_machine;
 mod reads;
+pub mod sim;
 mod snapshots;
 mod space;
 mod state_machine;
