@@ -1,1 +1,484 @@
-//! (written in its own commit)
+//! L3: the blocking client library.
+//!
+//! ```no_run
+//! use beachdb::client::Client;
+//!
+//! let mut client = Client::connect("127.0.0.1:7400")?;
+//! client.put(b"beach", b"sand")?; // durable when this returns Ok
+//! let found = client.get(b"beach")?.expect("just written");
+//! assert_eq!(&found.value[..], b"sand");
+//! # Ok::<(), beachdb::client::ClientError>(())
+//! ```
+//!
+//! A [`Client`] is one connection with one request in flight, for one thread; make one per thread. Many writes at once:
+//! [`Client::pipeline`]. Pages of a range at one moment: [`Client::scan`].
+//!
+//! ```text
+//!   call ──► connect (each endpoint in turn) ──► HELLO ──► send ──► receive ──► answer
+//!              │ fails                                      │ fails   │ fails
+//!              ▼                                            ▼         ▼
+//!            not sent: try again                      not sent     read:  try again
+//!            inside the deadline                     (try again)   write: Unknown, never sent twice
+//! ```
+//!
+//! Invariants:
+//! - **A write is sent again only when it is known not to be applied**: the frame did not leave completely, or the server
+//!   answered `not_applied` with a retryable code. Anything else is [`ClientError::Unknown`].
+//! - Every call ends by its deadline ([`ClientOptions::timeout`]), retries and back-off included, plus a quarter of a
+//!   second in which the server's own "deadline exceeded" can still arrive and say what became of the write.
+//! - A connection that failed in any way is dropped, never reused.
+//!
+//! What it does not do: share a connection between threads, keep a pool, follow the leader's address (until there
+//! is more than one node it rotates through its endpoints), or make writes exactly-once.
+
+mod connection;
+mod error;
+mod pipeline;
+mod scan;
+#[cfg(test)]
+mod tests;
+
+pub use crate::proto::{Effect, ErrorCode, ErrorReply, HelloReply, ScanEntry, ScanReply};
+pub use error::ClientError;
+pub use pipeline::{Pipeline, Ticket};
+pub use scan::{Scan, ScanOptions};
+
+use crate::base::batch::{BatchError, BatchRef, WriteBatch};
+use crate::base::{LogIndex, Nanos, SequenceNumber};
+use crate::env::os::{OsClock, OsRandom, pause};
+use crate::env::{Clock, Random};
+use crate::limits::MAX_KEY_BYTES;
+use crate::proto::{Opcode, Request, Response, ScanRequest};
+use bytes::Bytes;
+use connection::{Broken, Connection, decode_reply, left};
+use std::time::Duration;
+
+const FIRST_BACKOFF: Duration = Duration::from_millis(10);
+const LAST_BACKOFF: Duration = Duration::from_millis(500);
+
+/// How to reach the cluster, and how long to try.
+#[derive(Clone, Debug)]
+pub struct ClientOptions {
+    /// `HOST:PORT` of each node; tried in turn.
+    pub endpoints: Vec<String>,
+    /// The deadline of a call, from its beginning to its answer, retries included.
+    pub timeout: Duration,
+    /// Longest wait for one TCP connection.
+    pub connect_timeout: Duration,
+    /// What the client calls itself in the server's log; at most 255 bytes.
+    pub name: String,
+    /// The cluster id to insist on; empty = any.
+    pub cluster: String,
+}
+
+impl ClientOptions {
+    /// The defaults: a deadline of 5 s, 2 s to connect, any cluster.
+    #[must_use]
+    pub fn new(endpoints: impl IntoIterator<Item = impl Into<String>>) -> Self {
+        Self {
+            endpoints: endpoints.into_iter().map(Into::into).collect(),
+            timeout: Duration::from_secs(5),
+            connect_timeout: Duration::from_secs(2),
+            name: format!("beachdb-client {}", crate::VERSION),
+            cluster: String::new(),
+        }
+    }
+}
+
+/// A value that was found.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Found {
+    /// The value.
+    pub value: Bytes,
+    /// The sequence number of the operation that set it.
+    pub seq: SequenceNumber,
+    /// The last operation applied when it was read.
+    pub applied: SequenceNumber,
+}
+
+/// A write that is durable and applied.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Written {
+    /// Its log entry.
+    pub index: LogIndex,
+    /// The sequence number of its first operation.
+    pub first_seq: SequenceNumber,
+    /// The sequence number of its last operation.
+    pub last_seq: SequenceNumber,
+}
+
+/// A blocking client; see the [module](self).
+#[derive(Debug)]
+pub struct Client {
+    options: ClientOptions,
+    clock: OsClock,
+    random: OsRandom,
+    connection: Option<Connection>,
+    /// The endpoint in use, or to try first.
+    current: usize,
+    out: Vec<u8>,
+    retries: u64,
+}
+
+/// How one attempt ended without an answer.
+enum Attempt {
+    /// The server cannot have taken the request.
+    NotSent(String),
+    /// The server may have taken the request.
+    Lost(String),
+    /// The server refused it and closes the connection.
+    Refused(ErrorReply),
+    /// Whoever is there does not speak the protocol.
+    Protocol(String),
+}
+
+impl Client {
+    /// Connects to one node with the default options.
+    pub fn connect(endpoint: &str) -> Result<Self, ClientError> {
+        Self::with_options(ClientOptions::new([endpoint]))
+    }
+
+    /// Connects to the first endpoint that answers; each is tried once.
+    pub fn with_options(options: ClientOptions) -> Result<Self, ClientError> {
+        let mut client = Self {
+            options,
+            clock: OsClock::new(),
+            random: OsRandom::new(),
+            connection: None,
+            current: 0,
+            out: Vec::new(),
+            retries: 0,
+        };
+        let deadline = client.deadline();
+        match client.ensure_connected(deadline) {
+            Ok(()) => Ok(client),
+            Err(attempt) => Err(client.failure(attempt, Effect::None)),
+        }
+    }
+
+    /// What the server said about itself when the connection was made; `None` after it broke.
+    #[must_use]
+    pub fn server(&self) -> Option<&HelloReply> {
+        self.connection.as_ref().map(|c| &c.hello)
+    }
+
+    /// The endpoint in use, or the one to be tried next.
+    #[must_use]
+    pub fn endpoint(&self) -> &str {
+        self.options.endpoints.get(self.current).map_or("(no endpoint)", String::as_str)
+    }
+
+    /// How many times a request was sent again so far.
+    #[must_use]
+    pub const fn retries(&self) -> u64 {
+        self.retries
+    }
+
+    /// Changes the deadline of the calls from now on.
+    pub const fn set_timeout(&mut self, timeout: Duration) {
+        self.options.timeout = timeout;
+    }
+
+    /// Asks whether the connection and the server's loop are alive.
+    pub fn ping(&mut self) -> Result<(), ClientError> {
+        match self.call(&Request::Ping)? {
+            Response::Pong => Ok(()),
+            other => Err(self.unexpected(Opcode::Ping, &other)),
+        }
+    }
+
+    /// Reads a key; `None` when it has no value.
+    pub fn get(&mut self, key: &[u8]) -> Result<Option<Found>, ClientError> {
+        self.get_at(key, SequenceNumber::ZERO)
+    }
+
+    /// Reads a key as of a snapshot (0 = now): the one of a scan, or the last sequence of a write.
+    pub fn get_at(
+        &mut self,
+        key: &[u8],
+        snapshot: SequenceNumber,
+    ) -> Result<Option<Found>, ClientError> {
+        check_key(key)?;
+        match self.call(&Request::Get { key, snapshot })? {
+            Response::Value { seq, applied, value } => Ok(Some(Found { value, seq, applied })),
+            Response::NotFound { .. } => Ok(None),
+            other => Err(self.unexpected(Opcode::Get, &other)),
+        }
+    }
+
+    /// Sets a key. When this returns `Ok`, it is durable on a majority and applied.
+    pub fn put(&mut self, key: &[u8], value: &[u8]) -> Result<Written, ClientError> {
+        let mut batch = WriteBatch::new();
+        batch.put(key, value)?;
+        self.write_as(Opcode::Put, &batch)
+    }
+
+    /// Deletes a key, there or not. When this returns `Ok`, it is durable on a majority and applied.
+    pub fn delete(&mut self, key: &[u8]) -> Result<Written, ClientError> {
+        let mut batch = WriteBatch::new();
+        batch.delete(key)?;
+        self.write_as(Opcode::Delete, &batch)
+    }
+
+    /// Applies a batch atomically. When this returns `Ok`, all of it is durable on a majority and applied; on an
+    /// error [`ClientError::effect`] speaks for all of it.
+    pub fn write(&mut self, batch: &WriteBatch) -> Result<Written, ClientError> {
+        self.write_as(Opcode::Write, batch)
+    }
+
+    fn write_as(&mut self, opcode: Opcode, batch: &WriteBatch) -> Result<Written, ClientError> {
+        let batch = BatchRef::parse(batch.as_bytes())?;
+        batch.check_user()?;
+        match self.call(&Request::Write { opcode, batch })? {
+            Response::Written { index, first_seq, last_seq } => {
+                Ok(Written { index, first_seq, last_seq })
+            }
+            other => Err(self.unexpected(opcode, &other)),
+        }
+    }
+
+    /// One page of a range or prefix; [`Client::scan`] asks for all pages.
+    pub fn scan_page(&mut self, request: &ScanRequest<'_>) -> Result<ScanReply, ClientError> {
+        match self.call(&Request::Scan(*request))? {
+            Response::Scan(reply) => Ok(reply),
+            other => Err(self.unexpected(Opcode::Scan, &other)),
+        }
+    }
+
+    /// The keys of a range or prefix, all at one moment, fetched page by page.
+    pub fn scan(&mut self, options: ScanOptions) -> Scan<'_> {
+        Scan::new(self, options)
+    }
+
+    /// The node's state: a JSON document.
+    pub fn status(&mut self) -> Result<String, ClientError> {
+        match self.call(&Request::Status)? {
+            Response::Status(json) => Ok(json),
+            other => Err(self.unexpected(Opcode::Status, &other)),
+        }
+    }
+
+    /// The engine's figures: a JSON document.
+    pub fn stats(&mut self) -> Result<String, ClientError> {
+        match self.call(&Request::Stats)? {
+            Response::Stats(json) => Ok(json),
+            other => Err(self.unexpected(Opcode::Stats, &other)),
+        }
+    }
+
+    /// Many writes in flight at once, at most `window` of them; see [`Pipeline`].
+    pub fn pipeline(&mut self, window: usize) -> Pipeline<'_> {
+        Pipeline::new(self, window)
+    }
+
+    /// Writes many batches with up to `window` in flight, and returns an outcome for each, in order. Batches that are
+    /// taken are applied in this order; none is sent twice, and a refused one does not stop those behind it.
+    pub fn write_many<'b>(
+        &mut self,
+        batches: impl IntoIterator<Item = &'b WriteBatch>,
+        window: usize,
+    ) -> Vec<Result<Written, ClientError>> {
+        let mut outcomes = std::collections::BTreeMap::new();
+        let mut next = 0u64;
+        let mut pipeline = self.pipeline(window);
+        for batch in batches {
+            if pipeline.is_full()
+                && let Some((ticket, outcome)) = pipeline.wait()
+            {
+                outcomes.insert(ticket, outcome);
+            }
+            match pipeline.submit(batch) {
+                Ok(ticket) => next = ticket.0 + 1,
+                Err(e) => {
+                    outcomes.insert(Ticket(next), Err(e));
+                    pipeline.skip_ticket();
+                    next += 1;
+                }
+            }
+        }
+        while let Some((ticket, outcome)) = pipeline.wait() {
+            outcomes.insert(ticket, outcome);
+        }
+        outcomes.into_values().collect()
+    }
+
+    /// Makes a request and waits for its answer, with the retries that are safe. An error reply becomes an `Err`.
+    pub fn call(&mut self, request: &Request<'_>) -> Result<Response, ClientError> {
+        let lost_effect = Effect::lost(request.opcode());
+        let deadline = self.deadline();
+        let mut backoff = FIRST_BACKOFF;
+        loop {
+            let (error, wait) = match self.attempt(request, deadline) {
+                Ok(Response::Error(reply)) => {
+                    let wait = Duration::from_millis(reply.retry_after_ms.into());
+                    self.after_refusal(&reply);
+                    (self.refused(reply), wait)
+                }
+                Ok(response) => return Ok(response),
+                Err(attempt) => (self.failure(attempt, lost_effect), Duration::ZERO),
+            };
+            if !error.safe_to_retry() {
+                return Err(error);
+            }
+            let pause_for = wait.max(self.jitter(backoff));
+            if pause_for >= left(&self.clock, deadline) {
+                return Err(error);
+            }
+            pause(pause_for);
+            backoff = (backoff * 2).min(LAST_BACKOFF);
+            self.retries += 1;
+        }
+    }
+
+    fn attempt(&mut self, request: &Request<'_>, deadline: Nanos) -> Result<Response, Attempt> {
+        if self.connection.as_mut().is_some_and(|c| c.is_stale(&self.clock)) {
+            self.connection = None;
+        }
+        self.ensure_connected(deadline)?;
+        let mut connection = self.connection.take().expect("connected above");
+        self.out.clear();
+        let id = connection
+            .encode(&mut self.out, request, &self.clock, deadline)
+            .and_then(|id| connection.send(&self.out, &self.clock, deadline).map(|()| id))
+            .map_err(|e| Attempt::NotSent(e.to_string()))?;
+        let reply = connection
+            .receive(&self.clock, deadline)
+            .and_then(|(header, body)| Ok((header, decode_reply(&header, &body)?)));
+        match reply {
+            Ok((header, response)) if header.request_id == id => {
+                self.connection = Some(connection);
+                Ok(response)
+            }
+            Ok((header, _)) => Err(Attempt::Protocol(format!(
+                "request {id} was answered with a reply to request {}",
+                header.request_id
+            ))),
+            Err(e) => Err(e.into_attempt(id)),
+        }
+    }
+
+    fn ensure_connected(&mut self, deadline: Nanos) -> Result<(), Attempt> {
+        if self.connection.is_some() {
+            return Ok(());
+        }
+        let mut causes = Vec::new();
+        for _ in 0..self.options.endpoints.len() {
+            let endpoint = self.endpoint().to_owned();
+            match Connection::open(&endpoint, &self.options, &self.clock, deadline) {
+                Ok(connection) => {
+                    self.connection = Some(connection);
+                    return Ok(());
+                }
+                // A fault that every attempt would meet again.
+                Err(Broken::Closed(reply, _)) if !reply.code.retryable() => {
+                    return Err(Attempt::Refused(reply));
+                }
+                Err(Broken::Protocol(cause)) => return Err(Attempt::Protocol(cause)),
+                Err(e) => causes.push(format!("{endpoint}: {e}")),
+            }
+            self.next_endpoint();
+        }
+        if causes.is_empty() {
+            causes.push("no endpoint was given".to_owned());
+        }
+        Err(Attempt::NotSent(causes.join("; ")))
+    }
+
+    fn next_endpoint(&mut self) {
+        self.current = (self.current + 1) % self.options.endpoints.len().max(1);
+    }
+
+    fn after_refusal(&mut self, reply: &ErrorReply) {
+        if reply.code.closes_connection() || reply.code == ErrorCode::NotLeader {
+            self.connection = None;
+            self.next_endpoint();
+        }
+    }
+
+    fn refused(&self, reply: ErrorReply) -> ClientError {
+        let endpoint = self.endpoint().to_owned();
+        match reply.effect {
+            Effect::Unknown => ClientError::Unknown { endpoint, cause: reply.to_string() },
+            _ => ClientError::Refused { endpoint, reply },
+        }
+    }
+
+    /// The error for an attempt without an answer; `lost` is the effect of the request when it may have been taken.
+    fn failure(&mut self, attempt: Attempt, lost: Effect) -> ClientError {
+        let endpoint = self.endpoint().to_owned();
+        match attempt {
+            Attempt::NotSent(cause) => ClientError::NotSent { cause },
+            Attempt::Refused(reply) => {
+                self.after_refusal(&reply);
+                // The refusal of a connection says "not applied" of whatever was sent; a read has nothing to apply.
+                let effect = if lost == Effect::None { Effect::None } else { reply.effect };
+                ClientError::Refused { endpoint, reply: ErrorReply { effect, ..reply } }
+            }
+            Attempt::Protocol(cause) => ClientError::Protocol { endpoint, cause, effect: lost },
+            Attempt::Lost(cause) => match lost {
+                Effect::Unknown => ClientError::Unknown { endpoint, cause },
+                _ => ClientError::NoAnswer { endpoint, cause },
+            },
+        }
+    }
+
+    fn unexpected(&mut self, opcode: Opcode, found: &Response) -> ClientError {
+        self.connection = None;
+        ClientError::Protocol {
+            endpoint: self.endpoint().to_owned(),
+            cause: format!("{} was answered with {found:?}", opcode.name()),
+            effect: Effect::lost(opcode),
+        }
+    }
+
+    fn deadline(&self) -> Nanos {
+        self.clock.now().plus(u64::try_from(self.options.timeout.as_nanos()).unwrap_or(u64::MAX))
+    }
+
+    /// Between half and all of `backoff`, so that clients that failed together do not come back together.
+    fn jitter(&mut self, backoff: Duration) -> Duration {
+        let half = (backoff / 2).as_nanos() as u64;
+        Duration::from_nanos(half + self.random.next_u64() % half.max(1))
+    }
+}
+
+impl Broken {
+    /// What it means for request `id`, which was sent completely.
+    fn into_attempt(self, id: u64) -> Attempt {
+        match self {
+            Self::Io(cause) => Attempt::Lost(cause),
+            Self::Protocol(cause) => Attempt::Protocol(cause),
+            // The server closes before it took a frame: because of this one, or while it waited for one.
+            Self::Closed(reply, about)
+                if about == id
+                    || matches!(
+                        reply.code,
+                        ErrorCode::TooManyConnections
+                            | ErrorCode::IdleTimeout
+                            | ErrorCode::SlowFrame
+                    ) =>
+            {
+                Attempt::Refused(reply)
+            }
+            Self::Closed(reply, _) => Attempt::Lost(reply.to_string()),
+        }
+    }
+}
+
+impl std::fmt::Display for Broken {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Io(cause) => f.write_str(cause),
+            Self::Closed(reply, _) => reply.fmt(f),
+            Self::Protocol(cause) => write!(f, "not this protocol: {cause}"),
+        }
+    }
+}
+
+fn check_key(key: &[u8]) -> Result<(), BatchError> {
+    match key.len() {
+        0 => Err(BatchError::EmptyKey),
+        len if len > MAX_KEY_BYTES => Err(BatchError::KeyTooLarge { len: len as u64 }),
+        _ => Ok(()),
+    }
+}

@@ -81,6 +81,11 @@ impl Random for OsRandom {
     }
 }
 
+/// Blocks the calling thread. For the blocking client's back-off and for tools; the event loop never sleeps.
+pub fn pause(duration: std::time::Duration) {
+    std::thread::sleep(duration);
+}
+
 /// The real world with nobody to wake: for the embedded [`Db`](crate::engine), tools, and tests.
 #[must_use]
 pub fn env() -> Env {
