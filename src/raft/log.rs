@@ -53,6 +53,9 @@ pub trait LogStore: LogView {
     /// by a job. `index` must be durable and applied. A lower index than before is ignored.
     fn release_to(&mut self, index: LogIndex);
 
+    /// Lets the next group use the space held back for a full disk. For writes that free space (deletes).
+    fn use_reserve(&mut self);
+
     /// Asks for the clean end: once nothing is pending, the next [`LogStore::kick`] writes and syncs a final
     /// watermark, and [`LogOutcome::Closed`] comes back. Nothing may be submitted after it.
     fn close(&mut self);
@@ -272,6 +275,8 @@ impl LogStore for MemLog {
             self.bytes -= entry.payload.len() as u64;
         }
     }
+
+    fn use_reserve(&mut self) {}
 
     fn close(&mut self) {
         self.closing = true;

@@ -1,0 +1,143 @@
+//! [`EngineMachine`]: the [`Engine`] as the node's state machine.
+
+use super::state_machine::{
+    Applied, Lookup, MachineError, MachineOutcome, ReadFault, Room, Slice, SliceRange, StateMachine, Versioned,
+};
+use crate::base::batch::BatchRef;
+use crate::base::{LogIndex, Nanos, SequenceNumber, Term};
+use crate::engine::{Engine, EngineError, Get, JobOutcome, Scan, ScanOptions, ScanSlice, WriteRoom};
+use crate::env::Completion;
+use crate::proto::ScanEntry;
+use bytes::Bytes;
+
+/// Translates, and decides when to flush: when a memtable is full, or the log is large.
+pub struct EngineMachine {
+    engine: Engine,
+    flush_started_at: Nanos,
+}
+
+impl EngineMachine {
+    /// Around an open engine.
+    #[must_use]
+    pub const fn new(engine: Engine) -> Self {
+        Self { engine, flush_started_at: Nanos::ZERO }
+    }
+
+    /// The engine, to look at.
+    #[must_use]
+    pub const fn engine(&self) -> &Engine {
+        &self.engine
+    }
+}
+
+impl StateMachine for EngineMachine {
+    fn applied(&self) -> (LogIndex, Term) {
+        self.engine.applied()
+    }
+
+    fn durable_applied(&self) -> (LogIndex, Term) {
+        self.engine.flushed_applied()
+    }
+
+    fn last_seq(&self) -> SequenceNumber {
+        self.engine.last_seq()
+    }
+
+    fn oldest_readable_seq(&self) -> SequenceNumber {
+        self.engine.oldest_readable_seq()
+    }
+
+    fn apply(&mut self, index: LogIndex, term: Term, batch: BatchRef<'_>) -> Applied {
+        let applied = self.engine.apply(index, term, batch);
+        Applied { first_seq: applied.first_seq, last_seq: applied.last_seq }
+    }
+
+    fn get(&self, key: &[u8], at: Option<SequenceNumber>) -> Result<Lookup<Option<Versioned>>, ReadFault> {
+        Ok(match self.engine.get(key, at)? {
+            Get::Found { seq, value } => Lookup::Ready(Some((seq, value))),
+            Get::Missing => Lookup::Ready(None),
+            Get::NeedsDisk(job) => Lookup::Disk(Box::new(move || Ok(job.run()?))),
+        })
+    }
+
+    fn scan(&self, range: &SliceRange<'_>) -> Result<Lookup<Slice>, ReadFault> {
+        let options = ScanOptions {
+            start: range.start.to_vec(),
+            end: range.end.map(<[u8]>::to_vec),
+            limit: range.limit,
+            max_bytes: range.max_bytes,
+            keys_only: range.keys_only,
+            seq: Some(range.at),
+        };
+        Ok(match self.engine.scan(&options)? {
+            Scan::Done(slice) => Lookup::Ready(slice.into()),
+            Scan::NeedsDisk(job) => Lookup::Disk(Box::new(move || Ok(job.run()?.into()))),
+        })
+    }
+
+    fn snapshot(&mut self) -> SequenceNumber {
+        self.engine.snapshot()
+    }
+
+    fn release_snapshot(&mut self, seq: SequenceNumber) {
+        self.engine.release_snapshot(seq);
+    }
+
+    fn room(&self) -> Room {
+        match self.engine.write_room() {
+            WriteRoom::Ok => Room::Ok,
+            WriteRoom::Stalled => Room::Stalled,
+        }
+    }
+
+    fn read_only_reason(&self) -> Option<&str> {
+        self.engine.read_only_reason()
+    }
+
+    fn maintain(&mut self, now: Nanos, log_is_large: bool) {
+        self.engine.tick(now);
+        let for_the_log = log_is_large && !self.engine.is_flushing() && !self.engine.is_flushed();
+        if (self.engine.needs_flush() || for_the_log) && self.engine.start_flush() {
+            self.flush_started_at = now;
+        }
+    }
+
+    fn job_done(&mut self, done: Completion) -> Result<MachineOutcome, MachineError> {
+        let finished_at = done.finished_at;
+        match self.engine.job_done(done).map_err(|e| MachineError(Box::new(e)))? {
+            JobOutcome::NotMine(done) => Ok(MachineOutcome::NotMine(done)),
+            JobOutcome::Nothing => Ok(MachineOutcome::Nothing),
+            JobOutcome::Flushed { index, table, .. } => Ok(MachineOutcome::Flushed {
+                index,
+                table,
+                ns: finished_at.since(self.flush_started_at),
+            }),
+        }
+    }
+
+    fn stats(&self) -> serde_json::Value {
+        serde_json::to_value(self.engine.stats()).expect("figures are JSON")
+    }
+}
+
+impl From<EngineError> for ReadFault {
+    fn from(error: EngineError) -> Self {
+        match error {
+            EngineError::SnapshotTooOld { seq, oldest_readable } => {
+                Self::SnapshotTooOld { at: seq, oldest: oldest_readable }
+            }
+            other => Self::Failed(other.to_string()),
+        }
+    }
+}
+
+impl From<ScanSlice> for Slice {
+    fn from(slice: ScanSlice) -> Self {
+        let entries = slice.entries.into_iter().map(|entry| ScanEntry {
+            key: Bytes::from(entry.key),
+            seq: entry.seq,
+            value: entry.value,
+        });
+        Self { entries: entries.collect(), resume: slice.resume }
+    }
+}

@@ -1,0 +1,137 @@
+//! Opening a data directory: lock, identity, engine, log, and whether they fit.
+//!
+//! # Engine and log must fit
+//! The engine has applied a prefix of the log and says so by (index, term). A flush holds only committed entries,
+//! and those were durable in the log before they were applied, so after any crash the log still has that entry or
+//! has released exactly up to it or less. Whatever else is found means that files were lost, or that `raft/` and
+//! `engine/` come from different moments or nodes, and the node refuses: going on would lose acknowledged writes or
+//! apply others twice. The one legitimate exception, a log that is behind because an installed snapshot superseded it
+//! (design rule 2: discard the log, keep the hard state), comes with snapshots: their version edit will say so.
+
+use super::{EngineMachine, Identity, IdentityError, Node, NodeConfig, Parts};
+use crate::base::{LogIndex, Term};
+use crate::engine::{Engine, EngineError, EngineOptions};
+use crate::env::{Env, IoError};
+use crate::raft::{self, LogView};
+use crate::raft_log::{RaftLog, RaftLogError};
+use std::io;
+use std::path::PathBuf;
+
+/// Why a node cannot start. Nothing was changed, except that an empty directory may have been given its identity.
+#[derive(Debug, thiserror::Error)]
+pub enum OpenError {
+    /// The data directory cannot be used.
+    #[error(transparent)]
+    Io(#[from] IoError),
+    /// Another process has the directory open.
+    #[error("{}: another process holds this lock: a beachd is running on this directory", path.display())]
+    Locked {
+        /// The lock file.
+        path: PathBuf,
+    },
+    /// It is not this node's directory.
+    #[error(transparent)]
+    Identity(#[from] IdentityError),
+    /// The engine's files.
+    #[error("engine: {0}")]
+    Engine(#[from] EngineError),
+    /// The log's files.
+    #[error("raft log: {0}")]
+    Log(#[from] RaftLogError),
+    /// The voters.
+    #[error(transparent)]
+    Raft(#[from] raft::ConfigError),
+    /// Engine and log are not of one node and one moment.
+    #[error("{}: {fault}; restore the whole directory from one backup, or start this node with an empty one", dir.display())]
+    Unfit {
+        /// The data directory.
+        dir: PathBuf,
+        /// How they differ.
+        fault: UnfitError,
+    },
+}
+
+/// How an engine and a log differ that should fit.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
+pub enum UnfitError {
+    /// The log ends too early.
+    #[error("engine/ has applied entry {applied}, but raft/ ends at entry {last}: log segments are missing")]
+    LogBehind {
+        /// The engine's.
+        applied: LogIndex,
+        /// The log's.
+        last: LogIndex,
+    },
+    /// The log begins too late.
+    #[error(
+        "engine/ has applied up to entry {applied}, but raft/ begins at entry {first}: \
+         the entries between are in neither"
+    )]
+    Gap {
+        /// The engine's.
+        applied: LogIndex,
+        /// The log's.
+        first: LogIndex,
+    },
+    /// They disagree about an entry.
+    #[error("engine/ has applied entry {applied} of term {expected}, but in raft/ it is of term {found}")]
+    OtherHistory {
+        /// The entry.
+        applied: LogIndex,
+        /// Its term by the engine.
+        expected: Term,
+        /// Its term in the log.
+        found: Term,
+    },
+}
+
+/// Checks that `log` continues what was applied. See the module.
+pub(super) fn check_fit(log: &dyn LogView, applied: (LogIndex, Term)) -> Result<(), UnfitError> {
+    let (applied, expected) = applied;
+    match log.term(applied) {
+        Some(found) if found == expected => Ok(()),
+        Some(found) => Err(UnfitError::OtherHistory { applied, expected, found }),
+        None if log.last().0 < applied => Err(UnfitError::LogBehind { applied, last: log.last().0 }),
+        None => Err(UnfitError::Gap { applied, first: log.first_index() }),
+    }
+}
+
+impl Node<RaftLog, EngineMachine> {
+    /// Opens the data directory, or makes a new one of it if it is empty, and recovers. Blocks on the disk. Takes time
+    /// proportional to the log's un-flushed part at most; applying that part is done later, by [`Node::step`].
+    pub fn open(config: NodeConfig, env: Env) -> Result<Self, OpenError> {
+        let dir = config.dir.clone();
+        env.disk.create_dir_all(&dir)?;
+        let lock_path = dir.join("LOCK");
+        let lock = env.disk.lock(&lock_path).map_err(|e| match e.kind() {
+            io::ErrorKind::WouldBlock => OpenError::Locked { path: lock_path },
+            _ => OpenError::Io(e),
+        })?;
+        let wanted = Identity {
+            cluster_id: config.cluster_id.clone(),
+            node_id: config.node_id,
+            incarnation: config.new_incarnation,
+        };
+        let identity = Identity::open_or_create(&*env.disk, &dir, wanted)?;
+        let mut options = EngineOptions::new(dir.join("engine"));
+        options.memtable_bytes = config.memtable_bytes;
+        let engine = Engine::open(&env, options)?;
+        let (log, recovery) = RaftLog::open(&env, dir.join("raft"), config.segment_bytes)?;
+        check_fit(&log, engine.applied()).map_err(|fault| OpenError::Unfit { dir, fault })?;
+        let (index, term) = engine.applied();
+        let tables = engine.stats().tables;
+        let lines = vec![
+            format!("engine: {tables} tables, applied entry {index} of term {term}"),
+            format!("raft log: {}", recovery.report),
+        ];
+        let parts = Parts {
+            identity,
+            log,
+            hard_state: recovery.hard_state,
+            machine: EngineMachine::new(engine),
+            lock: Some(lock),
+            recovery: lines,
+        };
+        Ok(Self::from_parts(config, env, parts)?)
+    }
+}
