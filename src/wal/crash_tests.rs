@@ -184,7 +184,7 @@ impl Script {
                 }
                 Ok(()) => Ok(()),
             };
-        if step % 3 == 0 {
+        if step.is_multiple_of(3) {
             writer.retry_maintenance();
             if let Some(job) = writer.maintenance() {
                 done(writer, job)?;

@@ -235,6 +235,12 @@ impl Writer {
         }
     }
 
+    /// How many files are ready to become segments.
+    #[must_use]
+    pub const fn spare_segments(&self) -> usize {
+        self.spares.ready.len()
+    }
+
     /// Whether segments are being released.
     #[must_use]
     pub const fn is_releasing(&self) -> bool {

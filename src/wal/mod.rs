@@ -45,7 +45,7 @@ pub use format::{
 };
 pub use maintenance::{MaintenanceDone, MaintenanceJob};
 pub use recovery::{Cut, RecoveryReport, open};
-pub use writer::{AppendId, GroupDone, GroupJob, Writer};
+pub use writer::{AppendId, DataMark, GroupDone, GroupJob, MARK_EVERY_BYTES, Writer};
 
 use std::path::PathBuf;
 

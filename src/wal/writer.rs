@@ -86,6 +86,10 @@ pub struct Writer {
     last_append: AppendId,
     last_written: AppendId,
     last_group: Option<LogPos>,
+    /// Where data of the last written group is.
+    last_marks: Vec<DataMark>,
+    /// A truncation was appended and no data since.
+    truncated: bool,
     in_flight: bool,
     pub(super) spares: Spares,
     use_reserve: bool,
@@ -115,7 +119,24 @@ struct Group {
     next_index: Option<u64>,
     /// Offsets of state records in `bytes`.
     states: Vec<usize>,
+    /// Offsets in `bytes` of some data records.
+    marks: Vec<(usize, DataMark)>,
 }
+
+/// Where a data record is: a sparse index for owners that read entries back. Every first data record of a group, every
+/// first one after a truncation, and one in about [`MARK_EVERY_BYTES`] has one.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct DataMark {
+    /// The record's index.
+    pub index: u64,
+    /// The record's position.
+    pub pos: LogPos,
+    /// A truncation was appended between the data record before it and this one.
+    pub after_truncation: bool,
+}
+
+/// About how far apart [`DataMark`]s of one group are.
+pub const MARK_EVERY_BYTES: usize = 64 << 10;
 
 impl Group {
     fn new() -> Self {
@@ -125,6 +146,7 @@ impl Group {
             max_data: None,
             next_index: None,
             states: Vec::new(),
+            marks: Vec::new(),
         }
     }
     fn is_empty(&self) -> bool {
@@ -134,6 +156,14 @@ impl Group {
         self.bytes.truncate(RECORD_HEADER_BYTES);
         (self.max_data, self.next_index) = (None, None);
         self.states.clear();
+        self.marks.clear();
+    }
+    fn mark(&mut self, index: u64, after_truncation: bool) {
+        let at = self.bytes.len();
+        let near = self.marks.last().is_some_and(|(last, _)| at - last < MARK_EVERY_BYTES);
+        if after_truncation || !near {
+            self.marks.push((at, DataMark { index, pos: LogPos::ZERO, after_truncation }));
+        }
     }
 }
 
@@ -159,6 +189,8 @@ impl Writer {
             last_append: AppendId(0),
             last_written: AppendId(0),
             last_group: None,
+            last_marks: Vec::new(),
+            truncated: false,
             in_flight: false,
             use_reserve: false,
             poisoned: None,
@@ -179,10 +211,14 @@ impl Writer {
         let group = &mut self.pending;
         match kind {
             RecordKind::Data => {
+                group.mark(index, std::mem::take(&mut self.truncated));
                 group.max_data = group.max_data.max(Some(index));
                 group.next_index = Some(index.saturating_add(1));
             }
-            RecordKind::Truncate => group.next_index = Some(index),
+            RecordKind::Truncate => {
+                group.next_index = Some(index);
+                self.truncated = true;
+            }
             RecordKind::State => group.states.push(group.bytes.len()),
             RecordKind::Group => {}
         }
@@ -348,6 +384,13 @@ impl Writer {
             self.next_index = group.next_index.unwrap_or(self.next_index);
             self.watermarked = group.is_empty() || rotated;
             self.last_written = group.last;
+            let start = self.last_group.unwrap_or_default().0;
+            let marks = group
+                .marks
+                .iter()
+                .map(|&(at, mark)| DataMark { pos: LogPos(start + at as u64), ..mark });
+            self.last_marks.clear();
+            self.last_marks.extend(marks);
             group.clear();
             self.free = Some(group);
         }
@@ -414,6 +457,21 @@ impl Writer {
     #[must_use]
     pub const fn last_group(&self) -> Option<LogPos> {
         self.last_group
+    }
+    /// Where data of the last written group is, by rising position.
+    #[must_use]
+    pub fn last_marks(&self) -> &[DataMark] {
+        &self.last_marks
+    }
+    /// One past the newest data written, after truncations.
+    #[must_use]
+    pub const fn next_index(&self) -> u64 {
+        self.next_index
+    }
+    /// The id of the last append that was written.
+    #[must_use]
+    pub const fn last_written(&self) -> AppendId {
+        self.last_written
     }
     /// The id of the last append.
     #[must_use]
