@@ -1,0 +1,369 @@
+//! One driver for each decoder: it takes any bytes, and panics when a promise of the decoder does not hold.
+//!
+//! Two callers share this file: `tests/decoders.rs` (mutated seeds, stable toolchain, in every test run) and
+//! `tests/fuzz` (cargo-fuzz, coverage-guided). What is checked besides "does not panic":
+//! - what decodes also encodes, and gives the same bytes or the same value again;
+//! - what verifies can be read in full, in order.
+//!
+//! Random bytes do not get past a checksum, so files and frames are tried twice: as they are, and with their
+//! checksums put right ([`with_good_sums`]), as if somebody had forged them.
+
+use beachdb::base::batch::{BatchRef, Op, WriteBatch};
+use beachdb::base::hash::key_hash;
+use beachdb::base::{SequenceNumber, checksum};
+use beachdb::env::sim::SimDisk;
+use beachdb::env::{Disk, File, IoResult};
+use beachdb::limits::{MAX_FRAME_BYTES, MAX_INLINE_BYTES};
+use beachdb::proto::explain::{batch_json, explain, explain_batch, frame_json};
+use beachdb::proto::frame::{self, CrcPolicy, Decoded, FrameHeader, HEADER_BYTES};
+use beachdb::proto::inline::InlineCommand;
+use beachdb::proto::{REPLY_BIT, Request, Response, classify, inline};
+use beachdb::sstable::format::{BLOCK_HEADER_BYTES, FILE_HEADER_BYTES, FOOTER_BYTES, Properties};
+use beachdb::sstable::{Table, filter, verify};
+use beachdb::wal::segment::{SegmentReader, scan};
+use beachdb::wal::{self, LogKind, RECORD_HEADER_BYTES, SEGMENT_HEADER_BYTES};
+use bytes::Bytes;
+use std::path::Path;
+use std::sync::Arc;
+
+/// A driver and the name of its fuzz target and corpus.
+pub type Driver = fn(&[u8]);
+
+/// All drivers.
+pub const ALL: [(&str, Driver); 7] = [
+    ("batch", batch),
+    ("frame", frame),
+    ("body", body),
+    ("inline", inline_text),
+    ("wal", wal_segment),
+    ("sstable", sstable),
+    ("sstable_parts", sstable_parts),
+];
+
+/// `base::batch`: a valid batch has one spelling.
+pub fn batch(data: &[u8]) {
+    let explained = explain_batch(data);
+    let Ok(batch) = BatchRef::parse(data) else {
+        assert!(explained.fault.is_some(), "what does not parse is explained with its fault");
+        return;
+    };
+    assert_eq!(batch.ops().count(), batch.len());
+    drop(batch_json(&batch));
+    let internal = batch.ops().any(|op| matches!(op, Op::NoOp));
+    assert!(!internal || batch.check_user().is_err(), "internal kinds are refused from users");
+    if internal {
+        return;
+    }
+    let mut again = WriteBatch::new();
+    again.set_client(batch.client_id(), batch.client_sequence());
+    for op in batch.ops() {
+        match op {
+            Op::Put { key, value } => again.put(key, value),
+            Op::Delete { key } => again.delete(key),
+            Op::NoOp => Ok(()),
+        }
+        .expect("what was in a batch fits in one");
+    }
+    assert_eq!(again.as_bytes(), data, "one spelling");
+}
+
+/// `proto::frame` and all that follows from a whole frame.
+pub fn frame(data: &[u8]) {
+    one_frame(data);
+    if data.len() >= HEADER_BYTES {
+        let mut forged = data.to_vec();
+        let len = forged.len() as u32;
+        forged[..4].copy_from_slice(&len.to_be_bytes());
+        forged[4] = beachdb::proto::PROTOCOL_VERSION;
+        forged[6..8].fill(0);
+        forged[20..24].fill(0);
+        let crc = checksum::crc32c(&forged);
+        forged[20..24].copy_from_slice(&crc.to_be_bytes());
+        one_frame(&forged);
+    }
+}
+
+fn one_frame(data: &[u8]) {
+    drop(classify(data).refusal());
+    drop(explain(data));
+    for policy in [CrcPolicy::Required, CrcPolicy::OptionalOnLoopback] {
+        drop(frame_json(data, policy));
+        match frame::decode(data, policy) {
+            Err(error) => drop(error.reply()),
+            Ok(Decoded::Incomplete { need }) => {
+                assert!(need > data.len() && need <= MAX_FRAME_BYTES, "need {need}");
+            }
+            Ok(Decoded::Frame { header, body, consumed }) => {
+                assert_eq!(consumed, HEADER_BYTES + body.len());
+                assert!(consumed <= data.len());
+                request_round_trip(header.opcode, body);
+                response_round_trip(&header, body);
+            }
+        }
+    }
+}
+
+/// `proto::request` and `proto::response` without a frame around them: opcode, status word, body.
+pub fn body(data: &[u8]) {
+    let Some((head, body)) = data.split_first_chunk::<5>() else { return };
+    request_round_trip(head[0], body);
+    let header = FrameHeader {
+        length: (HEADER_BYTES + body.len()) as u32,
+        version: beachdb::proto::PROTOCOL_VERSION,
+        opcode: head[0] | REPLY_BIT,
+        flags: 0,
+        request_id: 7,
+        word: u32::from_be_bytes([head[1], head[2], head[3], head[4]]),
+        crc: 0,
+    };
+    response_round_trip(&header, body);
+}
+
+fn request_round_trip(opcode: u8, body: &[u8]) {
+    let request = match Request::decode(opcode, body) {
+        Ok(request) => request,
+        Err(error) => return drop(error.reply()),
+    };
+    let mut out = Vec::new();
+    request.encode(&mut out, 1, 2).expect("a decoded body fits in a frame");
+    let Ok(Decoded::Frame { header, body: again, .. }) = frame::decode(&out, CrcPolicy::Required)
+    else {
+        panic!("an encoded request is a frame: {request:?}");
+    };
+    assert_eq!(header.opcode, opcode);
+    assert_eq!(again, body, "one spelling of {request:?}");
+}
+
+fn response_round_trip(header: &FrameHeader, body: &[u8]) {
+    let Ok(response) = Response::decode(header, &Bytes::copy_from_slice(body)) else { return };
+    drop(inline::render(&response));
+    let mut out = Vec::new();
+    response.encode(&mut out, header.opcode & !REPLY_BIT, header.request_id);
+    let Ok(Decoded::Frame { header, body, .. }) = frame::decode(&out, CrcPolicy::Required) else {
+        panic!("an encoded response is a frame: {response:?}");
+    };
+    let again = Response::decode(&header, &Bytes::copy_from_slice(body));
+    // A message too long for the wire is cut when it is encoded.
+    let mut expected = response;
+    if let Response::Error(error) = &mut expected {
+        error.message = error.wire_message().to_owned();
+    }
+    assert_eq!(again.as_ref().ok(), Some(&expected), "{again:?}");
+}
+
+/// `proto::inline`: a line that parses is a request that a frame could carry.
+pub fn inline_text(data: &[u8]) {
+    drop(classify(data).refusal());
+    let line = &data[..data.len().min(MAX_INLINE_BYTES)];
+    match inline::parse(line) {
+        Ok(InlineCommand::Request(request)) => {
+            let request = request.as_request();
+            let mut out = Vec::new();
+            request.encode(&mut out, 1, 0).expect("a line is shorter than a frame");
+            let again = Request::decode(request.opcode().byte(), &out[HEADER_BYTES..]);
+            assert_eq!(again.as_ref().ok(), Some(&request), "{again:?}");
+        }
+        Ok(_) => {}
+        Err(error) => drop(inline::render(&Response::Error(error.reply()))),
+    }
+}
+
+/// `wal`: one segment, scanned alone and recovered as a log of one segment.
+pub fn wal_segment(data: &[u8]) {
+    one_segment(data);
+    one_segment(&with_good_wal_sums(data));
+}
+
+type Seen = Vec<(wal::RecordKind, u64, u64, Vec<u8>)>;
+
+fn one_segment(data: &[u8]) {
+    let Ok(mut reader) = SegmentReader::open(MemFile::new(data), None) else { return };
+    let header = *reader.header();
+    let mut end_of_last = SEGMENT_HEADER_BYTES as u64;
+    let end = scan(&mut reader, &mut |record| {
+        assert_eq!(record.pos.offset(), end_of_last, "records are one behind the other");
+        end_of_last += wal::record_bytes(record.payload.len()) as u64;
+        Ok(())
+    })
+    .expect("memory does not fail");
+    assert_eq!(end.end, end_of_last);
+    assert!(end.end <= data.len() as u64);
+
+    if header.kind == LogKind::Manifest {
+        return;
+    }
+    let disk = SimDisk::new(1);
+    let dir = Path::new("/log");
+    disk.create_dir_all(dir).expect("the simulated disk works");
+    disk.write_file(dir.join(header.kind.file_name(header.id)), data);
+    let disk: Arc<dyn Disk> = Arc::new(disk);
+    if let Ok(first) = recover(&disk, header.kind) {
+        let second = recover(&disk, header.kind).expect("what was recovered is recovered again");
+        assert_eq!(first, second, "a second recovery is identical");
+    }
+}
+
+/// The data that a recovery shows. (State may be shown twice; the newest counts.)
+fn recover(disk: &Arc<dyn Disk>, kind: LogKind) -> Result<Seen, wal::WalError> {
+    let mut seen = Seen::new();
+    let mut options = wal::Options::new(kind, "/log");
+    options.segment_bytes = 1 << 16;
+    let (writer, _) = wal::open(disk, options, &mut |record| {
+        if record.kind == wal::RecordKind::Data {
+            seen.push((record.kind, record.index, record.aux, record.payload.to_vec()));
+        }
+        Ok(())
+    })?;
+    drop(writer);
+    Ok(seen)
+}
+
+/// Puts the checksums right along the chain of records that the lengths describe.
+fn with_good_wal_sums(data: &[u8]) -> Vec<u8> {
+    let mut out = data.to_vec();
+    if out.len() < SEGMENT_HEADER_BYTES {
+        return out;
+    }
+    let header = checksum::extend(checksum::crc32c(&out[..8]), &out[12..SEGMENT_HEADER_BYTES]);
+    out[8..12].copy_from_slice(&header.to_be_bytes());
+    let id = u64::from_be_bytes(out[16..24].try_into().expect("8 bytes"));
+    let mut at = SEGMENT_HEADER_BYTES;
+    while let Some(head) = out.get(at..at + RECORD_HEADER_BYTES) {
+        let len = u32::from_be_bytes(head[4..8].try_into().expect("4 bytes")) as usize;
+        let Some(record) = out.get_mut(at..at + RECORD_HEADER_BYTES + len) else { break };
+        let seed = id.wrapping_shl(32) | at as u64;
+        let crc = checksum::extend(checksum::seeded(seed), &record[4..]);
+        record[..4].copy_from_slice(&crc.to_be_bytes());
+        at += wal::record_bytes(len);
+    }
+    out
+}
+
+/// `sstable`: open, iterate, seek, get, verify, walk.
+pub fn sstable(data: &[u8]) {
+    one_table(data);
+    one_table(&with_good_table_sums(data));
+}
+
+/// Entries looked at; forged tables may claim many.
+const MAX_ENTRIES: usize = 2_000;
+
+fn one_table(data: &[u8]) {
+    let file: Arc<dyn File> = MemFile::new(data);
+    let mut end = FILE_HEADER_BYTES as u64;
+    let walked = verify::walk(&*file, &mut |block| {
+        assert_eq!(block.handle.offset, end);
+        end = block.handle.end().expect("inside the file");
+        true
+    });
+    walked.expect("memory does not fail");
+    let Ok(table) = Table::open(file, 1) else { return };
+    let table = Arc::new(table);
+    let verified = table.verify().is_ok();
+    for i in 0..table.data_blocks().min(MAX_ENTRIES) {
+        let shown = table.for_each_in_block(i, &mut |_, _, _| {});
+        assert!(!verified || shown.is_ok(), "what verifies is readable");
+    }
+    let mut keys = Vec::new();
+    let mut iter = table.iter();
+    let mut step = iter.seek_to_first();
+    while step.is_ok() && iter.valid() && keys.len() < MAX_ENTRIES {
+        let (key, trailer) = iter.key();
+        keys.push((key.to_vec(), trailer, iter.value().to_vec()));
+        step = iter.next();
+    }
+    assert!(!verified || step.is_ok(), "what verifies is readable");
+    for (key, trailer, value) in &keys {
+        let seq = SequenceNumber(trailer >> 8);
+        let got = table.get(key, seq, key_hash(key));
+        let sought = iter.seek(key, *trailer);
+        if verified {
+            let (_, _, found) = got.expect("readable").expect("a key of the table is found");
+            // Two kinds at one sequence number: the newest trailer is shown first.
+            let newest = keys.iter().find(|(k, t, _)| k == key && t >> 8 == seq.0);
+            assert_eq!(Some(&found[..]), newest.map(|(_, _, v)| &v[..]));
+            sought.expect("readable");
+            assert_eq!(iter.key(), (&key[..], *trailer));
+            assert_eq!(iter.value(), value);
+        }
+    }
+    if verified && keys.len() < MAX_ENTRIES {
+        assert_eq!(keys.len() as u64, table.properties().entries);
+    }
+}
+
+/// Puts the checksums of the blocks that the lengths describe, and of the footer, right.
+fn with_good_table_sums(data: &[u8]) -> Vec<u8> {
+    let mut out = data.to_vec();
+    let Some(footer) = out.len().checked_sub(FOOTER_BYTES).filter(|at| *at >= FILE_HEADER_BYTES)
+    else {
+        return out;
+    };
+    let mut at = FILE_HEADER_BYTES;
+    while at + BLOCK_HEADER_BYTES <= footer {
+        let len = u32::from_be_bytes(out[at + 8..at + 12].try_into().expect("4 bytes")) as usize;
+        let end = at + BLOCK_HEADER_BYTES + len;
+        if end > footer {
+            break;
+        }
+        let crc = checksum::extend(checksum::seeded(at as u64), &out[at + 4..end]);
+        out[at..at + 4].copy_from_slice(&crc.to_be_bytes());
+        at = end;
+    }
+    let crc = checksum::extend(checksum::seeded(footer as u64), &out[footer..footer + 52]);
+    let crc = checksum::extend(crc, &out[footer + 56..]);
+    out[footer + 52..footer + 56].copy_from_slice(&crc.to_be_bytes());
+    out
+}
+
+/// `sstable`: properties and filters, whose checksums cost the fuzzer effort above.
+pub fn sstable_parts(data: &[u8]) {
+    if let Ok(properties) = Properties::decode(data, 100) {
+        let mut out = Vec::new();
+        properties.encode(&mut out);
+        assert_eq!(out, data, "one spelling of {properties:?}");
+    }
+    for id in 0..3 {
+        if let Some(Ok(Some(filter))) = filter::open(id, data, 100) {
+            let summary = filter.summary();
+            assert!(summary.bits_set <= summary.bits);
+            for hash in [0, 1, u64::MAX, data.len() as u64] {
+                std::hint::black_box(filter.may_contain(hash));
+            }
+        }
+    }
+}
+
+/// A read-only file in memory.
+#[derive(Debug)]
+pub struct MemFile(Vec<u8>);
+
+impl MemFile {
+    fn new(data: &[u8]) -> Arc<Self> {
+        Arc::new(Self(data.to_vec()))
+    }
+}
+
+impl File for MemFile {
+    fn path(&self) -> &Path {
+        Path::new("memory")
+    }
+    fn len(&self) -> IoResult<u64> {
+        Ok(self.0.len() as u64)
+    }
+    fn read_at(&self, offset: u64, buf: &mut [u8]) -> IoResult<usize> {
+        let from = usize::try_from(offset).unwrap_or(usize::MAX).min(self.0.len());
+        let n = buf.len().min(self.0.len() - from);
+        buf[..n].copy_from_slice(&self.0[from..from + n]);
+        Ok(n)
+    }
+    fn write_at(&self, _: u64, _: &[u8]) -> IoResult<()> {
+        unreachable!("a reader does not write")
+    }
+    fn set_len(&self, _: u64) -> IoResult<()> {
+        unreachable!("a reader does not write")
+    }
+    fn sync_data(&self) -> IoResult<()> {
+        unreachable!("a reader does not sync")
+    }
+}

@@ -1,0 +1,160 @@
+//! Good inputs for each decoder, from the vectors of `proto-spec` and from the encoders: what is mutated.
+
+use beachdb::base::batch::WriteBatch;
+use beachdb::base::internal_key::{ValueKind, pack_trailer};
+use beachdb::base::{LogIndex, SequenceNumber};
+use beachdb::env::sim::SimDisk;
+use beachdb::env::{Disk, OpenMode};
+use beachdb::proto::{Opcode, Response};
+use beachdb::sstable::{BuildOptions, FilterPolicy, NoFilter, TableBuilder};
+use beachdb::wal::segment::SegmentWriter;
+use beachdb::wal::{self, LogKind, RecordKind};
+use serde_json::Value;
+use std::path::Path;
+use std::sync::Arc;
+
+/// The seeds of the target with this name.
+pub fn of(target: &str) -> Vec<Vec<u8>> {
+    match target {
+        "batch" => hex_fields("batches.json", "batches"),
+        "frame" => hex_fields("frames.json", "frames"),
+        "body" => bodies(),
+        "inline" => lines(),
+        "wal" => segments(),
+        "sstable" => tables(),
+        "sstable_parts" => table_parts(),
+        other => panic!("no seeds for {other}"),
+    }
+}
+
+fn vectors(name: &str) -> Value {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("proto-spec/vectors").join(name);
+    let text = std::fs::read_to_string(&path).unwrap_or_else(|e| panic!("{}: {e}", path.display()));
+    serde_json::from_str(&text).unwrap()
+}
+
+fn unhex(text: &str) -> Vec<u8> {
+    beachdb::proto::text::from_hex(text).unwrap()
+}
+
+fn hex_fields(file: &str, list: &str) -> Vec<Vec<u8>> {
+    let vectors = vectors(file);
+    vectors[list].as_array().unwrap().iter().map(|v| unhex(v["hex"].as_str().unwrap())).collect()
+}
+
+/// Opcode, status, body, as the driver takes them.
+fn bodies() -> Vec<Vec<u8>> {
+    let mut out: Vec<Vec<u8>> = hex_fields("frames.json", "frames")
+        .into_iter()
+        .filter(|frame| frame.len() >= 24)
+        .map(|frame| [&frame[5..6], &frame[16..20], &frame[24..]].concat())
+        .collect();
+    let mut written = Vec::new();
+    let response = Response::Written {
+        index: LogIndex(1),
+        first_seq: SequenceNumber(2),
+        last_seq: SequenceNumber(3),
+    };
+    response.encode(&mut written, Opcode::Write.byte(), 1);
+    out.push([&written[5..6], &written[16..20], &written[24..]].concat());
+    out
+}
+
+fn lines() -> Vec<Vec<u8>> {
+    let lines: [&[u8]; 12] = [
+        b"PING\r\n",
+        b"GET key\n",
+        b"PUT \"a key\" \"\\x00\\xff\\n\\t\\\\\\\"\"\n",
+        b"put k v",
+        b"DEL key",
+        b"SCAN a z LIMIT 10",
+        b"scan \"\" \"\" limit 1",
+        b"STATUS",
+        b"STATS",
+        b"HELP",
+        b"QUIT",
+        b"GET \\x00beach\\x00x",
+    ];
+    lines.into_iter().map(<[u8]>::to_vec).collect()
+}
+
+fn batch() -> WriteBatch {
+    let mut batch = WriteBatch::new();
+    batch.put(b"key", b"value").unwrap();
+    batch.delete(b"gone").unwrap();
+    batch
+}
+
+fn segments() -> Vec<Vec<u8>> {
+    let mut out = Vec::new();
+    for kind in [LogKind::Wal, LogKind::RaftLog] {
+        let disk = SimDisk::new(1);
+        let dir = Path::new("/log");
+        let shared: Arc<dyn Disk> = Arc::new(disk.clone());
+        let mut options = wal::Options::new(kind, dir);
+        options.segment_bytes = 4096;
+        let (mut writer, _) = wal::open(&shared, options, &mut |_| Ok(())).unwrap();
+        for index in 1..6 {
+            writer.append(RecordKind::Data, index, index / 2, batch().as_bytes());
+            if index == 3 {
+                writer.append(RecordKind::State, 0, 1, b"state");
+                writer.append(RecordKind::Truncate, 3, 0, b"");
+            }
+            writer.sync_blocking().unwrap();
+        }
+        for (_, path, _) in writer.segment_files() {
+            out.push(disk.read_file(path).unwrap());
+        }
+    }
+    let disk = SimDisk::new(1);
+    let path = Path::new("/7.manifest");
+    let first: &[u8] = b"edit";
+    let records = [(RecordKind::Data, 1, 0, first)];
+    let mut writer = SegmentWriter::create(&disk, path, LogKind::Manifest, 7, &records).unwrap();
+    writer.append(RecordKind::Data, 2, 0, b"another edit");
+    writer.commit().unwrap();
+    out.push(disk.read_file(path).unwrap());
+    // Trailing zeros of a preallocated segment only dilute the mutations.
+    for segment in &mut out {
+        let used = segment.len() - segment.iter().rev().take_while(|b| **b == 0).count();
+        segment.truncate((used + 64).min(segment.len()));
+    }
+    out
+}
+
+fn table(entries: u64, block_bytes: usize, filter: Arc<dyn FilterPolicy>) -> Vec<u8> {
+    let disk = SimDisk::new(1);
+    let file = disk.open(Path::new("/1.sst"), OpenMode::CreateNew).unwrap();
+    let options = BuildOptions { block_bytes, restart_interval: 3, filter };
+    let mut builder = TableBuilder::new(file, options);
+    for i in 0..entries {
+        let key = format!("key{:03}", i / 3);
+        let kind = if i % 5 == 4 { ValueKind::Delete } else { ValueKind::Put };
+        let value = if kind == ValueKind::Put { &key.as_bytes()[..(i % 7) as usize] } else { b"" };
+        let trailer = pack_trailer(SequenceNumber(1000 - i), kind);
+        builder.add(key.as_bytes(), trailer, value).unwrap();
+    }
+    builder.finish().unwrap();
+    disk.read_file(Path::new("/1.sst")).unwrap()
+}
+
+fn tables() -> Vec<Vec<u8>> {
+    let rows = &vectors("sstable_table.json")["file_hex"];
+    let golden = rows.as_array().unwrap().iter().flat_map(|row| unhex(row.as_str().unwrap()));
+    let bloom = BuildOptions::default().filter;
+    vec![
+        golden.collect(),
+        table(1, 64, Arc::new(NoFilter)),
+        table(20, 64, Arc::clone(&bloom)),
+        table(60, 200, bloom),
+    ]
+}
+
+fn table_parts() -> Vec<Vec<u8>> {
+    let filters = vectors("sstable_filter.json");
+    let payloads = filters["filters"].as_array().unwrap().iter();
+    let mut out: Vec<_> = payloads.map(|f| unhex(f["payload_hex"].as_str().unwrap())).collect();
+    // The properties of the worked example (proto-spec/sstable.md).
+    out.push(tables()[0][0x12e..0x281].to_vec());
+    out
+}
