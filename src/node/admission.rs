@@ -152,7 +152,7 @@ impl Desk {
         {
             let message =
                 format!("{} requests with {} bytes are queued", self.requests, self.bytes);
-            return Err(self.busy(refused, message));
+            return Err(self.busy(refused, 0, message));
         }
         let number = self.next_number;
         let std::collections::btree_map::Entry::Vacant(slot) =
@@ -173,12 +173,17 @@ impl Desk {
     }
 
     /// The `BUSY` answer.
-    pub fn busy(&mut self, effect: proto::Effect, message: String) -> Response {
+    pub fn busy(
+        &mut self,
+        effect: proto::Effect,
+        retry_after_ms_min: u32,
+        message: String,
+    ) -> Response {
         self.counters.busy += 1;
         Response::Error(ErrorReply {
             code: ErrorCode::Busy,
             effect,
-            retry_after_ms: self.retry_after_ms(),
+            retry_after_ms: self.retry_after_ms().max(retry_after_ms_min),
             message,
         })
     }

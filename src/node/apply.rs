@@ -5,7 +5,7 @@
 //! a flush is through (unless the flush waits for disk space: then the memtables that were in memory before the
 //! restart are built again, and reads can be served); later, admission keeps the room.
 
-use super::{Effect, FatalError, Node, Room, StateMachine};
+use super::{Effect, FatalError, Node, Phase, Room, StateMachine};
 use crate::base::batch::BatchRef;
 use crate::base::trace::{Stage, StageStats};
 use crate::base::{LogIndex, Nanos};
@@ -28,6 +28,8 @@ pub(super) struct Progress {
     job: Option<JobId>,
     /// Something was applied at this moment; when the next event comes tells how long it took.
     measuring: Option<Nanos>,
+    /// What was left of the log after the last flush: whole segments and a tail stay behind.
+    pub log_bytes_at_flush: u64,
 }
 
 /// How far the replay of the log is, for STATUS.
@@ -51,6 +53,7 @@ impl Progress {
             caught_up: false,
             job: None,
             measuring: None,
+            log_bytes_at_flush: 0,
         }
     }
 
@@ -87,7 +90,8 @@ impl<L: LogStore, S: StateMachine> Node<L, S> {
         let paused = !self.apply.caught_up
             && self.machine.room() == Room::Stalled
             && self.machine.read_only_reason().is_none();
-        self.machine.applied().0 < self.apply.commit && self.apply.job.is_none() && !paused
+        let behind = self.machine.applied().0 < self.apply.commit && self.phase != Phase::Closing;
+        behind && self.apply.job.is_none() && !paused
     }
 
     /// Applies a slice of what is committed.
@@ -96,7 +100,13 @@ impl<L: LogStore, S: StateMachine> Node<L, S> {
         now: Nanos,
         out: &mut Vec<Effect>,
     ) -> Result<(), FatalError> {
-        let log_is_large = self.log.stats().live_bytes > self.config.log_bytes_before_flush;
+        if self.phase == Phase::Closing {
+            return Ok(());
+        }
+        let live_bytes = self.log.stats().live_bytes;
+        self.apply.log_bytes_at_flush = self.apply.log_bytes_at_flush.min(live_bytes);
+        let above_flush = live_bytes - self.apply.log_bytes_at_flush;
+        let log_is_large = above_flush > self.config.log_bytes_before_flush;
         self.machine.maintain(now, log_is_large);
         if self.can_apply() {
             let (lo, hi) = (self.machine.applied().0.next(), self.apply.commit);

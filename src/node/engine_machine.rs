@@ -1,11 +1,14 @@
 //! [`EngineMachine`]: the [`Engine`] as the node's state machine.
 
 use super::state_machine::{
-    Applied, Lookup, MachineError, MachineOutcome, ReadFault, Room, Slice, SliceRange, StateMachine, Versioned,
+    Applied, Lookup, MachineError, MachineOutcome, ReadFault, Room, Slice, SliceRange,
+    StateMachine, Versioned,
 };
 use crate::base::batch::BatchRef;
 use crate::base::{LogIndex, Nanos, SequenceNumber, Term};
-use crate::engine::{Engine, EngineError, Get, JobOutcome, Scan, ScanOptions, ScanSlice, WriteRoom};
+use crate::engine::{
+    Engine, EngineError, Get, JobOutcome, Scan, ScanOptions, ScanSlice, WriteRoom,
+};
 use crate::env::Completion;
 use crate::proto::ScanEntry;
 use bytes::Bytes;
@@ -52,7 +55,11 @@ impl StateMachine for EngineMachine {
         Applied { first_seq: applied.first_seq, last_seq: applied.last_seq }
     }
 
-    fn get(&self, key: &[u8], at: Option<SequenceNumber>) -> Result<Lookup<Option<Versioned>>, ReadFault> {
+    fn get(
+        &self,
+        key: &[u8],
+        at: Option<SequenceNumber>,
+    ) -> Result<Lookup<Option<Versioned>>, ReadFault> {
         Ok(match self.engine.get(key, at)? {
             Get::Found { seq, value } => Lookup::Ready(Some((seq, value))),
             Get::Missing => Lookup::Ready(None),

@@ -184,7 +184,7 @@ impl StateMachine for MapMachine {
         if self.room { Room::Ok } else { Room::Stalled }
     }
 
-    fn read_only_reason(&self) -> Option<String> {
+    fn read_only_reason(&self) -> Option<&str> {
         None
     }
 

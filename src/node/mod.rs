@@ -30,6 +30,7 @@
 mod admission;
 mod apply;
 mod config;
+mod engine_machine;
 mod identity;
 mod map_machine;
 mod reads;
@@ -44,6 +45,7 @@ mod writes;
 pub use admission::{QueueStatus, RequestCounters};
 pub use apply::ReplayStatus;
 pub use config::NodeConfig;
+pub use engine_machine::EngineMachine;
 pub use identity::{Identity, IdentityError, MAX_CLUSTER_ID_BYTES};
 pub use map_machine::MapMachine;
 pub use state_machine::{
@@ -174,7 +176,9 @@ impl<L: LogStore, S: StateMachine> Node<L, S> {
             Event::Tick => self.tick(now, out),
             Event::EndOfTurn => self.end_of_turn(now, out),
             Event::Drain => {
-                self.phase = Phase::Draining;
+                if self.phase == Phase::Running {
+                    self.phase = Phase::Draining;
+                }
                 Ok(())
             }
         };
@@ -322,8 +326,12 @@ impl<L: LogStore, S: StateMachine> Node<L, S> {
         ))
     }
 
-    /// One event for raft, and its effects carried out. The caller kicks the log.
+    /// One event for raft, and its effects carried out. The caller kicks the log. A log that is being closed takes
+    /// nothing more, so raft then sees nothing more.
     fn step_raft(&mut self, now: Nanos, event: raft::Event) {
+        if self.phase == Phase::Closing {
+            return;
+        }
         let mut effects = std::mem::take(&mut self.raft_effects);
         self.raft.step(now, event, &self.log, &mut effects);
         for effect in effects.drain(..) {
@@ -374,7 +382,9 @@ impl<L: LogStore, S: StateMachine> Node<L, S> {
         let Some(done) = self.log_done(now, done, out)? else {
             return self.apply_committed(now, out);
         };
-        let Some(done) = self.machine_done(done)? else { return self.apply_committed(now, out) };
+        let Some(done) = self.machine_done(now, done)? else {
+            return self.apply_committed(now, out);
+        };
         let Some(done) = self.replay_done(now, done, out)? else {
             return self.apply_committed(now, out);
         };
@@ -402,12 +412,20 @@ impl<L: LogStore, S: StateMachine> Node<L, S> {
         Ok(None)
     }
 
-    fn machine_done(&mut self, done: Completion) -> Result<Option<Completion>, FatalError> {
+    fn machine_done(
+        &mut self,
+        now: Nanos,
+        done: Completion,
+    ) -> Result<Option<Completion>, FatalError> {
         match self.machine.job_done(done).map_err(|e| FatalError::new("the engine", e))? {
             MachineOutcome::NotMine(done) => return Ok(Some(done)),
             MachineOutcome::Nothing => {}
-            MachineOutcome::Flushed { index } => {
+            MachineOutcome::Flushed { index, table, ns } => {
+                if let Some((table, bytes)) = table {
+                    self.trace.record(now, TraceEvent::Flush { table, bytes, ns });
+                }
                 self.log.release_to(LogIndex(index.0.saturating_sub(LOG_TAIL_ENTRIES)));
+                self.apply.log_bytes_at_flush = u64::MAX;
             }
         }
         Ok(None)

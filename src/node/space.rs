@@ -4,9 +4,10 @@
 //! |---|---|---|---|
 //! | low | less free space than the reserve (looked at every second, by a job) | deletes | the reserve is back, and an eighth more |
 //! | engine read-only | a flush found no space | deletes | a retried flush succeeds |
-//! | log full | the log found no space | nothing | a retry succeeds; what was proposed waits for it, nothing is lost |
+//! | log full | the log found no space | deletes, which may use the log's own reserve | a retried write succeeds |
 //!
-//! Reads go on in all of them, and all end by themselves.
+//! Reads go on in all of them, and all end by themselves. What was proposed when the log found no space stays pending
+//! and is written by the retry; until then its clients wait, at most until their deadline (effect unknown).
 
 use super::{Node, StateMachine};
 use crate::base::Nanos;
@@ -53,6 +54,11 @@ impl Space {
         self.log_full = false;
     }
 
+    /// Writes that free space are about to be written: the log may try at once.
+    pub const fn retry_log_now(&mut self) {
+        self.log_retry_at = Nanos::ZERO;
+    }
+
     /// The last measured free space.
     pub const fn free_bytes(&self) -> Option<u64> {
         self.free_bytes
@@ -62,18 +68,15 @@ impl Space {
 impl<L: LogStore, S: StateMachine> Node<L, S> {
     /// Why a write must be refused, `None` when it need not.
     pub(super) fn no_space(&self, only_deletes: impl FnOnce() -> bool) -> Option<String> {
-        if self.space.log_full {
-            return Some("the disk is full: the log cannot grow; reads go on".to_owned());
-        }
-        let reason = if self.space.low {
+        let reason = if self.space.log_full {
+            "the disk is full, the log cannot grow".to_owned()
+        } else if self.space.low {
             let (free, reserve) = (self.space.free_bytes.unwrap_or(0), self.config.reserve_bytes);
-            format!(
-                "{free} bytes free on the disk, the reserve is {reserve}: only deletes are taken"
-            )
+            format!("{free} bytes are free on the disk, and the last {reserve} are a reserve")
         } else {
-            let reason = self.machine.read_only_reason()?;
-            format!("{reason}: only deletes are taken")
+            self.machine.read_only_reason()?.to_owned()
         };
+        let reason = format!("{reason}; reads and deletes go on");
         (!only_deletes()).then_some(reason)
     }
 

@@ -40,7 +40,7 @@ pub trait StateMachine {
     /// Whether more may be applied now.
     fn room(&self) -> Room;
     /// Why writes should wait for disk space; `None` when they need not.
-    fn read_only_reason(&self) -> Option<String>;
+    fn read_only_reason(&self) -> Option<&str>;
     /// Called every turn and every tick: starts a flush when the memtable is large or `log_is_large`, and retries
     /// what failed for lack of space.
     fn maintain(&mut self, now: Nanos, log_is_large: bool);
@@ -134,6 +134,10 @@ pub enum MachineOutcome {
     Flushed {
         /// The entry.
         index: LogIndex,
+        /// The new table's number and bytes, if there is one.
+        table: Option<(u64, u64)>,
+        /// Nanoseconds from the start of the flush.
+        ns: u64,
     },
 }
 

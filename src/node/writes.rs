@@ -14,6 +14,8 @@ use std::ops::Range;
 /// Advice to a client that found no leader: about an election.
 pub(super) const NO_LEADER_RETRY_MS: u32 = 100;
 
+/// Least advice to a client whose write waits for a flush, whatever the queue says.
+const STALL_RETRY_MS_MIN: u32 = 50;
 /// Passed deadlines are noticed this late at most, so that looking for them costs nothing.
 const EXPIRY_SCAN_NS: u64 = 5_000_000;
 
@@ -79,21 +81,24 @@ impl<L: LogStore, S: StateMachine> Node<L, S> {
         if self.raft.role() != Role::Leader {
             return Err(self.no_leader(opcode));
         }
-        let only_deletes = || batch.ops().all(|op| matches!(op, Op::Delete { .. }));
-        if let Some(reason) = self.no_space(only_deletes) {
-            self.desk.counters.no_space += 1;
-            return Err(Response::Error(ErrorReply {
-                code: ErrorCode::NoSpace,
-                effect: proto::Effect::NotApplied,
-                retry_after_ms: super::space::RETRY_AFTER_MS,
-                message: reason,
-            }));
-        }
+        self.check_space_for(batch)?;
         if self.machine.room() == super::Room::Stalled {
             let message = "writes wait for a memtable to be flushed".to_owned();
-            return Err(self.desk.busy(proto::Effect::NotApplied, message));
+            return Err(self.desk.busy(proto::Effect::NotApplied, STALL_RETRY_MS_MIN, message));
         }
         Ok(())
+    }
+
+    fn check_space_for(&mut self, batch: &BatchRef<'_>) -> Result<(), Response> {
+        let only_deletes = || batch.ops().all(|op| matches!(op, Op::Delete { .. }));
+        let Some(message) = self.no_space(only_deletes) else { return Ok(()) };
+        self.desk.counters.no_space += 1;
+        Err(Response::Error(ErrorReply {
+            code: ErrorCode::NoSpace,
+            effect: proto::Effect::NotApplied,
+            retry_after_ms: super::space::RETRY_AFTER_MS,
+            message,
+        }))
     }
 
     pub(super) fn no_leader(&self, opcode: Opcode) -> Response {
@@ -117,15 +122,23 @@ impl<L: LogStore, S: StateMachine> Node<L, S> {
             if ticket.deadline <= now {
                 self.expired_in_queue(now, &ticket, out);
                 self.desk.finish(&ticket);
-                continue;
+            } else if let Err(refused) = self.check_space_again(&bytes[range.clone()]) {
+                self.desk.reply(now, &ticket, refused, out);
+                self.desk.finish(&ticket);
+            } else {
+                self.desk.stages.span(Stage::Queue, ticket.admitted_at, now);
+                payloads.push(bytes.slice(range));
+                self.writes.offered.push(ticket);
             }
-            self.desk.stages.span(Stage::Queue, ticket.admitted_at, now);
-            payloads.push(bytes.slice(range));
-            self.writes.offered.push(ticket);
         }
         self.writes.turn = turn;
         if payloads.is_empty() {
             return;
+        }
+        if self.space.log_is_full() {
+            // These are deletes.
+            self.log.use_reserve();
+            self.space.retry_log_now();
         }
         self.step_raft(now, raft::Event::Propose(payloads));
         for ticket in std::mem::take(&mut self.writes.offered) {
@@ -133,6 +146,14 @@ impl<L: LogStore, S: StateMachine> Node<L, S> {
             self.desk.reply(now, &ticket, refused, out);
             self.desk.finish(&ticket);
         }
+    }
+
+    /// The log may have found the disk full after this turn's writes were admitted.
+    fn check_space_again(&mut self, batch: &[u8]) -> Result<(), Response> {
+        if !self.space.log_is_full() {
+            return Ok(());
+        }
+        self.check_space_for(&BatchRef::parse(batch).expect("it was validated at admission"))
     }
 
     /// Starts the log's job, unless the disk is full and the next try is not due.
