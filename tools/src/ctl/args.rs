@@ -1,0 +1,320 @@
+//! The command line.
+
+use beachdb::base::units::parse_duration;
+use clap::{Args as ClapArgs, Parser, Subcommand};
+use std::path::PathBuf;
+use std::time::Duration;
+
+const EXAMPLES: &str = "\
+Examples:
+  beachctl put beach 'fine sand'          beachctl get beach
+  beachctl get beach --with-seq           beachctl put 'a\\x00b' --file photo.jpg
+  beachctl scan --prefix user/ --limit 10 beachctl scan a m --keys-only
+  beachctl batch changes.txt              lines: put K V, del K; all or nothing
+  beachctl load --tsv data.tsv            KEY<TAB>VALUE lines; - is stdin
+  beachctl --endpoints 10.0.0.1:7400,10.0.0.2:7400 status
+  beachctl frame encode get beach         hex; pipe it through: xxd -r -p | nc -q1 HOST 7400
+  beachctl frame explain 0000001801020000000000000000000200000000 91471fb5
+  beachctl                                a prompt, on a terminal
+
+Keys and values are text with \\xNN \\n \\r \\t \\\\ \\\" escapes; scan prints them so, with a tab between.
+
+JSON (--json), one document unless it says lines:
+  put, del, batch  {\"index\",\"first_seq\",\"last_seq\",\"ops\"}
+  get              {\"key\",\"found\",\"value\"?,\"seq\"?,\"applied\"?}
+  scan (lines)     {\"type\":\"entry\",\"key\",\"seq\",\"value\"?} then {\"type\":\"end\",\"count\",\"snapshot\",\"more\"}
+  load             {\"lines\",\"batches\",\"first_seq\",\"last_seq\",\"seconds\",\"acknowledged_through\",\"resume_from\"}
+  ping             {\"endpoint\",\"server\",\"node\",\"cluster\",\"us\"}
+  status, stats    {\"nodes\":[{\"endpoint\",\"status\"|\"stats\"|\"error\"}]}
+  frame decode     (lines) {\"length\",\"version\",\"opcode\",\"no_crc\",\"request_id\",\"deadline_ms\"|\"status\",\"request\"|\"reply\"}
+  a failure        {\"error\":{\"code\",\"effect\",\"message\"}}, effect: none, not_applied, applied, or unknown
+
+Exit code: 0 done, 1 failed or not found, 2 wrong usage or not available in this version.";
+
+/// Talks to BeachDB.
+#[derive(Parser, Debug)]
+#[command(name = "beachctl", version = beachdb::VERSION, after_help = EXAMPLES)]
+pub struct Args {
+    /// Options of all commands.
+    #[command(flatten)]
+    pub global: Global,
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Option<Command>,
+}
+
+/// Options of all commands.
+#[derive(ClapArgs, Debug, Clone)]
+pub struct Global {
+    /// Client addresses of the nodes, tried in turn
+    #[arg(
+        long,
+        global = true,
+        env = "BEACHCTL_ENDPOINTS",
+        value_delimiter = ',',
+        value_name = "HOST:PORT,…",
+        default_value = "127.0.0.1:7400"
+    )]
+    pub endpoints: Vec<String>,
+    /// Deadline of each request, safe retries included
+    #[arg(long, global = true, value_parser = parse_duration, default_value = "2s")]
+    pub timeout: Duration,
+    /// Insist on this cluster id
+    #[arg(long, global = true, value_name = "NAME")]
+    pub cluster: Option<String>,
+    /// JSON on stdout
+    #[arg(long, global = true)]
+    pub json: bool,
+}
+
+/// What to do.
+#[derive(Subcommand, Debug)]
+pub enum Command {
+    /// Set a key; done means durable
+    Put(Put),
+    /// Print the value of a key; exit 1 when there is none
+    Get(Get),
+    /// Delete a key
+    Del(Del),
+    /// Print the keys of a range or prefix, at one moment
+    Scan(Scan),
+    /// Apply a file of "put K V" and "del K" lines atomically
+    Batch(Batch),
+    /// Put each line of a file, in batches, with progress
+    Load(Load),
+    /// Say who answers, and how fast
+    Ping,
+    /// The state of each endpoint's node
+    Status,
+    /// The figures of each endpoint's engine
+    Stats,
+    /// Encode, decode, and explain protocol frames; needs no server
+    #[command(subcommand)]
+    Frame(Frame),
+    /// Not in this version
+    #[command(hide = true)]
+    Member(Later),
+    /// Not in this version
+    #[command(hide = true)]
+    TransferLeader(Later),
+    /// Not in this version
+    #[command(hide = true)]
+    Compact(Later),
+    /// Not in this version
+    #[command(hide = true)]
+    Checkpoint(Later),
+    /// Not in this version
+    #[command(hide = true)]
+    DeleteRange(Later),
+}
+
+impl Command {
+    /// Its name on the command line.
+    #[must_use]
+    pub const fn name(&self) -> &'static str {
+        match self {
+            Self::Put(_) => "put",
+            Self::Get(_) => "get",
+            Self::Del(_) => "del",
+            Self::Scan(_) => "scan",
+            Self::Batch(_) => "batch",
+            Self::Load(_) => "load",
+            Self::Ping => "ping",
+            Self::Status => "status",
+            Self::Stats => "stats",
+            Self::Frame(_) => "frame",
+            Self::Member(_) => "member",
+            Self::TransferLeader(_) => "transfer-leader",
+            Self::Compact(_) => "compact",
+            Self::Checkpoint(_) => "checkpoint",
+            Self::DeleteRange(_) => "delete-range",
+        }
+    }
+}
+
+/// Whatever follows a command of a later version.
+#[derive(ClapArgs, Debug)]
+pub struct Later {
+    /// Not looked at.
+    #[arg(trailing_var_arg = true, allow_hyphen_values = true, hide = true)]
+    pub rest: Vec<String>,
+}
+
+/// `put`.
+#[derive(ClapArgs, Debug)]
+pub struct Put {
+    /// The key, text with escapes
+    pub key: String,
+    /// The value, text with escapes
+    #[arg(
+        required_unless_present = "file",
+        conflicts_with = "file",
+        allow_negative_numbers = true
+    )]
+    pub value: Option<String>,
+    /// Read the value's bytes from a file; - is stdin
+    #[arg(long)]
+    pub file: Option<PathBuf>,
+    /// KEY and VALUE are hex digits
+    #[arg(long)]
+    pub hex: bool,
+    /// Conditions of a later version.
+    #[command(flatten)]
+    pub conditions: Conditions,
+}
+
+/// Conditions on a write; not in this version.
+#[derive(ClapArgs, Debug)]
+pub struct Conditions {
+    /// Not in this version
+    #[arg(long, hide = true)]
+    pub if_absent: bool,
+    /// Not in this version
+    #[arg(long, hide = true, value_name = "N")]
+    pub if_seq: Option<u64>,
+}
+
+/// `get`.
+#[derive(ClapArgs, Debug)]
+pub struct Get {
+    /// The key, text with escapes
+    pub key: String,
+    /// Print "SEQ<TAB>VALUE": the sequence number of the write that set the key
+    #[arg(long)]
+    pub with_seq: bool,
+    /// Read as of this sequence number
+    #[arg(long, value_name = "SEQ")]
+    pub snapshot: Option<u64>,
+    /// KEY is hex digits, and so is the value printed
+    #[arg(long)]
+    pub hex: bool,
+    /// Write exactly the value's bytes to a file; - is stdout. Without it a line end is added
+    #[arg(long)]
+    pub file: Option<PathBuf>,
+}
+
+/// `del`.
+#[derive(ClapArgs, Debug)]
+pub struct Del {
+    /// The key, text with escapes
+    pub key: String,
+    /// KEY is hex digits
+    #[arg(long)]
+    pub hex: bool,
+    /// Conditions of a later version.
+    #[command(flatten)]
+    pub conditions: Conditions,
+}
+
+/// `scan`.
+#[derive(ClapArgs, Debug)]
+pub struct Scan {
+    /// The first key; without it, or empty: the first of all
+    #[arg(conflicts_with = "prefix")]
+    pub start: Option<String>,
+    /// The first key past the range; without it, or empty: no end
+    pub end: Option<String>,
+    /// Every key that begins with this
+    #[arg(long)]
+    pub prefix: Option<String>,
+    /// Most entries
+    #[arg(long)]
+    pub limit: Option<u64>,
+    /// Not in this version
+    #[arg(long, hide = true)]
+    pub reverse: bool,
+    /// Leave the values out
+    #[arg(long)]
+    pub keys_only: bool,
+    /// Read as of this sequence number
+    #[arg(long, value_name = "SEQ")]
+    pub snapshot: Option<u64>,
+    /// START, END, and PREFIX are hex digits, and so is what is printed
+    #[arg(long)]
+    pub hex: bool,
+}
+
+/// `batch`.
+#[derive(ClapArgs, Debug)]
+pub struct Batch {
+    /// Lines "put K V" or "del K"; tokens may be "quoted with \xNN"; # begins a comment line; - is stdin
+    pub file: PathBuf,
+}
+
+/// `load`.
+#[derive(ClapArgs, Debug)]
+#[command(after_help = "\
+Every line is KEY<TAB>VALUE, ended by a line feed; the value is everything after the first tab. Lines are sent in order, \
+in batches, several batches in flight; each batch is atomic. When it fails, load says which lines are acknowledged \
+(durable), which are not known, and which --resume-from goes on. Loading lines again is harmless: the same puts in \
+the same order.
+
+The acknowledgement log gets one line a batch, when its answer arrived and in order:
+  FIRST_LINE<TAB>LAST_LINE<TAB>FIRST_SEQ<TAB>LAST_SEQ")]
+pub struct Load {
+    /// The file; - is stdin
+    pub file: PathBuf,
+    /// Lines are KEY<TAB>VALUE
+    #[arg(long, required = true)]
+    pub tsv: bool,
+    /// Resolve \xNN and the other escapes in keys and values, as scan prints them
+    #[arg(long)]
+    pub escapes: bool,
+    /// Most lines in a batch
+    #[arg(long, default_value_t = 100, value_parser = clap::value_parser!(u32).range(1..=100_000))]
+    pub batch_lines: u32,
+    /// Batches in flight
+    #[arg(long, default_value_t = 8, value_parser = clap::value_parser!(u32).range(1..=1024))]
+    pub pipeline: u32,
+    /// Skip the lines before this one
+    #[arg(long, default_value_t = 1, value_name = "LINE", value_parser = clap::value_parser!(u64).range(1..))]
+    pub resume_from: u64,
+    /// Append a line to this file for each acknowledged batch
+    #[arg(long, value_name = "FILE")]
+    pub ack_log: Option<PathBuf>,
+}
+
+/// `frame`.
+#[derive(Subcommand, Debug)]
+pub enum Frame {
+    /// Print a request frame: ping, get K, put K V, del K, scan [START [END]] [LIMIT N], status, stats, hello
+    Encode(FrameEncode),
+    /// Print each frame as a line of JSON
+    Decode(FrameInput),
+    /// Print each row of each frame with its meaning
+    Explain(FrameInput),
+}
+
+/// `frame encode`.
+#[derive(ClapArgs, Debug)]
+pub struct FrameEncode {
+    /// The request's id
+    #[arg(long, default_value_t = 1)]
+    pub request_id: u64,
+    /// Its deadline; without it the server's default
+    #[arg(long, value_parser = parse_duration)]
+    pub deadline: Option<Duration>,
+    /// Leave the checksum out, for loopback
+    #[arg(long)]
+    pub no_crc: bool,
+    /// Write the frame's bytes instead of hex
+    #[arg(long)]
+    pub raw: bool,
+    /// The request, as typed into netcat
+    #[arg(required = true, value_name = "REQUEST")]
+    pub words: Vec<String>,
+}
+
+/// `frame decode` and `frame explain`.
+#[derive(ClapArgs, Debug)]
+pub struct FrameInput {
+    /// Hex digits, spaces ignored; - reads them from stdin
+    #[arg(required_unless_present = "file", value_name = "HEX")]
+    pub hex: Vec<String>,
+    /// Read the bytes themselves from a file; - is stdin
+    #[arg(long, conflicts_with = "hex")]
+    pub file: Option<PathBuf>,
+    /// They are a batch, not frames
+    #[arg(long)]
+    pub batch: bool,
+}

@@ -1,0 +1,242 @@
+//! put, get, del, scan, batch, ping.
+#![allow(clippy::disallowed_methods, reason = "a tool writes the user's files and times itself")]
+
+use super::Session;
+use super::args::{Batch, Conditions, Del, Get, Put, Scan};
+use super::bytes::{open, parse, read_all, show, show_into};
+use super::output::Failure;
+use beachdb::base::SequenceNumber;
+use beachdb::base::batch::{BatchError, WriteBatch};
+use beachdb::client::{ScanOptions, Written};
+use beachdb::limits::{MAX_KEY_BYTES, MAX_VALUE_BYTES};
+use beachdb::proto::text;
+use serde_json::json;
+use std::io::{self, BufRead, BufReader, BufWriter, Read, Write};
+use std::time::Instant;
+
+/// Longest line of a batch file: every byte of a key and a value as `\xNN`, and the word.
+const MAX_BATCH_LINE: usize = 4 * (MAX_KEY_BYTES + MAX_VALUE_BYTES) + 64;
+
+fn check_conditions(conditions: &Conditions) -> Result<(), Failure> {
+    match conditions {
+        Conditions { if_absent: true, .. } => Err(Failure::not_available("--if-absent")),
+        Conditions { if_seq: Some(_), .. } => Err(Failure::not_available("--if-seq")),
+        _ => Ok(()),
+    }
+}
+
+fn report_written(session: &Session, written: Written, ops: usize) -> Result<(), Failure> {
+    let Written { index, first_seq, last_seq } = written;
+    let seq = if first_seq == last_seq {
+        last_seq.to_string()
+    } else {
+        format!("{first_seq}..{last_seq}")
+    };
+    let document = json!({
+        "index": index.0, "first_seq": first_seq.0, "last_seq": last_seq.0, "ops": ops,
+    });
+    Ok(session.out.line(&format!("OK seq={seq} index={index}"), &document)?)
+}
+
+/// `put`.
+pub fn put(session: &mut Session, put: &Put) -> Result<(), Failure> {
+    check_conditions(&put.conditions)?;
+    let key = parse("KEY", &put.key, put.hex)?;
+    let value = match (&put.file, &put.value) {
+        (Some(file), _) => read_all(file, MAX_VALUE_BYTES)?,
+        (None, Some(value)) => parse("VALUE", value, put.hex)?,
+        (None, None) => return Err(Failure::Usage("put needs a VALUE or --file".into())),
+    };
+    let written = session.client()?.put(&key, &value)?;
+    report_written(session, written, 1)
+}
+
+/// `del`.
+pub fn del(session: &mut Session, del: &Del) -> Result<(), Failure> {
+    check_conditions(&del.conditions)?;
+    let key = parse("KEY", &del.key, del.hex)?;
+    let written = session.client()?.delete(&key)?;
+    report_written(session, written, 1)
+}
+
+/// `get`.
+pub fn get(session: &mut Session, get: &Get) -> Result<(), Failure> {
+    let key = parse("KEY", &get.key, get.hex)?;
+    let snapshot = SequenceNumber(get.snapshot.unwrap_or(0));
+    let found = session.client()?.get_at(&key, snapshot)?;
+    let shown = show(&key, get.hex);
+    let Some(found) = found else {
+        if session.out.json {
+            println!("{}", json!({"key": shown, "found": false}));
+        }
+        eprintln!("beachctl: key {} not found", text::quote(&key));
+        return Err(Failure::Silent);
+    };
+    if let Some(file) = get.file.as_ref().filter(|f| f.as_os_str() != "-") {
+        std::fs::write(file, &found.value)
+            .map_err(|e| Failure::Failed(format!("cannot write {}: {e}", file.display())))?;
+        return Ok(());
+    }
+    let mut out = io::stdout().lock();
+    if session.out.json {
+        let document = json!({
+            "key": shown, "found": true, "value": show(&found.value, get.hex),
+            "seq": found.seq.0, "applied": found.applied.0,
+        });
+        writeln!(out, "{document}")?;
+        return Ok(());
+    }
+    if get.with_seq {
+        write!(out, "{}\t", found.seq)?;
+    }
+    if get.hex {
+        write!(out, "{}", text::to_hex(&found.value))?;
+    } else {
+        out.write_all(&found.value)?;
+    }
+    if get.file.is_none() {
+        writeln!(out)?;
+    }
+    Ok(())
+}
+
+/// `scan`.
+pub fn scan(session: &mut Session, scan: &Scan) -> Result<(), Failure> {
+    if scan.reverse {
+        return Err(Failure::not_available("scan --reverse"));
+    }
+    let bound = |what, text: &Option<String>| match text {
+        Some(text) => parse(what, text, scan.hex),
+        None => Ok(Vec::new()),
+    };
+    let options = ScanOptions {
+        start: bound("START", &scan.start)?,
+        end: bound("END", &scan.end)?,
+        prefix: scan.prefix.as_ref().map(|p| parse("PREFIX", p, scan.hex)).transpose()?,
+        limit: scan.limit,
+        keys_only: scan.keys_only,
+        snapshot: SequenceNumber(scan.snapshot.unwrap_or(0)),
+        page_entries: 0,
+    };
+    let json_lines = session.out.json;
+    let mut out = BufWriter::new(io::stdout().lock());
+    let mut entries = session.client()?.scan(options);
+    let (mut count, mut line) = (0u64, Vec::new());
+    for entry in entries.by_ref() {
+        let entry = match entry {
+            Ok(entry) => entry,
+            Err(e) => {
+                out.flush()?;
+                return Err(e.into());
+            }
+        };
+        count += 1;
+        if json_lines {
+            let mut document =
+                json!({"type": "entry", "key": show(&entry.key, scan.hex), "seq": entry.seq.0});
+            if !scan.keys_only {
+                document["value"] = show(&entry.value, scan.hex).into();
+            }
+            writeln!(out, "{document}")?;
+            continue;
+        }
+        line.clear();
+        let put = |line: &mut Vec<u8>, bytes: &[u8]| match scan.hex {
+            true => line.extend_from_slice(text::to_hex(bytes).as_bytes()),
+            false => show_into(line, bytes),
+        };
+        put(&mut line, &entry.key);
+        if !scan.keys_only {
+            line.push(b'\t');
+            put(&mut line, &entry.value);
+        }
+        line.push(b'\n');
+        out.write_all(&line)?;
+    }
+    let more = entries.resume_key().map(|key| show(key, scan.hex));
+    let snapshot = entries.snapshot();
+    if json_lines {
+        let end = json!({"type": "end", "count": count, "snapshot": snapshot.0, "more": more});
+        writeln!(out, "{end}")?;
+    }
+    out.flush()?;
+    if let Some(more) = more.filter(|_| !json_lines) {
+        eprintln!(
+            "beachctl: {count} entries shown, the limit; there may be more from {more} on (snapshot {snapshot})"
+        );
+    }
+    Ok(())
+}
+
+/// `batch`.
+pub fn batch(session: &mut Session, args: &super::args::Batch) -> Result<(), Failure> {
+    let batch = read_batch(args)?;
+    if batch.is_empty() {
+        return Err(Failure::Failed(format!("{} holds no operation", args.file.display())));
+    }
+    let written = session.client()?.write(&batch)?;
+    report_written(session, written, batch.len())
+}
+
+fn read_batch(args: &Batch) -> Result<WriteBatch, Failure> {
+    let mut input = BufReader::new(open(&args.file)?);
+    let mut batch = WriteBatch::new();
+    let (mut number, mut line) = (0u64, Vec::new());
+    loop {
+        line.clear();
+        number += 1;
+        let at = |why: String| {
+            Failure::Failed(format!(
+                "{} line {number}: {why}; nothing was sent",
+                args.file.display()
+            ))
+        };
+        let read = input
+            .by_ref()
+            .take(MAX_BATCH_LINE as u64)
+            .read_until(b'\n', &mut line)
+            .map_err(|e| at(e.to_string()))?;
+        if read == 0 {
+            return Ok(batch);
+        }
+        if read == MAX_BATCH_LINE && !line.ends_with(b"\n") {
+            return Err(at("longer than any key and value".into()));
+        }
+        add_line(&mut batch, line.trim_ascii_end()).map_err(at)?;
+    }
+}
+
+fn add_line(batch: &mut WriteBatch, line: &[u8]) -> Result<(), String> {
+    if line.trim_ascii_start().starts_with(b"#") {
+        return Ok(());
+    }
+    let tokens = text::tokens(line).map_err(|e| e.to_string())?;
+    let refused = |e: BatchError| e.to_string();
+    match tokens.as_slice() {
+        [] => Ok(()),
+        [word, key, value] if word.is_keyword("put") => {
+            batch.put(&key.bytes, &value.bytes).map_err(refused)
+        }
+        [word, key] if word.is_keyword("del") => batch.delete(&key.bytes).map_err(refused),
+        _ => Err("expected \"put KEY VALUE\" or \"del KEY\"".to_owned()),
+    }
+}
+
+/// `ping`.
+pub fn ping(session: &mut Session) -> Result<(), Failure> {
+    let client = session.client()?;
+    let begun = Instant::now();
+    client.ping()?;
+    let us = begun.elapsed().as_micros() as u64;
+    let endpoint = client.endpoint().to_owned();
+    let (server, node, cluster) = match client.server() {
+        Some(h) => (h.server.clone(), h.node_id.0, h.cluster.clone()),
+        None => Default::default(),
+    };
+    let text =
+        format!("PONG from {endpoint}: {server}, node {node} of cluster {cluster:?}, {us} µs");
+    let document = json!({
+        "endpoint": endpoint, "server": server, "node": node, "cluster": cluster, "us": us,
+    });
+    Ok(session.out.line(&text, &document)?)
+}

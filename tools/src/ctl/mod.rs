@@ -1,0 +1,105 @@
+//! `beachctl`, on the blocking client library.
+//!
+//! | module | what |
+//! |---|---|
+//! | [`args`] | the command line, as clap sees it and `--help` shows it |
+//! | [`bytes`] | keys and values from text with escapes, from hex, and from files |
+//! | [`output`] | text and JSON on stdout; errors and exit codes |
+//! | [`data`] | put, get, del, scan, batch |
+//! | [`load`] | load: pipelined, in order, with progress and a line to resume from |
+//! | [`nodes`] | status and stats of each endpoint |
+//! | [`frames`] | frame encode, decode, explain: no server needed |
+//! | [`repl`] | the prompt |
+//!
+//! Exit codes: 0 done; 1 it failed, or `get` found nothing; 2 wrong usage, or not in this version.
+//! Data goes to stdout, messages to stderr.
+
+pub mod args;
+pub mod bytes;
+pub mod data;
+pub mod frames;
+pub mod load;
+pub mod nodes;
+pub mod output;
+pub mod repl;
+
+use args::{Args, Command};
+use beachdb::client::{Client, ClientError, ClientOptions};
+use clap::Parser;
+use output::{Failure, Output};
+use std::io::{IsTerminal, Write};
+use std::process::ExitCode;
+
+/// A session: the options that all commands share, and the connection once it is needed.
+pub struct Session {
+    /// The options before the command.
+    pub global: args::Global,
+    /// Where results go.
+    pub out: Output,
+    client: Option<Client>,
+}
+
+impl Session {
+    fn new(global: args::Global) -> Self {
+        let out = Output { json: global.json };
+        Self { global, out, client: None }
+    }
+
+    /// The client's options for these endpoints.
+    #[must_use]
+    pub fn options(&self, endpoints: &[String]) -> ClientOptions {
+        let mut options = ClientOptions::new(endpoints);
+        options.timeout = self.global.timeout;
+        options.connect_timeout = self.global.timeout.min(options.connect_timeout);
+        options.name = format!("beachctl {}", beachdb::VERSION);
+        options.cluster = self.global.cluster.clone().unwrap_or_default();
+        options
+    }
+
+    /// The connection, made on first use and kept.
+    pub fn client(&mut self) -> Result<&mut Client, ClientError> {
+        if self.client.is_none() {
+            self.client = Some(Client::with_options(self.options(&self.global.endpoints))?);
+        }
+        Ok(self.client.as_mut().expect("made above"))
+    }
+}
+
+/// Runs the program.
+#[must_use]
+pub fn main() -> ExitCode {
+    let Args { global, command } = Args::parse();
+    let mut session = Session::new(global);
+    let result = match command {
+        Some(command) => run(&mut session, &command),
+        None if std::io::stdin().is_terminal() => repl::run(&mut session),
+        None => Err(Failure::Usage(
+            "no command was given, and the prompt needs a terminal; see beachctl --help".into(),
+        )),
+    };
+    match result.and_then(|()| std::io::stdout().flush().map_err(Failure::from)) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failure) => failure.report(session.out),
+    }
+}
+
+/// Runs one command.
+pub fn run(session: &mut Session, command: &Command) -> Result<(), Failure> {
+    match command {
+        Command::Put(put) => data::put(session, put),
+        Command::Get(get) => data::get(session, get),
+        Command::Del(del) => data::del(session, del),
+        Command::Scan(scan) => data::scan(session, scan),
+        Command::Batch(batch) => data::batch(session, batch),
+        Command::Load(load) => load::run(session, load),
+        Command::Ping => data::ping(session),
+        Command::Status => nodes::status(session),
+        Command::Stats => nodes::stats(session),
+        Command::Frame(frame) => frames::run(session, frame),
+        Command::Member(_)
+        | Command::TransferLeader(_)
+        | Command::Compact(_)
+        | Command::Checkpoint(_)
+        | Command::DeleteRange(_) => Err(Failure::not_available(command.name())),
+    }
+}
