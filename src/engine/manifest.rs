@@ -334,6 +334,10 @@ impl Manifest {
         self.disk.rename(&tmp(&path), &path)?;
         self.disk.sync_dir(&self.dir)?;
         let current = self.dir.join(CURRENT);
+        // A crash may have left one behind; unlike the manifest's, its name is not a new one each time.
+        if self.disk.exists(&tmp(&current))? {
+            self.disk.remove(&tmp(&current))?;
+        }
         let file = self.disk.open(&tmp(&current), OpenMode::CreateNew)?;
         file.write_at(0, &encode_current(number))?;
         file.sync_data()?;
