@@ -107,6 +107,25 @@ fn mutated_log_segments_are_harmless() {
 }
 
 #[test]
+fn mutated_edits_are_harmless() {
+    smoke("edit", 20_000);
+}
+
+#[test]
+fn mutated_manifests_are_harmless() {
+    smoke("manifest", 5_000);
+}
+
+#[test]
+fn every_manifest_seed_is_valid() {
+    let disk = beachdb::env::sim::SimDisk::new(1);
+    let path = Path::new("/7.manifest");
+    disk.write_file(path, &seeds::of("manifest")[0]);
+    let replay = beachdb::engine::manifest::replay(&disk, path, Some(7), &mut |_, _| {}).unwrap();
+    assert_eq!((replay.edits, replay.state.tables.len()), (3, 1));
+}
+
+#[test]
 fn mutated_tables_are_harmless() {
     smoke("sstable", 5_000);
 }

@@ -11,6 +11,8 @@
 use beachdb::base::batch::{BatchRef, Op, WriteBatch};
 use beachdb::base::hash::key_hash;
 use beachdb::base::{SequenceNumber, checksum};
+use beachdb::engine::edit::{State, VersionEdit};
+use beachdb::engine::manifest;
 use beachdb::env::sim::SimDisk;
 use beachdb::env::{Disk, File, IoResult};
 use beachdb::limits::{MAX_FRAME_BYTES, MAX_INLINE_BYTES};
@@ -30,12 +32,14 @@ use std::sync::Arc;
 pub type Driver = fn(&[u8]);
 
 /// All drivers.
-pub const ALL: [(&str, Driver); 7] = [
+pub const ALL: [(&str, Driver); 9] = [
     ("batch", batch),
     ("frame", frame),
     ("body", body),
     ("inline", inline_text),
     ("wal", wal_segment),
+    ("edit", edit),
+    ("manifest", manifest_file),
     ("sstable", sstable),
     ("sstable_parts", sstable_parts),
 ];
@@ -237,6 +241,47 @@ fn with_good_wal_sums(data: &[u8]) -> Vec<u8> {
         at += wal::record_bytes(len);
     }
     out
+}
+
+/// `engine::edit`: a version edit has one spelling, and what can be applied can be written as one full edit.
+pub fn edit(data: &[u8]) {
+    let Ok(edit) = VersionEdit::decode(data) else { return };
+    assert_eq!(edit.encode(), data, "one spelling of {edit:?}");
+    let mut state = State::default();
+    if state.apply(&edit).is_ok() {
+        same_as_full_edit(&state);
+    }
+}
+
+fn same_as_full_edit(state: &State) {
+    let bytes = state.to_edit().encode();
+    let full = VersionEdit::decode(&bytes).expect("what was encoded decodes");
+    let mut again = State::default();
+    again.apply(&full).expect("a state is a valid edit");
+    assert_eq!(&again, state);
+}
+
+/// `engine::manifest`: a whole manifest, and `CURRENT`.
+pub fn manifest_file(data: &[u8]) {
+    if let Ok(number) = manifest::decode_current(Path::new("/CURRENT"), data) {
+        assert_eq!(manifest::encode_current(number), data, "one spelling");
+    }
+    let good_sums = with_good_wal_sums(data);
+    for data in [data, &good_sums] {
+        let disk = SimDisk::new(1);
+        let path = Path::new("/7.manifest");
+        disk.write_file(path, data);
+        let mut edits = 0;
+        let replay = manifest::replay(&disk, path, None, &mut |found, _| {
+            edits += 1;
+            assert_eq!(found.number, edits);
+            assert!(found.offset as usize + found.bytes <= data.len());
+        });
+        if let Ok(replay) = replay {
+            assert_eq!(replay.edits, edits);
+            same_as_full_edit(&replay.state);
+        }
+    }
 }
 
 /// `sstable`: open, iterate, seek, get, verify, walk.

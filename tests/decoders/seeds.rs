@@ -2,7 +2,9 @@
 
 use beachdb::base::batch::WriteBatch;
 use beachdb::base::internal_key::{ValueKind, pack_trailer};
-use beachdb::base::{LogIndex, SequenceNumber};
+use beachdb::base::{LogIndex, SequenceNumber, Term};
+use beachdb::engine::edit::{TableMeta, VersionEdit};
+use beachdb::engine::manifest;
 use beachdb::env::sim::SimDisk;
 use beachdb::env::{Disk, OpenMode};
 use beachdb::proto::{Opcode, Response};
@@ -21,6 +23,8 @@ pub fn of(target: &str) -> Vec<Vec<u8>> {
         "body" => bodies(),
         "inline" => lines(),
         "wal" => segments(),
+        "edit" => edits().iter().map(VersionEdit::encode).collect(),
+        "manifest" => manifests(),
         "sstable" => tables(),
         "sstable_parts" => table_parts(),
         other => panic!("no seeds for {other}"),
@@ -120,6 +124,57 @@ fn segments() -> Vec<Vec<u8>> {
         segment.truncate((used + 64).min(segment.len()));
     }
     out
+}
+
+fn edits() -> Vec<VersionEdit> {
+    let table = |number: u64| TableMeta {
+        level: 0,
+        number,
+        bytes: 705,
+        entries: 5,
+        deletes: 1,
+        smallest_seq: 3,
+        largest_seq: 7,
+        smallest_key: b"apple".to_vec(),
+        largest_key: b"banana".to_vec(),
+    };
+    let full = VersionEdit {
+        full: true,
+        applied: Some((LogIndex(0), Term(0))),
+        last_seq: Some(SequenceNumber(0)),
+        oldest_readable: Some(SequenceNumber(0)),
+        next_file: Some(1),
+        ..VersionEdit::default()
+    };
+    let flush = VersionEdit {
+        applied: Some((LogIndex(9), Term(2))),
+        last_seq: Some(SequenceNumber(7)),
+        next_file: Some(4),
+        added: vec![table(2), table(3)],
+        ..VersionEdit::default()
+    };
+    let replace = VersionEdit {
+        oldest_readable: Some(SequenceNumber(5)),
+        next_file: Some(5),
+        added: vec![table(4)],
+        removed: vec![(0, 2), (0, 3)],
+        ..VersionEdit::default()
+    };
+    vec![full, flush, replace]
+}
+
+fn manifests() -> Vec<Vec<u8>> {
+    let disk = SimDisk::new(1);
+    let path = Path::new("/7.manifest");
+    let mut edits = edits().into_iter();
+    let first = edits.next().unwrap().encode();
+    let records = [(RecordKind::Data, 1, 0, &first[..])];
+    let mut writer = SegmentWriter::create(&disk, path, LogKind::Manifest, 7, &records).unwrap();
+    for (i, edit) in edits.enumerate() {
+        writer.append(RecordKind::Data, i as u64 + 2, 0, &edit.encode());
+        writer.commit().unwrap();
+    }
+    vec![disk.read_file(path).unwrap(), manifest::encode_current(7)]
 }
 
 fn table(entries: u64, block_bytes: usize, filter: Arc<dyn FilterPolicy>) -> Vec<u8> {
