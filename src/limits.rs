@@ -52,6 +52,8 @@ pub const DEFAULT_SEGMENT_BYTES: u64 = 64 << 20;
 pub const LOG_SHORT_SEGMENT_BYTES: u64 = 1 << 20;
 /// Space held back in a log's directory: a full node can still restart, and delete.
 pub const LOG_RESERVE_BYTES: u64 = 2 << 20;
+/// Payload bytes of applied Raft entries kept in memory for reading back; older ones are read from the disk.
+pub const RAFT_LOG_MEMORY_BYTES: usize = 8 << 20;
 /// Default size at which the active memtable is frozen and flushed (all of its memory, not only payload).
 pub const DEFAULT_MEMTABLE_BYTES: usize = 64 << 20;
 /// Frozen memtables waiting for their flush; at the limit writes stall (`Db`) or are refused `BUSY` (daemon).

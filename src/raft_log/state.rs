@@ -1,0 +1,144 @@
+//! The two state slots of the Raft log, and its errors.
+//!
+//! ```text
+//! slot 1, hard state, 24 bytes        slot 2, baseline, 16 bytes
+//!  0  term                             0  index of the last released entry
+//!  8  has voted: 0 or 1                8  its term
+//! 16  voted for (0 when it has not)
+//! ```
+//!
+//! Big-endian, eight bytes each; `aux` is the format of the slot, 1. `proto-spec/wal.md` has an example.
+
+use crate::base::{LogIndex, NodeId, Term};
+use crate::raft::HardState;
+use crate::wal::WalError;
+use byteorder::{BigEndian, ByteOrder};
+use std::path::PathBuf;
+
+/// The slot of the hard state.
+pub const SLOT_HARD_STATE: u64 = 1;
+/// The slot of the baseline.
+pub const SLOT_BASELINE: u64 = 2;
+/// The format of both, in `aux`.
+pub const STATE_FORMAT: u64 = 1;
+
+/// A failed Raft log operation. Except [`WalError::DiskFull`] all are final: stop the process.
+#[derive(Debug, thiserror::Error)]
+pub enum RaftLogError {
+    /// The record log below failed.
+    #[error(transparent)]
+    Wal(#[from] WalError),
+    /// Entries are missing, though every record is whole: a segment file was removed, or files of two logs mixed.
+    #[error(
+        "{}: the Raft log is not contiguous: expected entry {expected}, found {found}; a segment is missing or foreign: \
+         put it back, or restore this node from a replica or a backup", dir.display()
+    )]
+    Gap {
+        /// The log's directory.
+        dir: PathBuf,
+        /// The index that should follow.
+        expected: LogIndex,
+        /// The index that does.
+        found: LogIndex,
+    },
+    /// A state record that this version does not understand.
+    #[error(
+        "{}: state slot {slot}: expected {expected}, found format {format} with {len} bytes; \
+         start the version that wrote it", dir.display()
+    )]
+    State {
+        /// The log's directory.
+        dir: PathBuf,
+        /// The slot.
+        slot: u64,
+        /// What was expected.
+        expected: &'static str,
+        /// The format that it says.
+        format: u64,
+        /// Its length.
+        len: usize,
+    },
+    /// Entries that were to be read back have been released meanwhile.
+    #[error("entries from {lo} on were released while they were being read")]
+    Released {
+        /// The first one wanted.
+        lo: LogIndex,
+    },
+}
+
+impl RaftLogError {
+    /// Data on disk is not what was written.
+    #[must_use]
+    pub const fn is_corruption(&self) -> bool {
+        match self {
+            Self::Wal(error) => error.is_corruption(),
+            Self::Gap { .. } | Self::State { .. } => true,
+            Self::Released { .. } => false,
+        }
+    }
+}
+
+/// The payload of the hard state.
+#[must_use]
+pub fn encode_hard_state(state: HardState) -> [u8; 24] {
+    let mut out = [0; 24];
+    BigEndian::write_u64(&mut out[..8], state.term.0);
+    BigEndian::write_u64(&mut out[8..16], state.vote.is_some().into());
+    BigEndian::write_u64(&mut out[16..], state.vote.map_or(0, |node| node.0));
+    out
+}
+
+/// The hard state in a record's payload; `None` when it is not one.
+#[must_use]
+pub fn decode_hard_state(aux: u64, payload: &[u8]) -> Option<HardState> {
+    if aux != STATE_FORMAT || payload.len() != 24 {
+        return None;
+    }
+    let node = NodeId(BigEndian::read_u64(&payload[16..]));
+    let vote = match BigEndian::read_u64(&payload[8..16]) {
+        0 if node.0 == 0 => None,
+        1 => Some(node),
+        _ => return None,
+    };
+    Some(HardState { term: Term(BigEndian::read_u64(&payload[..8])), vote })
+}
+
+/// The payload of the baseline.
+#[must_use]
+pub fn encode_baseline((index, term): (LogIndex, Term)) -> [u8; 16] {
+    let mut out = [0; 16];
+    BigEndian::write_u64(&mut out[..8], index.0);
+    BigEndian::write_u64(&mut out[8..], term.0);
+    out
+}
+
+/// The baseline in a record's payload; `None` when it is not one.
+#[must_use]
+pub fn decode_baseline(aux: u64, payload: &[u8]) -> Option<(LogIndex, Term)> {
+    let valid = aux == STATE_FORMAT && payload.len() == 16;
+    valid.then(|| {
+        (LogIndex(BigEndian::read_u64(&payload[..8])), Term(BigEndian::read_u64(&payload[8..])))
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn states_round_trip_and_others_are_refused() {
+        for vote in [None, Some(NodeId(3))] {
+            let state = HardState { term: Term(9), vote };
+            let bytes = encode_hard_state(state);
+            assert_eq!(decode_hard_state(STATE_FORMAT, &bytes), Some(state));
+            assert_eq!(decode_hard_state(2, &bytes), None);
+            assert_eq!(decode_hard_state(STATE_FORMAT, &bytes[1..]), None);
+        }
+        let mut odd = encode_hard_state(HardState::default());
+        odd[15] = 2;
+        assert_eq!(decode_hard_state(STATE_FORMAT, &odd), None);
+        let baseline = (LogIndex(4), Term(2));
+        assert_eq!(decode_baseline(STATE_FORMAT, &encode_baseline(baseline)), Some(baseline));
+        assert_eq!(decode_baseline(STATE_FORMAT, &[0; 15]), None);
+    }
+}
