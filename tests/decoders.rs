@@ -107,6 +107,11 @@ fn mutated_log_segments_are_harmless() {
 }
 
 #[test]
+fn mutated_raft_logs_are_harmless() {
+    smoke("raft_log", 3_000);
+}
+
+#[test]
 fn mutated_edits_are_harmless() {
     smoke("edit", 20_000);
 }

@@ -20,6 +20,8 @@ use beachdb::proto::explain::{batch_json, explain, explain_batch, frame_json};
 use beachdb::proto::frame::{self, CrcPolicy, Decoded, FrameHeader, HEADER_BYTES};
 use beachdb::proto::inline::InlineCommand;
 use beachdb::proto::{REPLY_BIT, Request, Response, classify, inline};
+use beachdb::raft::{LogStore, LogView};
+use beachdb::raft_log::RaftLog;
 use beachdb::sstable::format::{BLOCK_HEADER_BYTES, FILE_HEADER_BYTES, FOOTER_BYTES, Properties};
 use beachdb::sstable::{Table, filter, verify};
 use beachdb::wal::segment::{SegmentReader, scan};
@@ -32,12 +34,13 @@ use std::sync::Arc;
 pub type Driver = fn(&[u8]);
 
 /// All drivers.
-pub const ALL: [(&str, Driver); 9] = [
+pub const ALL: [(&str, Driver); 10] = [
     ("batch", batch),
     ("frame", frame),
     ("body", body),
     ("inline", inline_text),
     ("wal", wal_segment),
+    ("raft_log", raft_log_segment),
     ("edit", edit),
     ("manifest", manifest_file),
     ("sstable", sstable),
@@ -241,6 +244,32 @@ fn with_good_wal_sums(data: &[u8]) -> Vec<u8> {
         at += wal::record_bytes(len);
     }
     out
+}
+
+/// `raft_log`: opening a log of one segment, twice, and reading its entries back.
+pub fn raft_log_segment(data: &[u8]) {
+    for data in [data, &with_good_wal_sums(data)] {
+        let (env, sim) = beachdb::env::sim::env(1);
+        let dir = Path::new("/raft");
+        env.disk.create_dir_all(dir).expect("the simulated disk works");
+        sim.disk.write_file(dir.join(LogKind::RaftLog.file_name(1)), data);
+        let Ok((log, first)) = RaftLog::open(&env, dir, 1 << 16) else { continue };
+        assert!(first.first.0 <= first.last.0.0.saturating_add(1), "{first:?}");
+        assert!(first.hard_state.term >= first.last.1, "{first:?}");
+        let (from, to) = (log.first_index(), log.last().0);
+        if from <= to {
+            let entries =
+                log.read_job(from, to, usize::MAX)().expect("what was opened is readable");
+            assert_eq!(entries.len() as u64, to.0 - from.0 + 1);
+        }
+        drop(log);
+        let (_, second) = RaftLog::open(&env, dir, 1 << 16).expect("what was opened opens again");
+        assert_eq!(
+            (first.hard_state, first.first, first.last),
+            (second.hard_state, second.first, second.last),
+            "a second recovery is identical"
+        );
+    }
 }
 
 /// `engine::edit`: a version edit has one spelling, and what can be applied can be written as one full edit.

@@ -2,18 +2,21 @@
 
 use beachdb::base::batch::WriteBatch;
 use beachdb::base::internal_key::{ValueKind, pack_trailer};
-use beachdb::base::{LogIndex, SequenceNumber, Term};
+use beachdb::base::{LogIndex, NodeId, SequenceNumber, Term};
 use beachdb::engine::edit::{TableMeta, VersionEdit};
 use beachdb::engine::manifest;
 use beachdb::env::sim::SimDisk;
 use beachdb::env::{Disk, OpenMode};
 use beachdb::proto::{Opcode, Response};
+use beachdb::raft::{Entry, HardState, IoId, LogStore, Persist};
+use beachdb::raft_log::RaftLog;
 use beachdb::sstable::{BuildOptions, FilterPolicy, NoFilter, TableBuilder};
 use beachdb::wal::segment::SegmentWriter;
 use beachdb::wal::{self, LogKind, RecordKind};
 use serde_json::Value;
 use std::path::Path;
 use std::sync::Arc;
+use std::time::Duration;
 
 /// The seeds of the target with this name.
 pub fn of(target: &str) -> Vec<Vec<u8>> {
@@ -23,6 +26,7 @@ pub fn of(target: &str) -> Vec<Vec<u8>> {
         "body" => bodies(),
         "inline" => lines(),
         "wal" => segments(),
+        "raft_log" => raft_logs(),
         "edit" => edits().iter().map(VersionEdit::encode).collect(),
         "manifest" => manifests(),
         "sstable" => tables(),
@@ -118,12 +122,44 @@ fn segments() -> Vec<Vec<u8>> {
     writer.append(RecordKind::Data, 2, 0, b"another edit");
     writer.commit().unwrap();
     out.push(disk.read_file(path).unwrap());
-    // Trailing zeros of a preallocated segment only dilute the mutations.
-    for segment in &mut out {
-        let used = segment.len() - segment.iter().rev().take_while(|b| **b == 0).count();
-        segment.truncate((used + 64).min(segment.len()));
+    out.into_iter().map(without_zeros).collect()
+}
+
+fn raft_logs() -> Vec<Vec<u8>> {
+    let (env, sim) = beachdb::env::sim::env(1);
+    let dir = Path::new("/raft");
+    let (mut log, _) = RaftLog::open(&env, dir, 4096).unwrap();
+    let entry = |index: u64, term: u64| Entry {
+        index: LogIndex(index),
+        term: Term(term),
+        payload: batch().into_bytes().into(),
+    };
+    let persists = [
+        (1, None, vec![entry(1, 1), entry(2, 1)]),
+        (2, Some(LogIndex(2)), vec![entry(2, 2), entry(3, 2)]),
+        (2, None, vec![entry(4, 2)]),
+    ];
+    for (io, (term, truncate_from, entries)) in persists.into_iter().enumerate() {
+        let hard_state = Some(HardState { term: Term(term), vote: Some(NodeId(1)) });
+        log.submit(Persist { io: IoId(io as u64 + 1), hard_state, truncate_from, entries });
+        log.kick();
+        let mut done = Vec::new();
+        while env.jobs.wait(Duration::ZERO) {
+            env.jobs.poll(&mut done);
+            for completion in done.drain(..) {
+                log.job_done(completion).unwrap();
+            }
+        }
     }
-    out
+    let segment = sim.disk.read_file(dir.join(LogKind::RaftLog.file_name(1))).unwrap();
+    vec![without_zeros(segment)]
+}
+
+/// Trailing zeros of a preallocated segment only dilute the mutations.
+fn without_zeros(mut segment: Vec<u8>) -> Vec<u8> {
+    let used = segment.len() - segment.iter().rev().take_while(|b| **b == 0).count();
+    segment.truncate((used + 64).min(segment.len()));
+    segment
 }
 
 fn edits() -> Vec<VersionEdit> {
