@@ -33,6 +33,7 @@
 //! `merge::Merge`, drops what `flush`'s horizon rule allows, and is installed by an edit that removes its inputs.
 //! Until then level 0 only grows: a get asks each table's filter, newest first.
 
+pub mod db;
 pub mod edit;
 pub mod error;
 mod flush;
@@ -47,6 +48,7 @@ mod stats;
 mod tests;
 pub mod version;
 
+pub use db::{Db, DbError, DbIter, DbOptions, DbStats, Effect, Snapshot, WriteOptions};
 pub use error::EngineError;
 pub use scan::{Scan, ScanEntry, ScanJob, ScanOptions, ScanSlice};
 pub use stats::EngineStats;
@@ -352,6 +354,12 @@ impl Engine {
         self.last_seq
     }
 
+    /// Pins `seq`, which is pinned already, once more.
+    pub fn pin(&mut self, seq: SequenceNumber) {
+        debug_assert!(self.snapshots.contains_key(&seq), "{seq} is not pinned");
+        *self.snapshots.entry(seq).or_insert(0) += 1;
+    }
+
     /// Gives back one pin of `seq`.
     pub fn release_snapshot(&mut self, seq: SequenceNumber) {
         match self.snapshots.get_mut(&seq) {
@@ -369,10 +377,10 @@ impl Engine {
         matches!(self.flush, Flush::Idle) && (!self.frozen.is_empty() || self.active_is_full())
     }
 
-    /// Whether a flush is under way, waiting for space included.
+    /// Whether a job of a flush is under way.
     #[must_use]
-    pub const fn is_flushing(&self) -> bool {
-        !matches!(self.flush, Flush::Idle | Flush::Failed)
+    pub const fn is_working(&self) -> bool {
+        matches!(self.flush, Flush::Building { .. } | Flush::Installing { .. })
     }
 
     /// Whether everything applied is in tables.

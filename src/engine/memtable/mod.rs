@@ -265,7 +265,8 @@ mod tests {
     #[test]
     fn large_tables_in_every_insertion_order() {
         let n = 30_000u64;
-        let orders: [(&str, fn(u64) -> u64); 4] = [
+        type Order = fn(u64) -> u64;
+        let orders: [(&str, Order); 4] = [
             ("ascending", |i| i),
             ("descending", |i| 30_000 - i),
             ("scattered", |i| i.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 20),
