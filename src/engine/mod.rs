@@ -377,6 +377,12 @@ impl Engine {
         matches!(self.flush, Flush::Idle) && (!self.frozen.is_empty() || self.active_is_full())
     }
 
+    /// Whether a flush is under way, waiting for space included.
+    #[must_use]
+    pub const fn is_flushing(&self) -> bool {
+        !matches!(self.flush, Flush::Idle | Flush::Failed)
+    }
+
     /// Whether a job of a flush is under way.
     #[must_use]
     pub const fn is_working(&self) -> bool {

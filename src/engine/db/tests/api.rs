@@ -88,7 +88,7 @@ fn an_iterator_shows_its_moment_while_writes_and_flushes_go_on() {
     }
     let mut iter = db.iter();
     let mut seen = 0;
-    while let Some(entry) = iter.next() {
+    for entry in iter.by_ref() {
         let entry = entry.unwrap();
         assert_eq!((entry.key, &entry.value[..]), (format!("k{seen:05}").into(), &b"old"[..]));
         if seen % 100 == 0 {
