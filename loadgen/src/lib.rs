@@ -10,7 +10,6 @@
 
 pub mod clock;
 pub mod driver;
-pub mod embedded;
 pub mod files;
 pub mod ideal;
 pub mod probe;

@@ -330,6 +330,8 @@ fn a_missing_first_segment_is_a_gap() {
 struct Model {
     log: Vec<Entry>,
     hard_state: HardState,
+    /// How many entries the last persist's truncation left.
+    kept: usize,
 }
 
 /// A random run until its planned crash: appends, truncations, votes, applies, releases. Gives back the model after
@@ -347,10 +349,12 @@ fn random_run(host: &mut Host, seed: u64) -> (Vec<Model>, usize, u64) {
                 HardState { term: Term(term + 1), vote: Some(NodeId(1 + random.below(3))) };
             persist.hard_state = Some(model.hard_state);
         }
+        model.kept = model.log.len();
         if random.chance(1, 4) && last > released {
             let from = released + 1 + random.below(last - released);
             model.log.truncate(from as usize - 1);
             persist.truncate_from = Some(LogIndex(from));
+            model.kept = model.log.len();
         }
         for _ in 0..random.below(6) {
             let next = entry(model.log.len() as u64 + 1, model.hard_state.term.0);
@@ -397,16 +401,13 @@ fn random_runs_crashed_anywhere_recover_to_a_persist_boundary_or_a_prefix_of_one
             let found = read_all(&log);
             let first = log.first_index().0;
             assert!(first <= released + 1, "{context}: first {first}, released {released}");
-            // A prefix of the records behind `durable`: a state between two neighbours of the history.
+            // A whole persist, and of the next one a prefix: perhaps the truncation, and some of the entries.
+            let end = first as usize - 1 + found.len();
             let fits = |model: &Model, next: Option<&Model>| {
-                let whole = |m: &Model| m.log.get(first as usize - 1..).is_some_and(|l| l == found);
-                let partly = next.is_some_and(|next| {
-                    let starts = |m: &Model| {
-                        m.log.get(first as usize - 1..).is_some_and(|l| l.starts_with(&found))
-                    };
-                    starts(next) || starts(model)
-                });
-                whole(model) || partly
+                let holds =
+                    |m: &Model| m.log.get(first as usize - 1..end).is_some_and(|l| l == found);
+                let whole = holds(model) && end == model.log.len();
+                whole || next.is_some_and(|next| holds(next) && end >= next.kept)
             };
             let n = (durable..history.len()).find(|&n| fits(&history[n], history.get(n + 1)));
             let n = n

@@ -143,7 +143,7 @@ pub enum WalError {
         advice: &'static str,
     },
     /// A file of another kind.
-    #[error("{}: expected a {expected} file, found {found}", path.display())]
+    #[error("{}: at offset 0: expected a {expected} file, found {found}", path.display())]
     WrongKind {
         /// The file.
         path: PathBuf,

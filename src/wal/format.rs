@@ -355,15 +355,13 @@ impl SegmentHeader {
         }
         let bytes = &bytes[..SEGMENT_HEADER_BYTES];
         let Some(found_kind) = LogKind::from_magic(&bytes[..8]) else {
-            let expected = match kind {
-                Some(kind) => format!("the magic {:?}", String::from_utf8_lossy(kind.magic())),
-                None => "the magic of a BeachDB log".into(),
+            let found = format!("\"{}\"", bytes[..8].escape_ascii());
+            let Some(kind) = kind else {
+                let (path, expected) = (path.to_path_buf(), "log");
+                return Err(WalError::WrongKind { path, expected, found });
             };
-            return Err(corrupt(
-                0,
-                expected,
-                format!("{:?}", bytes[..8].escape_ascii().to_string()),
-            ));
+            let expected = format!("the magic \"{}\"", kind.magic().escape_ascii());
+            return Err(corrupt(0, expected, found));
         };
         let crc = header_checksum(bytes);
         if crc != BigEndian::read_u32(&bytes[8..12]) {

@@ -191,10 +191,11 @@ pub struct RecoveryReport {
 }
 
 impl RecoveryReport {
-    /// Whether the log had been closed, or had nothing in flight when its process ended.
+    /// Whether the log had been closed, or had nothing in flight when its process ended. (Bytes behind the end of a
+    /// recycled segment do not count against it.)
     #[must_use]
-    pub const fn was_clean(&self) -> bool {
-        self.cut.is_none() && self.copied_records == 0
+    pub fn was_clean(&self) -> bool {
+        self.cut.as_ref().is_none_or(|cut| cut.recycled) && self.copied_records == 0
     }
 }
 

@@ -115,14 +115,30 @@ impl SegmentReader {
     }
 
     /// The highest watermark in valid groups at or after the present position, with the position of its group.
-    /// Groups are found by their marker at any multiple of 8, whatever is between them.
     pub fn watermark_ahead(&mut self) -> IoResult<Option<Watermark>> {
         let mut best: Option<Watermark> = None;
-        let mut at = self.offset.next_multiple_of(8);
+        let mut from = self.offset;
+        while let Some(found) = self.find_group(from)? {
+            if best.is_none_or(|best| best.durable_to < found.durable_to) {
+                best = Some(found);
+            }
+            from = found.group.offset() + 8;
+        }
+        Ok(best)
+    }
+
+    /// The first valid group header at or after `from`. Groups are found by their marker at any multiple of 8,
+    /// whatever is before them.
+    pub fn find_group(&mut self, from: u64) -> IoResult<Option<Watermark>> {
+        let mut at = from.next_multiple_of(8);
+        let id = self.header.id;
         while at + RECORD_HEADER_BYTES as u64 <= self.file_len {
-            let len = (self.file_len - at).min(WINDOW_BYTES as u64) as usize;
-            let id = self.header.id;
-            let window = self.fill(at, len)?;
+            // What the window still has first, so that finding many groups reads the file once.
+            let in_window = (self.window_at + self.window.len() as u64).saturating_sub(at);
+            let useful = at >= self.window_at && in_window >= RECORD_HEADER_BYTES as u64;
+            let len =
+                if useful { in_window } else { (self.file_len - at).min(WINDOW_BYTES as u64) };
+            let window = self.fill(at, len as usize)?;
             let last = window.len().saturating_sub(RECORD_HEADER_BYTES);
             for i in (0..=last).step_by(8) {
                 if window[i + 8..i + 16] != GROUP_ROW {
@@ -132,15 +148,13 @@ impl SegmentReader {
                     window[i..i + RECORD_HEADER_BYTES].try_into().expect("a header's length");
                 let group = LogPos::new(id, at + i as u64);
                 let Ok(raw) = format::check_header(header) else { continue };
-                if let Ok(record) = format::decode_record(header, raw, group)
-                    && best.is_none_or(|b| b.durable_to.0 < record.aux)
-                {
-                    best = Some(Watermark { group, durable_to: LogPos(record.aux) });
+                if let Ok(record) = format::decode_record(header, raw, group) {
+                    return Ok(Some(Watermark { group, durable_to: LogPos(record.aux) }));
                 }
             }
             at += last as u64 / 8 * 8 + 8;
         }
-        Ok(best)
+        Ok(None)
     }
 
     /// Whether anything but zeros follows the present position.

@@ -459,6 +459,31 @@ fn a_single_file_log_is_created_durably_appended_and_scanned() {
     assert!(scan_it(&disk).unwrap_err().is_corruption());
 }
 
+/// The bytes of the ```hex block in `proto-spec/wal.md`: an offset, then eight bytes a line.
+fn example_of_the_spec() -> Vec<u8> {
+    let spec = include_str!("../../proto-spec/wal.md");
+    let block = spec.split("```hex").nth(1).and_then(|rest| rest.split("```").next()).unwrap();
+    let rows = block.lines().filter(|line| !line.is_empty());
+    rows.flat_map(|row| {
+        row.split_whitespace().skip(1).take(8).map(|byte| u8::from_str_radix(byte, 16).unwrap())
+    })
+    .collect()
+}
+
+#[test]
+fn the_worked_example_of_the_spec_is_what_is_written() {
+    let disk = SimDisk::new(1);
+    let options = Options { preallocate: false, ..small_options() };
+    let (mut writer, ..) = open_with(&disk, &options).unwrap();
+    for index in 1..=2 {
+        let mut batch = crate::base::batch::WriteBatch::new();
+        batch.put(format!("k{index}").as_bytes(), format!("v{index}").as_bytes()).unwrap();
+        writer.append(RecordKind::Data, index, 0, batch.as_bytes());
+        writer.sync_blocking().unwrap();
+    }
+    assert_eq!(disk.read_file(segment(1)).unwrap(), example_of_the_spec());
+}
+
 #[test]
 fn file_names_round_trip_and_others_are_ignored() {
     for kind in LogKind::ALL {

@@ -1,4 +1,3 @@
 //! What the tools share.
 
-pub mod crash;
 pub mod ctl;
