@@ -130,8 +130,12 @@ impl TableBuilder {
     }
 
     /// Adds an entry; keys strictly increase in the order of [`internal_key::compare`].
+    ///
+    /// # Panics
+    /// When a tombstone has a value.
     pub fn add(&mut self, user_key: &[u8], trailer: u64, value: &[u8]) -> Result<(), TableError> {
         let kind = self.check(user_key, trailer, value)?;
+        assert!(kind == ValueKind::Put || value.is_empty(), "a tombstone has no value");
         let worst = BlockWriter::entry_bytes_max(user_key, value);
         if !self.data.is_empty()
             && self.data.payload_bytes(&self.out) + worst > self.options.block_bytes

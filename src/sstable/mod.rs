@@ -31,7 +31,7 @@
 //! - A data block is larger than `block_bytes` only when it holds a single entry.
 //!
 //! What this room does not do: it does not name files, sync directories, or know which tables are live (`engine`);
-//! it does not cache blocks (issue 5 puts its cache behind [`Table::fetch_data_block`]); it does not decide what
+//! it does not cache blocks (issue 5 puts its cache behind `Table::fetch_data_block`); it does not decide what
 //! a tombstone hides (the engine's merge does).
 
 mod block;

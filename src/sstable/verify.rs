@@ -8,7 +8,7 @@ use super::format::{
 };
 use super::table::{Table, unknown_kind};
 use crate::base::hash::key_hash;
-use crate::base::internal_key;
+use crate::base::internal_key::{self, ValueKind};
 use crate::env::File;
 use bytes::Bytes;
 use std::cmp::Ordering;
@@ -101,6 +101,9 @@ fn verify_block(
         let Some((seq, kind)) = internal_key::unpack_trailer(trailer) else {
             return Err(unknown_kind(cursor.block(), &cursor.value_range(), trailer));
         };
+        if kind == ValueKind::Delete && !cursor.value().is_empty() {
+            return Err(fault("a tombstone without a value"));
+        }
         seen.count(key, trailer, seq.0, kind, cursor.value().len());
         in_block += 1;
     }
@@ -113,19 +116,12 @@ fn verify_block(
 }
 
 impl Seen {
-    fn count(
-        &mut self,
-        key: &[u8],
-        trailer: u64,
-        seq: u64,
-        kind: internal_key::ValueKind,
-        value_len: usize,
-    ) {
+    fn count(&mut self, key: &[u8], trailer: u64, seq: u64, kind: ValueKind, value_len: usize) {
         let p = &mut self.properties;
         p.entries += 1;
         match kind {
-            internal_key::ValueKind::Put => p.puts += 1,
-            internal_key::ValueKind::Delete => p.deletes += 1,
+            ValueKind::Put => p.puts += 1,
+            ValueKind::Delete => p.deletes += 1,
         }
         p.raw_key_bytes += key.len() as u64;
         p.raw_value_bytes += value_len as u64;
