@@ -140,6 +140,27 @@ fn mutated_filters_and_properties_are_harmless() {
     smoke("sstable_parts", 20_000);
 }
 
+/// Counts, indexes, lengths, and positions at their extremes, one at a time, with good checksums around them.
+#[test]
+fn extreme_numbers_in_every_row_are_harmless() {
+    for (target, step) in [("wal", 8), ("manifest", 4), ("sstable", 1), ("edit", 1)] {
+        let (_, driver) = drivers::ALL.into_iter().find(|(name, _)| *name == target).unwrap();
+        let seed = seeds::of(target).into_iter().next().unwrap();
+        for at in (0..seed.len()).step_by(step) {
+            for (width, value) in [(8, 0), (8, 1), (8, u64::MAX), (8, u64::MAX - 1), (4, u64::MAX)]
+            {
+                let mut input = seed.clone();
+                let width = (seed.len() - at).min(width);
+                input[at..at + width].copy_from_slice(&value.to_be_bytes()[8 - width..]);
+                if let Err(panic) = catch_unwind(AssertUnwindSafe(|| driver(&input))) {
+                    eprintln!("{target}: {width} bytes at {at} of the first seed = {value:#x}");
+                    std::panic::resume_unwind(panic);
+                }
+            }
+        }
+    }
+}
+
 /// Not a test: writes the seeds where cargo-fuzz looks for its corpora (see `tests/fuzz/README.md`).
 #[test]
 #[ignore = "writes tests/fuzz/corpus"]

@@ -10,6 +10,7 @@
 
 pub mod clock;
 pub mod driver;
+pub mod embedded;
 pub mod files;
 pub mod ideal;
 pub mod probe;

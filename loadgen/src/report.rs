@@ -313,10 +313,15 @@ fn filesystem(mountinfo: &str) -> String {
         .map_or_else(|| "unknown".into(), |(_, text)| text)
 }
 
-/// Writes `value` as one JSON document; `-` is stdout.
+/// Writes `value` as one JSON document on a line; `-` is stdout.
 pub fn write_json(path: &Path, value: &impl Serialize) -> Result<(), String> {
     let mut text = serde_json::to_string(value).map_err(|e| format!("making JSON: {e}"))?;
     text.push('\n');
+    write_text(path, &text)
+}
+
+/// Writes `text` to a file; `-` is stdout.
+pub fn write_text(path: &Path, text: &str) -> Result<(), String> {
     if path == Path::new("-") {
         print!("{text}");
         return Ok(());

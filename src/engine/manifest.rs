@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! CURRENT ──names──▶ 0000000000000007.manifest
-//!                    segment header "BEACHMAN" (wal::segment) │ group: full edit │ group: edit │ group: edit │ …
+//!                    segment header "BEACHMAN" (wal::segment) │ group: full edit │ group: edit │ group │ group: edit │ group │ …
 //! ```
 //!
 //! Invariants (pitfalls 37 and 38):
@@ -12,6 +12,7 @@
 //!   then `CURRENT` is replaced the same way. So `CURRENT` always names a manifest that is whole.
 //! - A manifest that was found is never appended to: opening starts a new one. So nothing that only a page cache
 //!   held is ever built upon.
+//! - An edit that was acknowledged has a watermark behind it: damage to it is an error and never a torn tail.
 //! - A full disk leaves the old manifest in use; any other failed write and any failed sync is final.
 //!
 //! It does not decide when to rotate, and it knows nothing about the tables beyond their [`TableMeta`].
@@ -23,7 +24,7 @@ use super::error::EngineError;
 use crate::base::checksum;
 use crate::env::{Disk, IoError, OpenMode};
 use crate::wal::segment::{SegmentReader, SegmentWriter, scan};
-use crate::wal::{LogKind, RECORD_HEADER_BYTES, RecordKind};
+use crate::wal::{LogKind, RECORD_HEADER_BYTES, RecordKind, WalError};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -155,7 +156,8 @@ pub fn replay(
     visit: &mut dyn FnMut(&FoundEdit, &State),
 ) -> Result<Replay, EngineError> {
     let file = disk.open(path, OpenMode::Read)?;
-    let mut reader = SegmentReader::open(Arc::clone(&file), Some(LogKind::Manifest))?;
+    let mut reader =
+        SegmentReader::open(Arc::clone(&file), Some(LogKind::Manifest)).map_err(with_our_advice)?;
     let id = reader.header().id;
     if let Some(number) = number
         && id != number
@@ -182,13 +184,23 @@ pub fn replay(
     if let Some(fault) = fault {
         return Err(fault);
     }
-    end.check(path)?;
+    end.check(path).map_err(with_our_advice)?;
     if edits == 0 {
         return Err(EngineError::corrupt(path, end.end, "a full edit", end.fault.found()));
     }
     let torn_tail = (!end.fault.is_clean_end())
         .then(|| format!("{}: cut at offset {}: {}", path.display(), end.end, end.fault));
     Ok(Replay { state, edits, torn_tail })
+}
+
+/// A log's advice is not a manifest's.
+fn with_our_advice(error: WalError) -> EngineError {
+    match error {
+        WalError::Corrupt { path, offset, expected, found, .. } => {
+            EngineError::Corrupt { path, offset, expected, found }
+        }
+        other => other.into(),
+    }
 }
 
 fn read_edit(
@@ -206,7 +218,10 @@ fn read_edit(
     }
     let edit = VersionEdit::decode(record.payload).map_err(|fault| match fault {
         EditFault::Bad { offset, expected } => {
-            EngineError::corrupt(path, payload_at + offset as u64, expected, "something else")
+            let rest = record.payload.get(offset..).unwrap_or_default();
+            let hex: Vec<String> = rest.iter().take(8).map(|b| format!("{b:02x}")).collect();
+            let found = if hex.is_empty() { "the end of the edit".into() } else { hex.join(" ") };
+            EngineError::corrupt(path, payload_at + offset as u64, expected, found)
         }
         EditFault::Newer { offset, what, found } => EngineError::Unsupported {
             path: path.to_path_buf(),
@@ -295,6 +310,12 @@ impl Manifest {
         open.writer.commit()?;
         open.edits += 1;
         open.pending = false;
+        // An empty group, only for its watermark: it says that the edit is durable, so that damage to the edit can
+        // never be taken for a torn write. Without it the last flush could vanish, its log being released already.
+        match open.writer.commit().map_err(EngineError::from) {
+            Err(e) if e.is_disk_full() => log::warn!("manifest: no room for a watermark: {e}"),
+            other => other?,
+        }
         Ok(())
     }
 

@@ -33,6 +33,7 @@ mod config;
 mod engine_machine;
 mod identity;
 mod map_machine;
+mod open;
 mod reads;
 pub mod sim;
 mod snapshots;
@@ -48,6 +49,7 @@ pub use config::NodeConfig;
 pub use engine_machine::EngineMachine;
 pub use identity::{Identity, IdentityError, MAX_CLUSTER_ID_BYTES};
 pub use map_machine::MapMachine;
+pub use open::{OpenError, UnfitError};
 pub use state_machine::{
     Applied, DiskRead, Lookup, MachineError, MachineOutcome, ReadFault, Room, Slice, SliceRange,
     StateMachine, Versioned,
@@ -446,5 +448,9 @@ impl<L: LogStore, S: StateMachine> Node<L, S> {
     }
 }
 
+#[cfg(test)]
+mod crash_tests;
+#[cfg(test)]
+mod perf_tests;
 #[cfg(test)]
 mod tests;

@@ -55,7 +55,9 @@ pub enum OpenError {
 #[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
 pub enum UnfitError {
     /// The log ends too early.
-    #[error("engine/ has applied entry {applied}, but raft/ ends at entry {last}: log segments are missing")]
+    #[error(
+        "engine/ has applied entry {applied}, but raft/ ends at entry {last}: log segments are missing"
+    )]
     LogBehind {
         /// The engine's.
         applied: LogIndex,
@@ -74,7 +76,9 @@ pub enum UnfitError {
         first: LogIndex,
     },
     /// They disagree about an entry.
-    #[error("engine/ has applied entry {applied} of term {expected}, but in raft/ it is of term {found}")]
+    #[error(
+        "engine/ has applied entry {applied} of term {expected}, but in raft/ it is of term {found}"
+    )]
     OtherHistory {
         /// The entry.
         applied: LogIndex,
@@ -91,7 +95,9 @@ pub(super) fn check_fit(log: &dyn LogView, applied: (LogIndex, Term)) -> Result<
     match log.term(applied) {
         Some(found) if found == expected => Ok(()),
         Some(found) => Err(UnfitError::OtherHistory { applied, expected, found }),
-        None if log.last().0 < applied => Err(UnfitError::LogBehind { applied, last: log.last().0 }),
+        None if log.last().0 < applied => {
+            Err(UnfitError::LogBehind { applied, last: log.last().0 })
+        }
         None => Err(UnfitError::Gap { applied, first: log.first_index() }),
     }
 }
@@ -116,7 +122,7 @@ impl Node<RaftLog, EngineMachine> {
         let mut options = EngineOptions::new(dir.join("engine"));
         options.memtable_bytes = config.memtable_bytes;
         let engine = Engine::open(&env, options)?;
-        let (log, recovery) = RaftLog::open(&env, dir.join("raft"), config.segment_bytes)?;
+        let (log, recovery) = RaftLog::open(&env, &dir.join("raft"), config.segment_bytes)?;
         check_fit(&log, engine.applied()).map_err(|fault| OpenError::Unfit { dir, fault })?;
         let (index, term) = engine.applied();
         let tables = engine.stats().tables;

@@ -1,28 +1,78 @@
-//! `beach-bench`: what this machine can do at all (`probe`, `ideal`). See `--help`; the parts are in `lib.rs`.
+//! `beach-bench`: the engine embedded, and what this machine can do at all (`probe`, `ideal`). See `--help`; the
+//! parts are in `lib.rs`.
 
+use beach_loadgen::embedded::{self, BenchOptions, BenchWorkload};
 use beach_loadgen::ideal::{self, IdealOptions, SyncMode};
 use beach_loadgen::probe::{self, ProbeOptions};
-use beach_loadgen::report::write_json;
+use beach_loadgen::report::{write_json, write_text};
 use beachdb::base::units::{parse_bytes, parse_duration};
 use clap::{Parser, Subcommand};
 use std::io::Write;
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
 const EXAMPLES: &str = "\
+Workloads:
+  fillseq fillrandom fillsync fillbatchsync   from an empty directory: put each key once; fillsync a hundredth of
+                                              them, each synced; fillbatchsync 100 to a batch and a sync
+  overwrite readrandom readmissing readseq seekrandom deleterandom
+                                              on what the workload before left, else on a filled and flushed database
+
 Examples:
+  beach-bench --workload fillrandom,readrandom,readseq --num 1000000 --json bench.json
   beach-bench probe --dir /var/tmp --json probe.json
   beach-bench ideal --listen 127.0.0.1:7499 --sync inline --dir /var/tmp
       then, in another terminal: beach-loadgen --endpoints 127.0.0.1:7499 --workload put --clients 64";
 
 #[derive(Parser)]
-#[command(name = "beach-bench", version, about = "What the machine can do", after_help = EXAMPLES)]
+#[command(
+    name = "beach-bench",
+    version,
+    about = "The engine embedded, and what the machine can do",
+    after_help = EXAMPLES,
+    args_conflicts_with_subcommands = true
+)]
 struct Args {
+    /// The engine; others are in a build of their own (a later issue)
+    #[arg(long, value_parser = ["beachdb"], default_value = "beachdb")]
+    engine: String,
+    /// What to run, in order
+    #[arg(
+        long,
+        value_enum,
+        value_delimiter = ',',
+        default_value = "fillseq,fillrandom,overwrite,fillsync,fillbatchsync,fillrandom,readrandom,readmissing,readseq,seekrandom,deleterandom"
+    )]
+    workload: Vec<BenchWorkload>,
+    /// Keys
+    #[arg(long, default_value_t = 1_000_000, value_parser = clap::value_parser!(u64).range(1..=u64::from(u32::MAX)))]
+    num: u64,
+    /// Operations of the read workloads [default: --num]
+    #[arg(long)]
+    reads: Option<u64>,
+    /// Bytes in a key
+    #[arg(long, default_value_t = 16)]
+    key_size: usize,
+    /// Bytes in a value
+    #[arg(long, default_value_t = 100)]
+    value_size: usize,
+    /// Seed of the orders
+    #[arg(long, default_value_t = 1)]
+    seed: u64,
+    /// Compression of tables; there is none yet
+    #[arg(long, value_parser = ["none"], default_value = "none")]
+    compression: String,
+    /// Where the database is made: empty or missing, and removed at the end
+    #[arg(long, default_value = "beach-bench-data")]
+    dir: PathBuf,
+    /// Write one JSON object for each workload; - is stdout
+    #[arg(long, value_name = "FILE")]
+    json: Option<PathBuf>,
     #[command(subcommand)]
-    command: Command,
+    command: Option<Command>,
 }
 
 #[derive(Subcommand)]
@@ -66,12 +116,47 @@ enum Command {
 }
 
 fn main() -> ExitCode {
-    match run(Args::parse().command) {
+    let mut args = Args::parse();
+    let outcome = match args.command.take() {
+        Some(command) => run(command),
+        None => run_embedded(args),
+    };
+    match outcome {
         Ok(()) => ExitCode::SUCCESS,
         Err(message) => {
             eprintln!("beach-bench: {message}");
             ExitCode::FAILURE
         }
+    }
+}
+
+fn run_embedded(args: Args) -> Result<(), String> {
+    let options = BenchOptions {
+        workloads: args.workload,
+        num: args.num,
+        reads: args.reads,
+        key_size: args.key_size,
+        value_size: args.value_size,
+        dir: args.dir,
+        seed: args.seed,
+    };
+    let to_stdout = args.json.as_deref() == Some(Path::new("-"));
+    let mut lines = String::new();
+    if !to_stdout {
+        println!("{}", embedded::BenchResult::text_header());
+    }
+    embedded::run(&options, |result| {
+        if to_stdout {
+            println!("{}", result.to_json());
+        } else {
+            println!("{}", result.to_text());
+        }
+        lines.push_str(&result.to_json());
+        lines.push('\n');
+    })?;
+    match args.json {
+        Some(path) if !to_stdout => write_text(&path, &lines),
+        _ => Ok(()),
     }
 }
 
