@@ -547,6 +547,97 @@ fn pitfall_44_a_full_disk_refuses_puts_serves_reads_and_recovers_by_itself() {
 }
 
 #[test]
+fn pitfall_44_a_full_node_restarts_serves_reads_and_deletes() {
+    for seed in 20..30 {
+        let mut world = World::up(seed);
+        for _ in 0..12 {
+            world.random_write(2_000);
+            world.settle();
+        }
+        world.check();
+        let before = world.read_all();
+        let full = world.sim.disk.used_bytes();
+        world.sim.disk.crash(if seed % 2 == 0 { CrashKind::Process } else { CrashKind::PowerLoss });
+        world.sim.jobs.abandon();
+        world.driver = None;
+        world.sim.disk.restart();
+        world.sim.disk.set_capacity(Some(full.min(world.sim.disk.used_bytes())));
+        if let Err(e) = world.open() {
+            panic!("seed {seed}: {e}\n{}", world.sim.disk.trace().join("\n"));
+        }
+        world.driver().pass(2_000);
+        assert!(world.driver().node.is_ready(), "{:?}", world.driver().node.status(Nanos(0)));
+        assert_eq!(world.read_all(), before);
+        let origin = world.origin();
+        let mut batch = WriteBatch::new();
+        batch.delete(MARKER).unwrap();
+        let batch = BatchRef::parse(batch.as_bytes()).unwrap();
+        let request = Request::Write { opcode: Opcode::Delete, batch };
+        world.driver().request(origin, request, DEADLINE_MS);
+        world.driver().pass(2_000);
+        let reply = world.driver().take_reply(origin);
+        assert!(matches!(reply, Some(Response::Written { .. })), "seed {seed}: {reply:?}");
+    }
+}
+
+#[test]
+fn a_large_log_forces_a_flush_and_its_segments_are_released() {
+    let mut world = World::new(14);
+    let config =
+        NodeConfig { memtable_bytes: 8 << 20, log_bytes_before_flush: 64 << 10, ..world.config() };
+    world.driver = Some(SimDriver::new(Node::open(config, world.env.clone()).unwrap(), &world.sim));
+    world.settle();
+    for _ in 0..4 * crate::limits::LOG_TAIL_ENTRIES {
+        world.write(Vec::new());
+        if world.next_number % 64 == 0 {
+            world.settle();
+        }
+    }
+    world.settle();
+    let stats = world.driver().node.stats(Nanos(0));
+    assert!(stats.engine["flushes"].as_u64() >= Some(2), "{}", stats.engine);
+    assert!(stats.engine["flushes"].as_u64() <= Some(40), "{}", stats.engine);
+    assert!(stats.log.first_index > crate::limits::LOG_TAIL_ENTRIES, "{:?}", stats.log);
+    world.check();
+    world.crash(CrashKind::PowerLoss);
+}
+
+#[test]
+fn a_paged_scan_sees_one_snapshot_through_writes_and_flushes() {
+    let mut world = World::up(15);
+    for n in 0..40 {
+        world.write(vec![(format!("p{n:02}").into_bytes(), Some(b"before".to_vec()))]);
+    }
+    world.settle();
+    let (mut seen, mut resume, mut snapshot) = (Vec::new(), Vec::new(), SequenceNumber::ZERO);
+    loop {
+        let origin = world.origin();
+        let request = ScanRequest {
+            resume: &resume,
+            snapshot,
+            limit: 3,
+            ..ScanRequest::new(ScanRange::Prefix(b"p"))
+        };
+        world.driver().request(origin, Request::Scan(request), DEADLINE_MS);
+        for n in 0..10 {
+            let key = format!("p{:02}", (seen.len() + n) % 50).into_bytes();
+            world.write(vec![(key, (n % 3 != 0).then(|| vec![b'x'; 2_000]))]);
+        }
+        world.settle();
+        let Some(Response::Scan(page)) = world.driver().take_reply(origin) else { panic!() };
+        seen.extend(page.entries);
+        snapshot = page.snapshot;
+        match page.resume {
+            Some(next) => resume = next,
+            None => break,
+        }
+    }
+    assert!(world.driver().node.stats(Nanos(0)).engine["flushes"].as_u64() >= Some(1));
+    assert_eq!(seen.len(), 40);
+    assert!(seen.iter().all(|entry| entry.value == "before"), "{seen:?}");
+}
+
+#[test]
 fn below_the_reserve_only_deletes_are_taken() {
     let mut world = World::new(9);
     let config = NodeConfig { reserve_bytes: 1 << 20, ..world.config() };

@@ -88,6 +88,10 @@ impl<L: LogStore, S: StateMachine> Node<L, S> {
     pub(super) fn log_disk_full(&mut self, now: Nanos) {
         self.space.log_full = true;
         self.space.log_retry_at = now.plus(LOG_RETRY_NS);
+        if !self.apply.caught_up() {
+            // A vote and a no-op: without them a full node could not even serve reads after a restart.
+            self.log.use_reserve();
+        }
         self.note_read_only(now);
     }
 

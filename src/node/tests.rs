@@ -267,6 +267,29 @@ fn a_slow_log_does_not_delay_reads_and_they_see_what_was_acknowledged() {
 }
 
 #[test]
+fn slow_disk_reads_do_not_delay_writes_or_reads_from_memory() {
+    let mut world = World::with(1, MapMachine::with_reads_on_disk(), |_| {});
+    world.driver.settle();
+    world.sim.jobs.hold(Lane::Read, true);
+    let read = world.get("a");
+    let put = world.put("a", "1");
+    assert!(is_written(Some(world.answer(put))));
+    assert_eq!(world.reply(read), None);
+    world.sim.jobs.hold(Lane::Read, false);
+    assert!(matches!(world.answer(read), Response::NotFound { .. }), "as of its read index");
+}
+
+#[test]
+fn a_drain_before_the_election_is_over_closes_the_log_and_writes_nothing_more() {
+    let mut world = World::with(1, MapMachine::new(), |_| {});
+    world.driver.turn();
+    world.driver.event(Event::Drain);
+    world.driver.settle();
+    assert!(world.driver.drained);
+    assert_eq!(world.driver.node.status(Nanos(0)).log.last_index, 0);
+}
+
+#[test]
 fn pitfall_52_a_request_id_in_flight_is_refused() {
     let mut world = World::ready();
     let first = world.get("a");

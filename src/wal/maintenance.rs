@@ -96,7 +96,11 @@ impl MaintenanceJob {
     pub fn run(self) -> MaintenanceDone {
         match self.work {
             Work::Fill { path, bytes, reserve } => {
-                let result = fill(&*self.disk, &path, bytes);
+                let mut result = fill(&*self.disk, &path, bytes);
+                if let (true, Ok(()), Some(dir)) = (reserve, &result, path.parent()) {
+                    // A spare's name is made durable when it becomes a segment; the reserve's only here.
+                    result = self.disk.sync_dir(dir).map_err(Failure::of_sync);
+                }
                 if result.is_err() {
                     discard(&*self.disk, &path);
                 }
