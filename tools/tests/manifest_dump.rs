@@ -205,8 +205,15 @@ fn without_a_readable_current_every_manifest_is_shown() {
 
 #[test]
 fn files_that_are_not_manifests_are_refused() {
-    let foreign =
-        |dir: &Path| edit_file(dir.join(MANIFEST), |bytes| bytes[..8].copy_from_slice(b"BEACHWAL"));
+    let header = SegmentHeader {
+        kind: LogKind::Wal,
+        id: 3,
+        first_index: 0,
+        continues: LogPos::ZERO,
+        born_durable_to: 64,
+        recycled_from: 0,
+    };
+    let foreign = |dir: &Path| std::fs::write(dir.join(MANIFEST), header.encode()).unwrap();
     golden("foreign.txt", &dump(&[MANIFEST], foreign), 1);
     let missing = dump(&["nowhere"], |_| {});
     assert_eq!(missing.status.code(), Some(1));
