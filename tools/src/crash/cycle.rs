@@ -280,3 +280,105 @@ pub fn replay(path: &Path, dir: &Path) -> Result<Summary, Violation> {
     }
     Ok(summary)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const WORKLOAD: Workload = Workload { seed: 9, writers: 1, keys_per_writer: 10 };
+
+    /// A target whose recoveries show what the test says.
+    struct Scripted(Vec<Content>);
+
+    impl Target for Scripted {
+        fn write_until_killed(&mut self, _: &mut Oracle, _: KillPlan) -> Result<(), Violation> {
+            Ok(())
+        }
+        fn recover(&mut self, _: Ending) -> Result<Content, Violation> {
+            Ok(self.0.remove(0))
+        }
+    }
+
+    /// The oracle with one operation in flight, and the contents without and with it.
+    fn one_in_flight() -> (Oracle, Content, Content) {
+        let mut oracle = Oracle::new(WORKLOAD);
+        oracle.begin(0, 1).expect("in turn");
+        let mut with = Content::new();
+        for (key, value) in WORKLOAD.operation(0, 1).changes {
+            match value {
+                Some(value) => with.insert(key, value),
+                None => with.remove(&key),
+            };
+        }
+        assert!(!with.is_empty(), "choose a seed whose first operation puts something");
+        (oracle, Content::new(), with)
+    }
+
+    #[test]
+    fn a_second_recovery_that_differs_is_caught_both_ways() {
+        let (oracle, without, with) = one_in_flight();
+        for (first, second) in [(&without, &with), (&with, &without)] {
+            let mut target = Scripted(vec![first.clone(), second.clone()]);
+            let outcome = verify(&mut target, &mut oracle.clone(), Ending::Kill);
+            let violations = outcome.expect_err("they differ");
+            assert!(matches!(violations[0], Violation::RecoveriesDiffer { .. }), "{violations:?}");
+            assert!(violations.len() > 1, "the keys are named");
+        }
+        let mut target = Scripted(vec![with.clone(), with.clone()]);
+        assert_eq!(verify(&mut target, &mut oracle.clone(), Ending::Kill), Ok(with));
+    }
+
+    #[test]
+    fn plans_follow_from_the_seed_and_cover_starts_and_runs() {
+        let plans: Vec<KillPlan> =
+            (0..200).map(|cycle| KillPlan::of_cycle(1, TargetKind::Engine, cycle)).collect();
+        let again: Vec<KillPlan> =
+            (0..200).map(|cycle| KillPlan::of_cycle(1, TargetKind::Engine, cycle)).collect();
+        assert_eq!(plans, again);
+        let starting = |plan: &&KillPlan| matches!(plan, KillPlan::WhileStarting { .. });
+        let early = |plan: &&KillPlan| matches!(plan, KillPlan::AfterAcks { acks: 1..=3, .. });
+        let late = |plan: &&KillPlan| matches!(plan, KillPlan::AfterAcks { acks: 400.., .. });
+        assert!((10..50).contains(&plans.iter().filter(starting).count()));
+        assert!(plans.iter().filter(early).count() > 10);
+        assert!(plans.iter().filter(late).count() > 5);
+        assert_ne!(
+            plans[1..],
+            (0..199).map(|c| KillPlan::of_cycle(1, TargetKind::Daemon, c)).collect::<Vec<_>>()
+        );
+    }
+
+    #[test]
+    fn an_artifact_keeps_the_files_and_the_oracle() {
+        let dir = tempfile::tempdir().expect("a temporary directory");
+        let files = dir.path().join("before");
+        std::fs::create_dir_all(files.join("wal")).expect("mkdir");
+        let mut segment = vec![0; 200_000];
+        segment[150_000] = 7;
+        std::fs::write(files.join("wal/1.wal"), &segment).expect("write");
+        let settings = Settings {
+            seed: 1,
+            cycles: 2,
+            targets: vec![TargetKind::Engine],
+            writers: 1,
+            keys_per_writer: 10,
+            plant: None,
+            beachd: None,
+        };
+        let (oracle, ..) = one_in_flight();
+        let plan = KillPlan::WhileStarting { after_us: 5 };
+        let violations = vec![failed("it broke")];
+        let artifact = Artifact::new(
+            &settings,
+            TargetKind::Engine,
+            1,
+            plan,
+            Phase::Recovery,
+            oracle,
+            violations,
+        );
+        let path = artifact.save(dir.path(), &files).expect("saved");
+        assert_eq!(artifact::load(&path), Ok(artifact));
+        let copy = path.parent().expect("a directory").join("files/wal/1.wal");
+        assert_eq!(std::fs::read(copy).expect("copied"), segment, "holes read as zeros");
+    }
+}
