@@ -33,10 +33,20 @@ pub const CONNECTION_OUTPUT_SOFT_BYTES: usize = 1 << 20;
 pub const CONNECTION_OUTPUT_HARD_BYTES: usize = CONNECTION_OUTPUT_SOFT_BYTES + 2 * (16 << 20);
 /// Bytes read from one connection in one turn of the loop before the next connection has its turn.
 pub const READ_BUDGET_BYTES: usize = 256 << 10;
+/// Bytes of half-received requests, all connections together; above it a frame is answered `BUSY` and skipped.
+pub const MAX_INPUT_BYTES: usize = 256 << 20;
+/// Unsent reply bytes, all connections together; above it a connection that has not taken its earlier replies is closed.
+pub const MAX_OUTPUT_BYTES: usize = 512 << 20;
+/// Connections at once on the HTTP port; the next one is answered 503 and closed.
+pub const MAX_HTTP_CONNECTIONS: usize = 64;
+/// Longest HTTP request head; a longer one is answered 431.
+pub const MAX_HTTP_REQUEST_BYTES: usize = 8 << 10;
 /// Most entries in one scan reply; the reply says that there is more.
 pub const MAX_SCAN_ENTRIES: usize = 10_000;
 /// Most key and value bytes in one scan reply (one entry may exceed it alone); the reply says that there is more.
 pub const MAX_SCAN_BYTES: usize = 4 << 20;
+/// Value bytes of gets answered in one turn; the others are answered in the next one. A value may exceed it alone.
+pub const READ_TURN_BYTES: usize = 4 << 20;
 /// Entries that one scan slice looks at before it yields, live or not.
 pub const SCAN_SLICE_STEPS: usize = 4_096;
 /// Snapshots held for paged wire scans; the oldest is released when one more is wanted.

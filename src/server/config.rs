@@ -1,0 +1,486 @@
+//! `beachd`'s settings: flag, environment, and config file name the same things.
+//!
+//! ```text
+//! --data-dir DIR   >   BEACHD_DATA_DIR=DIR   >   data-dir = "DIR" in the file   >   the default
+//! ```
+//!
+//! - [`Cli`] is the command line with the environment behind it (clap reads both). [`Settings`] is the part that a
+//!   file may hold as well, every field optional. [`Config`] is the result: complete, checked, with addresses resolved.
+//! - A key in the file that is no setting is an error that names the file and the line; so is a value of a wrong form.
+//! - Everything refused here is wrong usage: exit code 2, before anything was opened or changed.
+//!
+//! What it does not do: it never touches the data directory, and it holds no setting that nothing reads.
+
+use crate::base::NodeId;
+use crate::base::units::{parse_bytes, parse_duration};
+use crate::env::{Disk, OpenMode};
+use crate::limits;
+use serde::{Deserialize, Deserializer, de};
+use std::net::{SocketAddr, ToSocketAddrs};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+/// A config file longer than this is not one.
+const MAX_CONFIG_BYTES: u64 = 1 << 20;
+/// File descriptors that are not connections: listeners, epoll, log segments, tables.
+pub const RESERVED_DESCRIPTORS: u64 = 1_024;
+
+const IDLE_TIMEOUT: Duration = Duration::from_mins(10);
+const FRAME_TIMEOUT: Duration = Duration::from_secs(30);
+const DRAIN_TIMEOUT: Duration = Duration::from_secs(10);
+
+const EXAMPLES: &str = "\
+Examples:
+  beachd                                        a durable database of one node, in ./beachd-data
+  beachd --data-dir /var/lib/beachdb --listen 0.0.0.0:7400
+  beachd --listen 127.0.0.1:0 --http off        a port picked by the system, printed in the `ready` line
+  BEACHD_MAX_CONNECTIONS=500 beachd --config /etc/beachd.toml
+
+The config file holds the same names without the dashes in front, one `name = value` a line:
+  data-dir = \"/var/lib/beachdb\"
+  memtable-size = \"128MiB\"
+  idle-timeout = \"5m\"
+The flag wins over the environment (BEACHD_DATA_DIR, ...), and that over the file.
+
+Exit codes: 0 stopped as asked (SIGTERM, SIGINT), 1 failed, 2 wrong usage.";
+
+/// The command line.
+#[derive(clap::Parser, Debug, Default)]
+#[command(
+    name = "beachd",
+    version,
+    about = "The BeachDB daemon: a durable key-value database over TCP",
+    after_help = EXAMPLES,
+    args_conflicts_with_subcommands = true
+)]
+pub struct Cli {
+    /// Read settings from this TOML file
+    #[arg(long, env = "BEACHD_CONFIG", value_name = "FILE")]
+    pub config: Option<PathBuf>,
+    /// The settings.
+    #[command(flatten)]
+    pub settings: Settings,
+    /// Something other than running the daemon.
+    #[command(subcommand)]
+    pub command: Option<Command>,
+}
+
+/// What `beachd` does besides running.
+#[derive(clap::Subcommand, Debug)]
+pub enum Command {
+    /// Start a cluster of one from a checkpoint (not available in this version)
+    Restore {
+        /// The checkpoint
+        #[arg(long, value_name = "DIR")]
+        from: PathBuf,
+        /// The name of the new cluster
+        #[arg(long, value_name = "NAME")]
+        cluster_id: String,
+        /// Where the new data goes
+        #[arg(long, value_name = "DIR")]
+        data_dir: Option<PathBuf>,
+    },
+}
+
+/// What the command line, the environment, and the file may set.
+#[derive(clap::Args, Deserialize, Debug, Default, Clone)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case", default)]
+pub struct Settings {
+    /// Where the data is kept; created if missing [default: ./beachd-data]
+    #[arg(long, env = "BEACHD_DATA_DIR", value_name = "DIR")]
+    pub data_dir: Option<PathBuf>,
+    /// Where clients connect; port 0 lets the system pick one [default: 127.0.0.1:7400]
+    #[arg(long, env = "BEACHD_LISTEN", value_name = "HOST:PORT")]
+    pub listen: Option<String>,
+    /// Where the other members will connect; accepted, but not opened in this version, which is a cluster of one
+    /// [default: 127.0.0.1:7401]
+    #[arg(long, env = "BEACHD_PEER_LISTEN", value_name = "HOST:PORT")]
+    pub peer_listen: Option<String>,
+    /// Where /healthz, /readyz, /status, and /metrics are served; `off` for nowhere [default: 127.0.0.1:7402]
+    #[arg(long, env = "BEACHD_HTTP", value_name = "HOST:PORT|off")]
+    pub http: Option<String>,
+    /// This node's number, fixed when the data directory is created [default: 1]
+    #[arg(long, env = "BEACHD_NODE_ID", value_name = "N")]
+    pub node_id: Option<u64>,
+    /// The cluster's name, fixed when the data directory is created [default: beachdb]
+    #[arg(long, env = "BEACHD_CLUSTER_ID", value_name = "NAME")]
+    pub cluster_id: Option<String>,
+    /// The members of a new cluster; more than one is not available in this version
+    #[arg(long, env = "BEACHD_INITIAL_CLUSTER", value_name = "1=HOST:PEERPORT,...")]
+    pub initial_cluster: Option<String>,
+    /// Join a running cluster; not available in this version
+    #[arg(long, env = "BEACHD_JOIN", num_args = 0..=1, default_missing_value = "true", require_equals = true)]
+    pub join: Option<bool>,
+    /// The address clients are told to use [default: the one of --listen]
+    #[arg(long, env = "BEACHD_ADVERTISE", value_name = "HOST:PORT")]
+    pub advertise: Option<String>,
+    /// The address members are told to use; accepted, but not used in this version
+    #[arg(long, env = "BEACHD_ADVERTISE_PEER", value_name = "HOST:PORT")]
+    pub advertise_peer: Option<String>,
+    /// What is logged to stderr: off, error, warn, info, debug, trace, or module=level,... [default: info]
+    #[arg(long, env = "BEACHD_LOG", value_name = "LEVEL")]
+    pub log: Option<String>,
+
+    /// Client connections at once; the next one is told TOO_MANY_CONNECTIONS [default: 10000]
+    #[arg(long, env = "BEACHD_MAX_CONNECTIONS", value_name = "N", help_heading = "Tuning")]
+    pub max_connections: Option<usize>,
+    /// A connection on which nothing happens for this long is closed [default: 10m]
+    #[arg(long, env = "BEACHD_IDLE_TIMEOUT", value_name = "TIME", value_parser = parse_duration, help_heading = "Tuning")]
+    #[serde(deserialize_with = "duration")]
+    pub idle_timeout: Option<Duration>,
+    /// A request that is not complete this long after its first byte, or a client that takes none of its replies for
+    /// this long, loses its connection [default: 30s]
+    #[arg(long, env = "BEACHD_FRAME_TIMEOUT", value_name = "TIME", value_parser = parse_duration, help_heading = "Tuning")]
+    #[serde(deserialize_with = "duration")]
+    pub frame_timeout: Option<Duration>,
+    /// After SIGTERM or SIGINT, queued requests have this long to finish [default: 10s]
+    #[arg(long, env = "BEACHD_DRAIN_TIMEOUT", value_name = "TIME", value_parser = parse_duration, help_heading = "Tuning")]
+    #[serde(deserialize_with = "duration")]
+    pub drain_timeout: Option<Duration>,
+    /// Writes are collected in memory up to this size, then become a table [default: 64MiB]
+    #[arg(long, env = "BEACHD_MEMTABLE_SIZE", value_name = "SIZE", value_parser = parse_bytes, help_heading = "Tuning")]
+    #[serde(deserialize_with = "bytes")]
+    pub memtable_size: Option<u64>,
+    /// The size of one file of the log, zero-filled ahead of use [default: 64MiB]
+    #[arg(long, env = "BEACHD_SEGMENT_SIZE", value_name = "SIZE", value_parser = parse_bytes, help_heading = "Tuning")]
+    #[serde(deserialize_with = "bytes")]
+    pub segment_size: Option<u64>,
+}
+
+/// The text of a size in a file; a bare number is bytes.
+fn bytes<'de, D: Deserializer<'de>>(from: D) -> Result<Option<u64>, D::Error> {
+    #[derive(Deserialize)]
+    #[serde(untagged, expecting = "expected a size, like \"64MiB\"")]
+    enum Size {
+        Number(u64),
+        Text(String),
+    }
+    match Size::deserialize(from)? {
+        Size::Number(n) => Ok(Some(n)),
+        Size::Text(text) => parse_bytes(&text).map(Some).map_err(de::Error::custom),
+    }
+}
+
+/// The text of a duration in a file.
+fn duration<'de, D: Deserializer<'de>>(from: D) -> Result<Option<Duration>, D::Error> {
+    let text = String::deserialize(from)?;
+    parse_duration(&text).map(Some).map_err(de::Error::custom)
+}
+
+/// The complete, checked configuration.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Config {
+    /// The data directory as given.
+    pub data_dir: PathBuf,
+    /// The client port.
+    pub listen: SocketAddr,
+    /// The HTTP port; none when it is off.
+    pub http: Option<SocketAddr>,
+    /// This node.
+    pub node_id: NodeId,
+    /// The cluster's name.
+    pub cluster_id: String,
+    /// What clients are told to connect to, when it is not the client port.
+    pub advertise: Option<String>,
+    /// The log filter.
+    pub log: String,
+    /// Most client connections.
+    pub max_connections: usize,
+    /// See [`Settings::idle_timeout`].
+    pub idle_timeout: Duration,
+    /// See [`Settings::frame_timeout`].
+    pub frame_timeout: Duration,
+    /// See [`Settings::drain_timeout`].
+    pub drain_timeout: Duration,
+    /// See [`Settings::memtable_size`].
+    pub memtable_size: u64,
+    /// See [`Settings::segment_size`].
+    pub segment_size: u64,
+}
+
+/// Why the settings cannot be used. Always wrong usage: exit code 2.
+#[derive(Debug, thiserror::Error)]
+pub enum ConfigError {
+    /// The file could not be read.
+    #[error("cannot read the config file: {0}")]
+    Unreadable(#[from] crate::env::IoError),
+    /// The file is not TOML, or has an unknown key or a value of a wrong form. The message names the line.
+    #[error("config file {}: {message}", path.display())]
+    BadFile {
+        /// The file.
+        path: PathBuf,
+        /// Line, column, and what is wrong there.
+        message: String,
+    },
+    /// A value that has the right form and cannot be used.
+    #[error("--{setting} {value}: {why}")]
+    BadValue {
+        /// The setting's name.
+        setting: &'static str,
+        /// Its value.
+        value: String,
+        /// Why not.
+        why: String,
+    },
+    /// Something that a later version does.
+    #[error("{what} is not available in this version: it runs clusters of one node ({instead})")]
+    NotAvailable {
+        /// The flag or command.
+        what: &'static str,
+        /// What to do instead.
+        instead: &'static str,
+    },
+}
+
+impl Config {
+    /// Puts the command line, the environment (which clap has read into `cli`), and the file together.
+    pub fn load(cli: Cli, disk: &dyn Disk) -> Result<Self, ConfigError> {
+        if let Some(Command::Restore { .. }) = cli.command {
+            return Err(ConfigError::NotAvailable {
+                what: "beachd restore",
+                instead: "copy a data directory while no daemon runs on it",
+            });
+        }
+        let file = match &cli.config {
+            Some(path) => read_file(path, disk)?,
+            None => Settings::default(),
+        };
+        Self::from_settings(cli.settings.or(file))
+    }
+
+    /// Fills in the defaults and checks every value.
+    fn from_settings(s: Settings) -> Result<Self, ConfigError> {
+        let node_id = s.node_id.unwrap_or(1);
+        check("node-id", node_id, 1..=u64::MAX, "node numbers begin at 1")?;
+        refuse_a_larger_cluster(&s, node_id)?;
+        if let Some(peer) = &s.peer_listen {
+            resolve("peer-listen", peer)?;
+        }
+        let cluster_id = s.cluster_id.unwrap_or_else(|| "beachdb".into());
+        check_cluster_name(&cluster_id)?;
+        let max_connections = s.max_connections.unwrap_or(limits::DEFAULT_MAX_CONNECTIONS);
+        check("max-connections", max_connections, 1..=1_000_000, "1 to 1000000")?;
+        let idle_timeout = s.idle_timeout.unwrap_or(IDLE_TIMEOUT);
+        check_timeout("idle-timeout", idle_timeout)?;
+        let frame_timeout = s.frame_timeout.unwrap_or(FRAME_TIMEOUT);
+        check_timeout("frame-timeout", frame_timeout)?;
+        let drain_timeout = s.drain_timeout.unwrap_or(DRAIN_TIMEOUT);
+        check_timeout("drain-timeout", drain_timeout)?;
+        let memtable_size = s.memtable_size.unwrap_or(limits::DEFAULT_MEMTABLE_BYTES as u64);
+        check("memtable-size", memtable_size, 1 << 20..=2 << 30, "1MiB to 2GiB")?;
+        let segment_size = s.segment_size.unwrap_or(limits::DEFAULT_SEGMENT_BYTES);
+        let smallest = 2 * limits::MAX_GROUP_BYTES as u64;
+        check("segment-size", segment_size, smallest..=2 << 30, "32MiB to 2GiB")?;
+        let http = match s.http.as_deref().unwrap_or("127.0.0.1:7402") {
+            "off" => None,
+            address => Some(resolve("http", address)?),
+        };
+        Ok(Self {
+            data_dir: s.data_dir.unwrap_or_else(|| PathBuf::from("./beachd-data")),
+            listen: resolve("listen", s.listen.as_deref().unwrap_or("127.0.0.1:7400"))?,
+            http,
+            node_id: NodeId(node_id),
+            cluster_id,
+            advertise: s.advertise,
+            log: s.log.unwrap_or_else(|| "info".into()),
+            max_connections,
+            idle_timeout,
+            frame_timeout,
+            drain_timeout,
+            memtable_size,
+            segment_size,
+        })
+    }
+}
+
+impl Settings {
+    /// Every setting of `self`, and of `other` where `self` has none.
+    fn or(self, other: Self) -> Self {
+        macro_rules! each {
+            ($($field:ident),* $(,)?) => { Self { $($field: self.$field.or(other.$field)),* } };
+        }
+        each!(
+            data_dir,
+            listen,
+            peer_listen,
+            http,
+            node_id,
+            cluster_id,
+            initial_cluster,
+            join,
+            advertise,
+            advertise_peer,
+            log,
+            max_connections,
+            idle_timeout,
+            frame_timeout,
+            drain_timeout,
+            memtable_size,
+            segment_size,
+        )
+    }
+}
+
+fn read_file(path: &Path, disk: &dyn Disk) -> Result<Settings, ConfigError> {
+    let bad = |message: String| ConfigError::BadFile { path: path.to_path_buf(), message };
+    let file = disk.open(path, OpenMode::Read)?;
+    let len = file.len()?;
+    if len > MAX_CONFIG_BYTES {
+        return Err(bad(format!("{len} bytes is too long for a config file")));
+    }
+    let mut bytes = vec![0; len as usize];
+    file.read_exact_at(0, &mut bytes)?;
+    let text = std::str::from_utf8(&bytes).map_err(|e| bad(format!("not UTF-8: {e}")))?;
+    toml::from_str(text).map_err(|e| bad(e.to_string()))
+}
+
+fn check<T: PartialOrd + ToString>(
+    setting: &'static str,
+    value: T,
+    range: std::ops::RangeInclusive<T>,
+    expected: &str,
+) -> Result<(), ConfigError> {
+    if range.contains(&value) {
+        return Ok(());
+    }
+    let why = format!("out of range, expected {expected}");
+    Err(ConfigError::BadValue { setting, value: value.to_string(), why })
+}
+
+/// Shorter than this, honest clients would be cut off; longer, adding it to a clock could overflow.
+fn check_timeout(setting: &'static str, value: Duration) -> Result<(), ConfigError> {
+    check(setting, value.as_millis(), 100..=365 * 86_400_000, "100ms to a year")
+}
+
+fn check_cluster_name(name: &str) -> Result<(), ConfigError> {
+    let fits = (1..=64).contains(&name.len())
+        && name.bytes().all(|b| b.is_ascii_alphanumeric() || b"-_.".contains(&b));
+    if fits {
+        return Ok(());
+    }
+    let why = "expected 1 to 64 letters, digits, `-`, `_`, or `.`".into();
+    Err(ConfigError::BadValue { setting: "cluster-id", value: name.into(), why })
+}
+
+/// The first address that `address` stands for.
+fn resolve(setting: &'static str, address: &str) -> Result<SocketAddr, ConfigError> {
+    let bad = |why: String| ConfigError::BadValue { setting, value: address.into(), why };
+    let mut found = address
+        .to_socket_addrs()
+        .map_err(|e| bad(format!("{e}; expected HOST:PORT, like 127.0.0.1:7400")))?;
+    found.next().ok_or_else(|| bad("the name has no address".into()))
+}
+
+/// `--join` and an `--initial-cluster` of several members wait for a later version; of one member it must be us.
+fn refuse_a_larger_cluster(s: &Settings, node_id: u64) -> Result<(), ConfigError> {
+    const INSTEAD: &str = "start it without this setting";
+    if s.join == Some(true) {
+        return Err(ConfigError::NotAvailable { what: "--join", instead: INSTEAD });
+    }
+    let Some(text) = s.initial_cluster.as_deref() else { return Ok(()) };
+    let bad =
+        |why: String| ConfigError::BadValue { setting: "initial-cluster", value: text.into(), why };
+    let mut members = Vec::new();
+    for member in text.split(',').map(str::trim) {
+        let (id, address) = member
+            .split_once('=')
+            .ok_or_else(|| bad(format!("{member:?} is not of the form ID=HOST:PEERPORT")))?;
+        let id: u64 = id.parse().map_err(|_| bad(format!("{id:?} is not a node number")))?;
+        if !address.contains(':') {
+            return Err(bad(format!("{address:?} is not of the form HOST:PEERPORT")));
+        }
+        members.push(id);
+    }
+    match members[..] {
+        [id] if id == node_id => Ok(()),
+        [id] => Err(bad(format!("its one member is {id}, but --node-id is {node_id}"))),
+        _ => Err(ConfigError::NotAvailable {
+            what: "--initial-cluster with more than one member",
+            instead: INSTEAD,
+        }),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::env::sim;
+    use clap::Parser;
+
+    fn load(args: &[&str], file: &str) -> Result<Config, ConfigError> {
+        let (env, handles) = sim::env(1);
+        handles.disk.write_file(Path::new("/beachd.toml"), file.as_bytes());
+        let args = ["beachd", "--config", "/beachd.toml"].iter().chain(args);
+        Config::load(Cli::try_parse_from(args).expect("the arguments parse"), &*env.disk)
+    }
+
+    #[test]
+    fn no_setting_at_all_works() {
+        let config = Config::from_settings(Settings::default()).unwrap();
+        assert_eq!(config.listen, "127.0.0.1:7400".parse().unwrap());
+        assert_eq!(config.http, Some("127.0.0.1:7402".parse().unwrap()));
+        assert_eq!(config.data_dir, Path::new("./beachd-data"));
+        assert_eq!(config.node_id, NodeId(1));
+    }
+
+    #[test]
+    fn the_flag_wins_over_the_file() {
+        let file = "node-id = 7\nmemtable-size = \"8MiB\"\nidle-timeout = \"5m\"\nhttp = \"off\"\n";
+        let config = load(&["--node-id", "3"], file).unwrap();
+        assert_eq!((config.node_id, config.memtable_size), (NodeId(3), 8 << 20));
+        assert_eq!((config.idle_timeout, config.http), (Duration::from_mins(5), None));
+    }
+
+    #[test]
+    fn an_unknown_key_is_an_error_that_names_file_line_and_key() {
+        let e = load(&[], "node-id = 1\n\nmemtable-sise = \"8MiB\"\n").unwrap_err().to_string();
+        assert!(e.contains("/beachd.toml") && e.contains("line 3"), "{e}");
+        assert!(e.contains("unknown field `memtable-sise`"), "{e}");
+    }
+
+    #[test]
+    fn a_value_of_a_wrong_form_is_an_error_that_names_the_line() {
+        for (line, why) in [
+            ("memtable-size = \"8M\"", "unit `M`"),
+            ("idle-timeout = 5", "expected a string"),
+            ("node-id = \"one\"", "u64"),
+            ("node-id = ", "line 2"),
+        ] {
+            let e = load(&[], &format!("\n{line}\n")).unwrap_err().to_string();
+            assert!(e.contains("line 2") && e.contains(why), "{line}: {e}");
+        }
+    }
+
+    #[test]
+    fn a_value_out_of_range_names_the_setting() {
+        for args in [
+            ["--node-id", "0"],
+            ["--max-connections", "0"],
+            ["--idle-timeout", "1ms"],
+            ["--segment-size", "1MiB"],
+            ["--memtable-size", "1KiB"],
+            ["--listen", "nonsense"],
+            ["--peer-listen", "nonsense"],
+            ["--cluster-id", "two words"],
+        ] {
+            let e = load(&args, "").unwrap_err().to_string();
+            assert!(e.starts_with(args[0]), "{args:?}: {e}");
+        }
+    }
+
+    #[test]
+    fn a_cluster_of_several_waits_for_a_later_version() {
+        for args in [
+            &["--join"][..],
+            &["--initial-cluster", "1=a:1,2=b:2,3=c:3"],
+            &["restore", "--from", "x", "--cluster-id", "y"],
+        ] {
+            let cli = Cli::try_parse_from(["beachd"].iter().chain(args)).unwrap();
+            let e = Config::load(cli, &*sim::env(1).0.disk).unwrap_err();
+            assert!(matches!(e, ConfigError::NotAvailable { .. }), "{args:?}: {e}");
+        }
+        assert!(load(&["--initial-cluster", "1=127.0.0.1:7401"], "").is_ok());
+        assert!(load(&["--initial-cluster", "2=127.0.0.1:7401"], "").is_err());
+        assert!(load(&["--initial-cluster", "2@host"], "").is_err());
+    }
+}

@@ -1,0 +1,757 @@
+//! The loop: one thread, every socket, one turn after the other.
+//!
+//! ```text
+//!  poll ─▶ accept ─▶ finished jobs ─▶ node      one turn
+//!            │          readable connections, one read each ─▶ parse ─▶ node
+//!            │          due timers ─▶ node
+//!            └────────▶ end of turn ─▶ node: everything proposed is ONE log group, submitted now
+//!                       effects ─▶ replies into the connections' output
+//!                       one vectored write for each connection that has some
+//! ```
+//!
+//! Invariants:
+//! - *Fair*: a connection gets one read of at most [`READ_BUDGET_BYTES`] a turn. What it has left over waits in `ready`,
+//!   and a turn with somebody in `ready` does not block in `poll`. mio is edge-triggered: `readable` remembers the edge
+//!   until a read would block.
+//! - *Submit, then write*: the log group of a turn is on its way to the disk before the replies of the turn are encoded
+//!   and sent (the other order cost 15 %).
+//! - *Bounded*: connections, bytes held of half-received requests, unsent bytes of each connection and of all; see
+//!   [`crate::limits`]. Running out of file descriptors pauses accepting for [`ACCEPT_PAUSE`]; it never spins.
+//! - A connection is known to the node by a key with a generation in it, so that a late answer never reaches the
+//!   connection that has taken the slot since.
+//!
+//! What it does not do: decide anything about requests. It never touches a file, and never waits for one.
+
+use super::ServerError;
+use super::connection::{Connection, Incoming, Patience, Sink, Timeouts};
+use super::counters::{CloseReason, Counters};
+use super::http::{HttpPort, Pages};
+use super::link::{Link, LinkKey};
+use super::service::Service;
+use crate::base::Nanos;
+use crate::env::{Clock, Completion, Jobs};
+use crate::limits::{
+    CONNECTION_OUTPUT_HARD_BYTES, MAX_INPUT_BYTES, MAX_OUTPUT_BYTES, READ_BUDGET_BYTES,
+};
+use crate::node::{Effect, Event, Origin};
+use crate::proto::{Effect as WriteEffect, ErrorCode, ErrorReply, Opcode, Response};
+use mio::net::{TcpListener, TcpStream};
+use mio::{Events, Interest, Poll, Token};
+use signal_hook_mio::v1_0::Signals;
+use slotmap::SlotMap;
+use std::io;
+use std::net::{Shutdown, SocketAddr};
+use std::sync::Arc;
+use std::time::Duration;
+
+/// Tokens below 2^32 are ours; a connection's token is its key, which is above.
+pub(super) const WAKE: usize = 0;
+const LISTEN: usize = 1;
+const SIGNAL: usize = 2;
+const HTTP: usize = 16;
+
+const EVENTS_PER_POLL: usize = 1_024;
+/// Connections accepted in one turn.
+const ACCEPTS_PER_TURN: usize = 256;
+/// How long accepting rests after it failed for want of descriptors or memory.
+const ACCEPT_PAUSE: u64 = 100_000_000;
+/// How long a closed connection is kept to let the client read its last reply: closing a socket with unread input
+/// resets the connection and may destroy what was sent.
+const LINGER: u64 = 1_000_000_000;
+/// Connections above the limit that may linger while they are told that there is no room.
+const MAX_REFUSED: usize = 64;
+/// After the node is drained, replies have this long to leave.
+const FLUSH_GRACE: u64 = 1_000_000_000;
+
+/// What the loop is set up with.
+pub struct Settings {
+    /// Most client connections.
+    pub max_connections: usize,
+    /// When silence is too long.
+    pub timeouts: Timeouts,
+    /// How long queued requests have after SIGTERM, in nanoseconds.
+    pub drain_timeout: u64,
+    /// What the ready line says of node and data directory.
+    pub node_id: u64,
+    /// The data directory as given.
+    pub data_dir: String,
+}
+
+/// The loop with everything it owns.
+pub struct EventLoop<S> {
+    poll: Poll,
+    clock: Arc<dyn Clock>,
+    jobs: Arc<dyn Jobs>,
+    service: S,
+    settings: Settings,
+    listener: Option<TcpListener>,
+    listen: SocketAddr,
+    http: Option<HttpPort>,
+    signals: Signals,
+    links: SlotMap<LinkKey, Link>,
+    refused: usize,
+    /// To be served in the next turn without a new event.
+    ready: Vec<LinkKey>,
+    /// Have unsent output.
+    dirty: Vec<LinkKey>,
+    scratch: Vec<u8>,
+    effects: Vec<Effect>,
+    completions: Vec<Completion>,
+    counters: Counters,
+    held_bytes: usize,
+    unsent_bytes: usize,
+    accept_ready: bool,
+    /// Accepting rests until then.
+    accept_at: Option<Nanos>,
+    /// The last attempt to accept failed, and the log says so.
+    accept_failing: bool,
+    sweep_at: Option<Nanos>,
+    announced: bool,
+    signals_seen: usize,
+    /// Since SIGTERM.
+    draining: Option<Nanos>,
+    /// Since the node said that it is drained.
+    drained: Option<Nanos>,
+}
+
+/// Hands a connection's requests to the node.
+struct Front<'a, S> {
+    service: &'a mut S,
+    effects: &'a mut Vec<Effect>,
+    counters: &'a mut Counters,
+    now: Nanos,
+    link: u64,
+}
+
+impl<S: Service> Sink for Front<'_, S> {
+    fn request(&mut self, incoming: Incoming<'_>) {
+        self.counters.requests += 1;
+        let event = Event::Request {
+            origin: Origin { conn: self.link, request_id: incoming.request_id },
+            request: incoming.request,
+            deadline: incoming.deadline,
+            received_at: self.now,
+            bytes: incoming.bytes,
+        };
+        self.service.step(self.now, event, self.effects);
+    }
+}
+
+struct View<'a, S> {
+    service: &'a S,
+    counters: &'a Counters,
+    connections: usize,
+    held_bytes: usize,
+    unsent_bytes: usize,
+    draining: bool,
+    now: Nanos,
+}
+
+impl<S: Service> Pages for View<'_, S> {
+    fn ready(&self) -> Result<(), String> {
+        if self.draining {
+            return Err("draining, about to stop".into());
+        }
+        self.service.ready(self.now)
+    }
+    fn status(&self) -> String {
+        self.service.status(self.now)
+    }
+    fn metrics(&self) -> String {
+        let mut out = String::new();
+        self.counters.metrics(&mut out, self.connections, self.held_bytes, self.unsent_bytes);
+        self.service.metrics(self.now, &mut out);
+        out
+    }
+}
+
+/// The sockets that are open before the node is.
+pub struct Ports {
+    /// The client port.
+    pub listener: TcpListener,
+    /// The HTTP port.
+    pub http: Option<HttpPort>,
+}
+
+impl Ports {
+    /// Binds both, so that a port in use is found before the data directory is touched.
+    pub fn bind(
+        poll: &Poll,
+        listen: SocketAddr,
+        http: Option<SocketAddr>,
+    ) -> Result<Self, ServerError> {
+        let bind = |what, address| move |source| ServerError::Bind { what, address, source };
+        let mut listener =
+            TcpListener::bind(listen).map_err(bind("client port (--listen)", listen))?;
+        super::process::deepen_backlog(&listener);
+        poll.registry().register(&mut listener, Token(LISTEN), Interest::READABLE)?;
+        let http = match http {
+            None => None,
+            Some(address) => Some(
+                HttpPort::bind(address, HTTP, poll.registry())
+                    .map_err(bind("HTTP port (--http)", address))?,
+            ),
+        };
+        Ok(Self { listener, http })
+    }
+}
+
+impl<S: Service> EventLoop<S> {
+    /// Puts the loop together. Each of `signals` asks it to drain, the second one to give up.
+    pub fn new(
+        poll: Poll,
+        ports: Ports,
+        mut signals: Signals,
+        clock: Arc<dyn Clock>,
+        jobs: Arc<dyn Jobs>,
+        service: S,
+        settings: Settings,
+    ) -> io::Result<Self> {
+        poll.registry().register(&mut signals, Token(SIGNAL), Interest::READABLE)?;
+        Ok(Self {
+            poll,
+            clock,
+            jobs,
+            service,
+            settings,
+            listen: ports.listener.local_addr()?,
+            listener: Some(ports.listener),
+            http: ports.http,
+            signals,
+            links: SlotMap::with_key(),
+            refused: 0,
+            ready: Vec::new(),
+            dirty: Vec::new(),
+            scratch: vec![0; READ_BUDGET_BYTES],
+            effects: Vec::new(),
+            completions: Vec::new(),
+            counters: Counters::default(),
+            held_bytes: 0,
+            unsent_bytes: 0,
+            accept_ready: true,
+            accept_at: None,
+            accept_failing: false,
+            sweep_at: None,
+            announced: false,
+            signals_seen: 0,
+            draining: None,
+            drained: None,
+        })
+    }
+
+    /// Turns until it is told to stop. `Ok` after a clean drain.
+    pub fn run(&mut self) -> Result<(), ServerError> {
+        let mut events = Events::with_capacity(EVENTS_PER_POLL);
+        loop {
+            let timeout = self.timeout(self.clock.now());
+            match self.poll.poll(&mut events, timeout) {
+                Ok(()) => {}
+                Err(e) if e.kind() == io::ErrorKind::Interrupted => continue,
+                Err(e) => return Err(e.into()),
+            }
+            let now = self.clock.now();
+            if self.turn(now, &events)? {
+                return Ok(());
+            }
+        }
+    }
+
+    /// One turn; true when the work is over.
+    fn turn(&mut self, now: Nanos, events: &Events) -> Result<bool, ServerError> {
+        self.counters.turns += 1;
+        // Those left over from the last turn come first; whoever reads again now queues behind the new ones.
+        for event in events {
+            self.take_event(now, event)?;
+        }
+        self.finish_jobs(now);
+        self.accept(now);
+        let mut batch = std::mem::take(&mut self.ready);
+        for key in batch.drain(..) {
+            self.serve(now, key);
+        }
+        if self.ready.is_empty() {
+            self.ready = batch;
+        }
+        if self.service.next_wakeup().is_some_and(|at| at <= now) {
+            self.service.step(now, Event::Tick, &mut self.effects);
+        }
+        self.service.step(now, Event::EndOfTurn, &mut self.effects);
+        self.carry_out(now)?;
+        if !self.dirty.is_empty() {
+            let begin = self.clock.now();
+            self.send_all(now);
+            self.service.responded(self.clock.now().since(begin));
+        }
+        self.sweep(now);
+        self.announce()?;
+        self.is_over(now)
+    }
+
+    /// How long `poll` may block: `None` for ever.
+    fn timeout(&self, now: Nanos) -> Option<Duration> {
+        let more = !self.ready.is_empty() || !self.effects.is_empty();
+        if more || (self.accept_ready && self.accept_at.is_none()) {
+            return Some(Duration::ZERO);
+        }
+        let drain_by = match (self.draining, self.drained) {
+            (_, Some(since)) => Some(since.plus(FLUSH_GRACE)),
+            (Some(since), None) => Some(since.plus(self.settings.drain_timeout)),
+            (None, None) => None,
+        };
+        let due = [self.service.next_wakeup(), self.sweep_at, self.accept_at, drain_by];
+        due.into_iter().flatten().min().map(|at| Duration::from_nanos(at.since(now)))
+    }
+
+    fn take_event(&mut self, now: Nanos, event: &mio::event::Event) -> Result<(), ServerError> {
+        let token = event.token().0;
+        match token {
+            WAKE => {}
+            LISTEN => self.accept_ready = true,
+            SIGNAL => self.take_signals(now)?,
+            _ if self.http.as_ref().is_some_and(|http| http.owns(token)) => {
+                self.serve_http(now, token);
+            }
+            _ => self.note_readiness(event),
+        }
+        Ok(())
+    }
+
+    fn note_readiness(&mut self, event: &mio::event::Event) {
+        let key = LinkKey::of(event.token().0 as u64);
+        let Some(link) = self.links.get_mut(key) else { return };
+        if event.is_writable() && !link.connection.output().is_empty() && !link.dirty {
+            link.dirty = true;
+            self.dirty.push(key);
+        }
+        if event.is_readable() || event.is_read_closed() || event.is_error() {
+            link.readable = true;
+            link.read_closed |= event.is_read_closed() || event.is_error();
+            if !link.queued {
+                link.queued = true;
+                self.ready.push(key);
+            }
+        }
+    }
+
+    fn take_signals(&mut self, now: Nanos) -> Result<(), ServerError> {
+        self.signals_seen += self.signals.pending().count();
+        if self.signals_seen > 1 {
+            return Err(ServerError::Impatient);
+        }
+        if self.signals_seen == 1 && self.draining.is_none() {
+            log::info!("signal received: finishing what is queued, then stopping");
+            self.draining = Some(now);
+            // Dropping the socket refuses new connections.
+            self.listener = None;
+            self.accept_ready = false;
+            self.accept_at = None;
+            self.service.step(now, Event::Drain, &mut self.effects);
+        }
+        Ok(())
+    }
+
+    fn serve_http(&mut self, now: Nanos, token: usize) {
+        let Some(http) = &mut self.http else { return };
+        let view = View {
+            service: &self.service,
+            counters: &self.counters,
+            connections: self.links.len(),
+            held_bytes: self.held_bytes,
+            unsent_bytes: self.unsent_bytes,
+            draining: self.draining.is_some(),
+            now,
+        };
+        http.on_event(token, now, self.poll.registry(), &view);
+        self.plan_sweep(now);
+    }
+
+    fn finish_jobs(&mut self, now: Nanos) {
+        if !self.jobs.has_completions() {
+            return;
+        }
+        self.jobs.poll(&mut self.completions);
+        for completion in self.completions.drain(..) {
+            self.service.step(now, Event::JobDone(completion), &mut self.effects);
+        }
+    }
+
+    fn accept(&mut self, now: Nanos) {
+        if self.accept_at.is_some_and(|at| at <= now) {
+            self.accept_at = None;
+            self.accept_ready = true;
+        }
+        if !self.accept_ready || self.accept_at.is_some() {
+            return;
+        }
+        for _ in 0..ACCEPTS_PER_TURN {
+            let Some(listener) = &self.listener else { return };
+            match listener.accept() {
+                Ok((socket, peer)) => {
+                    self.accept_failing = false;
+                    self.open(now, socket, peer);
+                }
+                Err(e) if e.kind() == io::ErrorKind::WouldBlock => {
+                    self.accept_ready = false;
+                    return;
+                }
+                // The client went away between its connect and our accept.
+                Err(e) if e.kind() == io::ErrorKind::ConnectionAborted => {}
+                Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
+                Err(e) => {
+                    if !self.accept_failing {
+                        log::warn!("cannot accept connections: {e}; trying again every 100 ms");
+                    }
+                    self.accept_failing = true;
+                    self.counters.accept_failures += 1;
+                    self.accept_at = Some(now.plus(ACCEPT_PAUSE));
+                    return;
+                }
+            }
+        }
+    }
+
+    fn open(&mut self, now: Nanos, mut socket: TcpStream, peer: SocketAddr) {
+        let known = self.links.len() - self.refused;
+        let refused = known >= self.settings.max_connections;
+        if refused {
+            self.counters.refused += 1;
+            if self.refused >= MAX_REFUSED {
+                return;
+            }
+        } else {
+            self.counters.accepted += 1;
+        }
+        if let Err(e) = socket.set_nodelay(true) {
+            log::debug!("{peer}: {e}");
+        }
+        let registry = self.poll.registry();
+        let mut failed = None;
+        let key = self.links.insert_with_key(|key: LinkKey| {
+            let token = Token(key.number() as usize);
+            failed = registry
+                .register(&mut socket, token, Interest::READABLE | Interest::WRITABLE)
+                .err();
+            Link {
+                socket,
+                connection: Connection::new(now, peer.ip().to_canonical().is_loopback()),
+                readable: true,
+                read_closed: false,
+                queued: true,
+                dirty: false,
+                refused,
+                lingering: None,
+            }
+        });
+        if let Some(e) = failed {
+            log::warn!("{peer}: cannot register the connection: {e}");
+            self.links.remove(key);
+            return;
+        }
+        if refused {
+            self.refused += 1;
+            self.turn_away(now, key);
+        }
+        self.ready.push(key);
+        self.plan_sweep(now);
+    }
+
+    /// Tells a connection above the limit that there is no room. It has not spoken yet, so nobody knows what it
+    /// speaks: a frame whose message is plain text serves both kinds.
+    fn turn_away(&mut self, now: Nanos, key: LinkKey) {
+        let most = self.settings.max_connections;
+        let message = format!("the server has its limit of {most} connections; try again later\n");
+        let mut error =
+            ErrorReply::new(ErrorCode::TooManyConnections, WriteEffect::NotApplied, message);
+        error.retry_after_ms = 1_000;
+        let link = &mut self.links[key];
+        link.connection.refuse(now, &error);
+        self.unsent_bytes += link.connection.output().len();
+        self.mark_dirty(key);
+    }
+
+    fn mark_dirty(&mut self, key: LinkKey) {
+        let link = &mut self.links[key];
+        if !link.dirty {
+            link.dirty = true;
+            self.dirty.push(key);
+        }
+    }
+
+    /// A connection's turn: what was left over, or one read.
+    fn serve(&mut self, now: Nanos, key: LinkKey) {
+        let Some(link) = self.links.get_mut(key) else { return };
+        link.queued = false;
+        if link.lingering.is_some() {
+            return self.drop_input(key);
+        }
+        let (held, unsent) = (link.connection.held_bytes(), link.connection.output().len());
+        let mut front = Front {
+            service: &mut self.service,
+            effects: &mut self.effects,
+            counters: &mut self.counters,
+            now,
+            link: key.number(),
+        };
+        if link.connection.can_resume() {
+            link.connection.resume(now, &mut front);
+        }
+        if link.readable && link.connection.wants_bytes() {
+            match link.read(&mut self.scratch) {
+                Ok(Some(0)) => link.connection.end_input(now, &mut front),
+                Ok(Some(n)) => {
+                    front.counters.bytes_in += n as u64;
+                    link.connection.receive(now, &self.scratch[..n], &mut front);
+                }
+                Ok(None) => {}
+                Err(e) => {
+                    log::debug!("connection {}: {e}", key.number());
+                    return self.close(now, key, CloseReason::Failed);
+                }
+            }
+        }
+        self.held_bytes = self.held_bytes + link.connection.held_bytes() - held;
+        if self.held_bytes > MAX_INPUT_BYTES {
+            let held = link.connection.held_bytes();
+            if link.connection.skip_partial_frame(now) {
+                self.held_bytes -= held;
+                self.counters.skipped_frames += 1;
+            }
+        }
+        self.unsent_bytes += link.connection.output().len() - unsent;
+        if !link.connection.output().is_empty() {
+            self.mark_dirty(key);
+        }
+        self.requeue(now, key);
+    }
+
+    /// Queues a connection that can go on without a new event, or closes one that is done.
+    fn requeue(&mut self, now: Nanos, key: LinkKey) {
+        let Some(link) = self.links.get_mut(key) else { return };
+        if link.lingering.is_some() {
+            return;
+        }
+        let connection = &link.connection;
+        if connection.finished() {
+            return self.finish(now, key);
+        }
+        let more = connection.can_resume() || (link.readable && connection.wants_bytes());
+        if more && !link.queued {
+            link.queued = true;
+            self.ready.push(key);
+        }
+    }
+
+    /// Everything is said: closes our end, and the whole connection when the client has closed its end.
+    fn finish(&mut self, now: Nanos, key: LinkKey) {
+        let link = &mut self.links[key];
+        if link.connection.input_ended() {
+            return self.close(now, key, CloseReason::Finished);
+        }
+        if let Err(e) = link.socket.shutdown(Shutdown::Write) {
+            log::debug!("connection {}: {e}", key.number());
+            return self.close(now, key, CloseReason::Finished);
+        }
+        link.lingering = Some(now);
+        if link.readable && !link.queued {
+            link.queued = true;
+            self.ready.push(key);
+        }
+        self.sweep_at = Some(self.sweep_at.map_or(now.plus(LINGER), |at| at.min(now.plus(LINGER))));
+    }
+
+    /// Reads and drops what a client still sends after we have closed our end.
+    fn drop_input(&mut self, key: LinkKey) {
+        let link = &mut self.links[key];
+        match link.read(&mut self.scratch) {
+            Ok(Some(n)) if n > 0 => {
+                if link.readable && !link.queued {
+                    link.queued = true;
+                    self.ready.push(key);
+                }
+            }
+            Ok(None) => {}
+            Ok(Some(_)) | Err(_) => self.close(self.clock.now(), key, CloseReason::Finished),
+        }
+    }
+
+    fn close(&mut self, now: Nanos, key: LinkKey, reason: CloseReason) {
+        let Some(mut link) = self.links.remove(key) else { return };
+        self.held_bytes -= link.connection.held_bytes();
+        self.unsent_bytes -= link.connection.output().len();
+        if let Err(e) = self.poll.registry().deregister(&mut link.socket) {
+            log::debug!("connection {}: {e}", key.number());
+        }
+        self.counters.closed[reason as usize] += 1;
+        if link.refused {
+            self.refused -= 1;
+        } else {
+            let event = Event::ConnectionClosed { conn: key.number() };
+            self.service.step(now, event, &mut self.effects);
+        }
+        // A descriptor is free again: no need to wait for the end of the pause.
+        if self.accept_at.is_some() {
+            self.accept_at = Some(now);
+        }
+    }
+
+    /// Carries out the node's effects; those of closing connections included.
+    fn carry_out(&mut self, now: Nanos) -> Result<(), ServerError> {
+        while !self.effects.is_empty() {
+            let mut effects = std::mem::take(&mut self.effects);
+            for effect in effects.drain(..) {
+                match effect {
+                    Effect::Reply { origin, opcode, response } => {
+                        self.reply(now, origin, opcode, &response);
+                    }
+                    Effect::Drained => self.drained(now),
+                    Effect::Fatal(error) => return Err(ServerError::Fatal(error)),
+                }
+            }
+            if self.effects.is_empty() {
+                self.effects = effects;
+            }
+        }
+        Ok(())
+    }
+
+    fn reply(&mut self, now: Nanos, origin: Origin, opcode: Opcode, response: &Response) {
+        let key = LinkKey::of(origin.conn);
+        let Some(link) = self.links.get_mut(key) else {
+            self.counters.late_replies += 1;
+            return;
+        };
+        let unsent = link.connection.output().len();
+        link.connection.reply(now, opcode, origin.request_id, response);
+        let total = link.connection.output().len();
+        self.unsent_bytes += total - unsent;
+        self.counters.replies += 1;
+        // `unsent` was there before this turn's replies when the connection is not dirty yet.
+        let slow = !link.dirty && unsent > 0 && self.unsent_bytes > MAX_OUTPUT_BYTES;
+        if total > CONNECTION_OUTPUT_HARD_BYTES || slow {
+            log::info!("connection {}: closed, {total} reply bytes not taken", key.number());
+            return self.close(now, key, CloseReason::SlowReader);
+        }
+        if !link.dirty {
+            link.dirty = true;
+            self.dirty.push(key);
+        }
+    }
+
+    /// Sends what there is, once for each connection.
+    fn send_all(&mut self, now: Nanos) {
+        let mut dirty = std::mem::take(&mut self.dirty);
+        for key in dirty.drain(..) {
+            let Some(link) = self.links.get_mut(key) else { continue };
+            link.dirty = false;
+            let unsent = link.connection.output().len();
+            let result = link.connection.output_mut().write_to(&mut link.socket);
+            let sent = unsent - link.connection.output().len();
+            self.unsent_bytes -= sent;
+            self.counters.bytes_out += sent as u64;
+            if sent > 0 {
+                link.connection.taken(now);
+            }
+            match result {
+                // When it would block, the socket's next writable edge makes it dirty again.
+                Ok(_) => self.requeue(now, key),
+                Err(e) => {
+                    log::debug!("connection {}: {e}", key.number());
+                    self.close(now, key, CloseReason::Failed);
+                }
+            }
+        }
+        if self.dirty.is_empty() {
+            self.dirty = dirty;
+        }
+    }
+
+    fn plan_sweep(&mut self, now: Nanos) {
+        if self.sweep_at.is_none() {
+            let shortest = self.settings.timeouts.idle.min(self.settings.timeouts.frame);
+            self.sweep_at = Some(now.plus((shortest / 4).min(1_000_000_000)));
+        }
+    }
+
+    /// Now and then: gives up on connections that are silent for too long.
+    fn sweep(&mut self, now: Nanos) {
+        if self.sweep_at.is_none_or(|at| at > now) {
+            return;
+        }
+        self.sweep_at = None;
+        if self.http.as_ref().is_some_and(HttpPort::stalled) {
+            self.serve_http(now, HTTP);
+        }
+        let http_left = self.http.as_mut().is_some_and(|http| http.sweep(now));
+        let keys: Vec<LinkKey> = self.links.keys().collect();
+        for key in keys {
+            self.sweep_one(now, key);
+        }
+        if !self.links.is_empty() || http_left {
+            self.plan_sweep(now);
+        }
+    }
+
+    fn sweep_one(&mut self, now: Nanos, key: LinkKey) {
+        let link = &mut self.links[key];
+        if let Some(since) = link.lingering {
+            if now.since(since) >= LINGER {
+                self.close(now, key, CloseReason::Finished);
+            }
+            return;
+        }
+        let (held, unsent) = (link.connection.held_bytes(), link.connection.output().len());
+        match link.connection.check_time(now, self.settings.timeouts) {
+            Patience::Fine => {}
+            Patience::Deaf => self.close(now, key, CloseReason::SlowReader),
+            Patience::Told => {
+                self.counters.timeouts += 1;
+                self.held_bytes -= held - link.connection.held_bytes();
+                self.unsent_bytes += link.connection.output().len() - unsent;
+                self.mark_dirty(key);
+            }
+        }
+    }
+
+    /// Prints the `ready` line once.
+    fn announce(&mut self) -> Result<(), ServerError> {
+        if self.announced || !self.service.is_ready() {
+            return Ok(());
+        }
+        self.announced = true;
+        let http = match &self.http {
+            Some(http) => http.local_addr()?.to_string(),
+            None => "off".into(),
+        };
+        super::print_line(&format!(
+            "beachd ready node={} role={} listen={} http={http} data={}",
+            self.settings.node_id,
+            self.service.role(),
+            self.listen,
+            self.settings.data_dir,
+        ));
+        Ok(())
+    }
+
+    fn drained(&mut self, now: Nanos) {
+        self.drained = Some(now);
+        for link in self.links.values_mut() {
+            self.held_bytes -= link.connection.held_bytes();
+            link.connection.close_gently();
+        }
+    }
+
+    fn is_over(&self, now: Nanos) -> Result<bool, ServerError> {
+        if let Some(since) = self.drained {
+            return Ok(self.unsent_bytes == 0 || now.since(since) >= FLUSH_GRACE);
+        }
+        match self.draining {
+            Some(since) if now.since(since) >= self.settings.drain_timeout => {
+                Err(ServerError::DrainTimeout(Duration::from_nanos(self.settings.drain_timeout)))
+            }
+            _ => Ok(false),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,270 @@
+//! The loop with real sockets and a small node: it answers PING at the end of the turn, keeps GETs until the connection
+//! is told to let go (PUT answers the oldest), and stops at STATUS. What needs the real node is in `tests/`.
+
+#![allow(clippy::disallowed_methods, reason = "clients of the loop are threads, and wait")]
+
+use super::*;
+use crate::base::SequenceNumber;
+use crate::env::sim;
+use crate::proto::Request;
+use crate::proto::frame::{self, CrcPolicy, Decoded};
+use std::io::{Read, Write};
+use std::net::TcpStream as Client;
+use std::thread::{self, JoinHandle};
+
+#[derive(Default)]
+struct Small {
+    turn: Vec<(Origin, Opcode)>,
+    kept: Vec<Origin>,
+    closed: usize,
+    stop: bool,
+}
+
+impl Service for Small {
+    fn step(&mut self, _: Nanos, event: Event<'_>, effects: &mut Vec<Effect>) {
+        match event {
+            Event::Request { origin, request: Request::Get { .. }, .. } => self.kept.push(origin),
+            Event::Request { origin, request: Request::Stats, .. } => {
+                for origin in self.kept.drain(..) {
+                    effects.push(Effect::Reply {
+                        origin,
+                        opcode: Opcode::Get,
+                        response: Response::Pong,
+                    });
+                }
+                self.turn.push((origin, Opcode::Stats));
+            }
+            Event::Request { origin, request, .. } => {
+                self.stop |= request == Request::Status;
+                self.turn.push((origin, request.opcode()));
+            }
+            Event::ConnectionClosed { .. } => self.closed += 1,
+            Event::EndOfTurn => {
+                for (origin, opcode) in self.turn.drain(..) {
+                    effects.push(Effect::Reply { origin, opcode, response: Response::Pong });
+                }
+                if self.stop {
+                    effects.push(Effect::Drained);
+                }
+            }
+            Event::JobDone(_) | Event::Tick | Event::Drain => {}
+        }
+    }
+    fn next_wakeup(&self) -> Option<Nanos> {
+        None
+    }
+    fn responded(&mut self, _: u64) {}
+    fn ready(&self, _: Nanos) -> Result<(), String> {
+        Err("a small one never is".into())
+    }
+    fn is_ready(&self) -> bool {
+        false
+    }
+    fn role(&self) -> &'static str {
+        "small"
+    }
+    fn status(&self, _: Nanos) -> String {
+        "{}".into()
+    }
+    fn metrics(&self, _: Nanos, _: &mut String) {}
+}
+
+/// A loop in a thread of its own.
+struct Running {
+    listen: SocketAddr,
+    thread: JoinHandle<(Result<(), ServerError>, Counters, usize)>,
+}
+
+impl Running {
+    fn start(max_connections: usize, timeouts: Timeouts) -> Self {
+        let poll = Poll::new().unwrap();
+        let ports = Ports::bind(&poll, "127.0.0.1:0".parse().unwrap(), None).unwrap();
+        let listen = ports.listener.local_addr().unwrap();
+        let settings = Settings {
+            max_connections,
+            timeouts,
+            drain_timeout: 1_000_000_000,
+            node_id: 1,
+            data_dir: String::new(),
+        };
+        let thread = thread::spawn(move || {
+            let clock = Arc::new(crate::env::os::OsClock::new());
+            let jobs = sim::env(1).0.jobs;
+            let signals = Signals::new::<[i32; 0], i32>([]).unwrap();
+            let mut it =
+                EventLoop::new(poll, ports, signals, clock, jobs, Small::default(), settings)
+                    .unwrap();
+            let result = it.run();
+            assert!(result.is_err() || (it.unsent_bytes == 0 && it.held_bytes == 0));
+            (result, it.counters, it.service.closed)
+        });
+        Self { listen, thread }
+    }
+
+    fn connect(&self) -> Client {
+        let client = Client::connect(self.listen).unwrap();
+        client.set_read_timeout(Some(Duration::from_secs(10))).unwrap();
+        client
+    }
+
+    fn stop(self) -> (Counters, usize) {
+        ask(&mut self.connect(), Request::Status, 1);
+        let (result, counters, closed) = self.thread.join().unwrap();
+        result.unwrap();
+        (counters, closed)
+    }
+}
+
+const PATIENT: Timeouts = Timeouts { idle: 60_000_000_000, frame: 60_000_000_000 };
+const GET: Request<'static> = Request::Get { key: b"k", snapshot: SequenceNumber::ZERO };
+
+fn send(client: &mut Client, request: Request<'_>, id: u64) {
+    let mut bytes = Vec::new();
+    request.encode(&mut bytes, id, 0).unwrap();
+    client.write_all(&bytes).unwrap();
+}
+
+/// The next reply's request id and status; `None` at the end of the stream.
+fn hear(client: &mut Client) -> Option<(u64, u32)> {
+    let mut bytes = vec![0; 24];
+    match client.read(&mut bytes).unwrap() {
+        0 => return None,
+        n => client.read_exact(&mut bytes[n..]).unwrap(),
+    }
+    let Decoded::Incomplete { need } = frame::decode(&bytes, CrcPolicy::Required).unwrap() else {
+        let head = frame::parse_header(bytes.first_chunk().unwrap());
+        return Some((head.request_id, head.word));
+    };
+    bytes.resize(need, 0);
+    client.read_exact(&mut bytes[24..]).unwrap();
+    let head = frame::parse_header(bytes.first_chunk().unwrap());
+    Some((head.request_id, head.word))
+}
+
+fn ask(client: &mut Client, request: Request<'_>, id: u64) {
+    send(client, request, id);
+    assert_eq!(hear(client), Some((id, 0)));
+}
+
+#[test]
+fn pipelined_requests_of_many_connections_are_all_answered() {
+    let running = Running::start(100, PATIENT);
+    let mut clients: Vec<Client> = (0..20).map(|_| running.connect()).collect();
+    let many: Vec<u8> = (1..=5_000)
+        .flat_map(|id| {
+            let mut bytes = Vec::new();
+            Request::Ping.encode(&mut bytes, id, 0).unwrap();
+            bytes
+        })
+        .collect();
+    for client in &mut clients {
+        client.write_all(&many).unwrap();
+    }
+    for client in &mut clients {
+        for id in 1..=5_000 {
+            assert_eq!(hear(client), Some((id, 0)));
+        }
+    }
+    let (counters, _) = running.stop();
+    assert_eq!((counters.requests, counters.replies), (100_001, 100_001));
+}
+
+#[test]
+fn one_busy_connection_does_not_starve_the_others() {
+    let running = Running::start(100, PATIENT);
+    let mut busy = running.connect();
+    let mut chunk = Vec::new();
+    for id in 0..100_000 {
+        Request::Ping.encode(&mut chunk, id, 0).unwrap();
+    }
+    // It sends for as long as it can, and reads what comes.
+    let mut reader = busy.try_clone().unwrap();
+    let drain =
+        thread::spawn(move || while hear(&mut reader).is_some_and(|(id, _)| id < 99_999) {});
+    let flood = thread::spawn(move || busy.write_all(&chunk));
+    let mut other = running.connect();
+    for id in 0..50 {
+        ask(&mut other, Request::Ping, id);
+    }
+    flood.join().unwrap().unwrap();
+    drain.join().unwrap();
+    running.stop();
+}
+
+#[test]
+fn a_late_answer_never_reaches_the_connection_that_took_the_slot() {
+    let running = Running::start(100, PATIENT);
+    let mut gone = running.connect();
+    send(&mut gone, GET, 7);
+    send(&mut gone, Request::Ping, 8);
+    gone.peek(&mut [0; 1]).unwrap();
+    // Closing a socket with unread bytes resets the connection; closing a read one could be half a close.
+    drop(gone);
+    thread::sleep(Duration::from_millis(50));
+    // Every new connection is a candidate for the slot.
+    let mut clients: Vec<Client> = (0..5).map(|_| running.connect()).collect();
+    for client in &mut clients {
+        ask(client, Request::Ping, 1);
+    }
+    ask(&mut clients[0], Request::Stats, 2);
+    for client in &mut clients {
+        ask(client, Request::Ping, 3);
+    }
+    let (counters, closed) = running.stop();
+    assert_eq!(counters.late_replies, 1);
+    assert!(closed >= 1);
+}
+
+#[test]
+fn the_connection_over_the_limit_is_told_and_a_freed_place_is_given_again() {
+    let running = Running::start(2, PATIENT);
+    let mut first = running.connect();
+    let mut second = running.connect();
+    ask(&mut first, Request::Ping, 1);
+    ask(&mut second, Request::Ping, 1);
+    let mut third = running.connect();
+    // It may have begun to speak already.
+    send(&mut third, Request::Ping, 1);
+    assert_eq!(hear(&mut third), Some((0, ErrorCode::TooManyConnections.status())));
+    assert_eq!(hear(&mut third), None);
+    ask(&mut first, Request::Ping, 2);
+    drop(second);
+    let again = (0..100).any(|_| {
+        let mut client = running.connect();
+        send(&mut client, Request::Ping, 1);
+        thread::sleep(Duration::from_millis(2));
+        hear(&mut client) == Some((1, 0))
+    });
+    assert!(again);
+    drop(first);
+    thread::sleep(Duration::from_millis(50));
+    running.stop();
+}
+
+#[test]
+fn half_a_frame_and_silence_is_told_and_closed() {
+    let timeouts = Timeouts { idle: 60_000_000_000, frame: 100_000_000 };
+    let running = Running::start(10, timeouts);
+    let mut slow = running.connect();
+    let mut bytes = Vec::new();
+    Request::Ping.encode(&mut bytes, 1, 0).unwrap();
+    slow.write_all(&bytes[..12]).unwrap();
+    let mut patient = running.connect();
+    ask(&mut patient, Request::Ping, 1);
+    assert_eq!(hear(&mut slow), Some((0, ErrorCode::SlowFrame.status())));
+    assert_eq!(hear(&mut slow), None);
+    ask(&mut patient, Request::Ping, 2);
+    running.stop();
+}
+
+#[test]
+fn a_client_that_closes_its_end_first_still_gets_its_answers() {
+    let running = Running::start(10, PATIENT);
+    let mut client = running.connect();
+    client.write_all(b"PING\nHELP\nPING").unwrap();
+    client.shutdown(Shutdown::Write).unwrap();
+    let mut said = String::new();
+    client.read_to_string(&mut said).unwrap();
+    assert!(said.starts_with("PONG\nPING ") && said.ends_with("END\nPONG\n"), "{said}");
+    running.stop();
+}

@@ -1,0 +1,63 @@
+//! A connection with its socket, and the key by which the loop, mio, and the node name it.
+
+use super::connection::Connection;
+use crate::base::Nanos;
+use mio::net::TcpStream;
+use slotmap::{Key, KeyData};
+use std::io::{self, Read};
+
+slotmap::new_key_type! {
+    /// Names a connection: slot and generation.
+    pub struct LinkKey;
+}
+
+impl LinkKey {
+    /// As mio's token and the node's connection number; above 2^32.
+    pub fn number(self) -> u64 {
+        self.data().as_ffi()
+    }
+    /// The key with this number.
+    pub fn of(number: u64) -> Self {
+        KeyData::from_ffi(number).into()
+    }
+}
+
+/// A connection with its socket.
+pub struct Link {
+    /// Non-blocking.
+    pub socket: TcpStream,
+    /// What is said on it.
+    pub connection: Connection,
+    /// The socket may have bytes: an edge was seen and no read has blocked since.
+    pub readable: bool,
+    /// The client has closed its end; a short read no longer means that the socket is empty.
+    pub read_closed: bool,
+    /// In `ready`.
+    pub queued: bool,
+    /// In `dirty`.
+    pub dirty: bool,
+    /// Over the limit of connections; the node does not know it.
+    pub refused: bool,
+    /// Our end is closed since then; input is read and dropped.
+    pub lingering: Option<Nanos>,
+}
+
+impl Link {
+    /// One read. `None`: nothing there now.
+    pub fn read(&mut self, scratch: &mut [u8]) -> io::Result<Option<usize>> {
+        match self.socket.read(scratch) {
+            Ok(n) => {
+                // A short read has emptied the socket, and the next byte brings the next edge; but the end of the
+                // stream brings none after the edge it came with.
+                self.readable = n > 0 && (n == scratch.len() || self.read_closed);
+                Ok(Some(n))
+            }
+            Err(e) if e.kind() == io::ErrorKind::WouldBlock => {
+                self.readable = false;
+                Ok(None)
+            }
+            Err(e) if e.kind() == io::ErrorKind::Interrupted => Ok(None),
+            Err(e) => Err(e),
+        }
+    }
+}

@@ -1,0 +1,123 @@
+//! What the loop asks of the node, so that the loop can be tested with a small one.
+
+use super::counters::{append, metric};
+use crate::base::Nanos;
+use crate::base::trace::Stage;
+use crate::node::{Effect, Event, Node, StateMachine, Status};
+use crate::raft::LogStore;
+
+/// The sans-I/O core behind the sockets: [`Node`], or a small one in tests.
+pub trait Service {
+    /// One event in; its effects are appended to `effects`.
+    fn step(&mut self, now: Nanos, event: Event<'_>, effects: &mut Vec<Effect>);
+    /// When it next wants an [`Event::Tick`].
+    fn next_wakeup(&self) -> Option<Nanos>;
+    /// The replies of a turn took this long to encode and send.
+    fn responded(&mut self, ns: u64);
+    /// `Err` with the reason while requests would be refused.
+    fn ready(&self, now: Nanos) -> Result<(), String>;
+    /// Whether [`Service::ready`] is `Ok`; cheap.
+    fn is_ready(&self) -> bool;
+    /// Its Raft role, for the `ready` line.
+    fn role(&self) -> &'static str;
+    /// Its status as one JSON document: what the STATUS opcode answers.
+    fn status(&self, now: Nanos) -> String;
+    /// Appends its figures as Prometheus text.
+    fn metrics(&self, now: Nanos, out: &mut String);
+}
+
+impl<L: LogStore, S: StateMachine> Service for Node<L, S> {
+    fn step(&mut self, now: Nanos, event: Event<'_>, effects: &mut Vec<Effect>) {
+        self.step(now, event, effects);
+    }
+
+    fn next_wakeup(&self) -> Option<Nanos> {
+        self.next_wakeup()
+    }
+
+    fn responded(&mut self, ns: u64) {
+        self.stages_mut().record(Stage::Respond, ns);
+    }
+
+    fn ready(&self, now: Nanos) -> Result<(), String> {
+        if self.is_ready() {
+            return Ok(());
+        }
+        Err(self.status(now).not_ready_reason.unwrap_or_else(|| "starting".into()))
+    }
+
+    fn is_ready(&self) -> bool {
+        self.is_ready()
+    }
+
+    fn role(&self) -> &'static str {
+        self.role().name()
+    }
+
+    fn status(&self, now: Nanos) -> String {
+        serde_json::to_string(&self.status(now))
+            .expect("the status has string keys and finite numbers")
+    }
+
+    fn metrics(&self, now: Nanos, out: &mut String) {
+        state_metrics(out, &self.status(now));
+        request_metrics(out, self.stats(now).requests);
+    }
+}
+
+fn state_metrics(out: &mut String, s: &Status) {
+    let gauges = [
+        ("ready", "Whether reads and writes are served.", u64::from(s.ready)),
+        ("leader", "Whether this node leads.", u64::from(s.leader == Some(s.node))),
+        (
+            "read_only",
+            "Whether puts are refused for lack of space.",
+            u64::from(s.read_only.is_some()),
+        ),
+        ("term", "The Raft term.", s.term),
+        ("commit_index", "The last committed log entry.", s.commit),
+        ("applied_index", "The last applied log entry.", s.applied),
+        ("last_sequence", "The last sequence number given out.", s.last_seq),
+        ("queue_requests", "Requests admitted and not answered.", s.queue.requests),
+        ("queue_bytes", "Bytes of requests admitted and not answered.", s.queue.bytes),
+        ("log_segments", "Log files in use.", s.log.segments),
+        ("log_live_bytes", "Bytes of log records.", s.log.live_bytes),
+        ("log_memory_bytes", "Log entries held in memory.", s.log.memory_bytes),
+    ];
+    for (name, help, value) in gauges {
+        metric(out, name, "gauge", help, value);
+    }
+    if let Some(free) = s.disk_free_bytes {
+        metric(out, "disk_free_bytes", "gauge", "Free disk space as last measured.", free);
+    }
+    metric(out, "log_syncs_total", "counter", "Log groups synced.", s.log.syncs);
+    let name = "beachd_stage_seconds";
+    append(out, format_args!("# HELP {name} Time of requests by stage.\n# TYPE {name} summary\n"));
+    for (stage, summary) in &s.stages {
+        for (quantile, us) in [("0.5", summary.p50_us), ("0.99", summary.p99_us)] {
+            let seconds = us / 1e6;
+            append(
+                out,
+                format_args!("{name}{{stage=\"{stage}\",quantile=\"{quantile}\"}} {seconds}\n"),
+            );
+        }
+        append(out, format_args!("{name}_count{{stage=\"{stage}\"}} {}\n", summary.count));
+    }
+}
+
+fn request_metrics(out: &mut String, r: crate::node::RequestCounters) {
+    let name = "beachd_requests_total";
+    append(out, format_args!("# HELP {name} Requests by outcome.\n# TYPE {name} counter\n"));
+    for (outcome, value) in [
+        ("ok", r.answered_ok),
+        ("error", r.answered_error),
+        ("busy", r.busy),
+        ("expired_at_admission", r.expired_at_admission),
+        ("expired_in_queue", r.expired_in_queue),
+        ("expired_after_propose", r.expired_after_propose),
+        ("no_space", r.no_space),
+        ("abandoned", r.abandoned),
+    ] {
+        append(out, format_args!("{name}{{outcome=\"{outcome}\"}} {value}\n"));
+    }
+}
