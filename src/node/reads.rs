@@ -11,7 +11,7 @@ use super::{Effect, Node, StateMachine};
 use crate::base::trace::Stage;
 use crate::base::{LogIndex, Nanos, SequenceNumber};
 use crate::env::{Completion, JobId, JobOutput, Lane};
-use crate::limits::{SCAN_SLICE_STEPS, SCAN_TURN_STEPS};
+use crate::limits::{READ_TURN_BYTES, SCAN_SLICE_STEPS, SCAN_TURN_STEPS};
 use crate::proto::{ErrorCode, Response, ScanEntry, ScanReply, ScanRequest};
 use crate::raft::{self, LogStore, ReadId};
 use std::collections::{BTreeMap, VecDeque};
@@ -75,6 +75,8 @@ struct Round {
     id: ReadId,
     answer: Answer,
     reads: Vec<(Ticket, ReadWork)>,
+    /// A turn has served a part of it, and the next one goes on; `reads` is in reverse.
+    begun: bool,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -124,7 +126,9 @@ impl Reads {
     }
 
     pub fn has_runnable(&self) -> bool {
-        !self.scans.is_empty() || (self.round.is_none() && !self.turn.is_empty())
+        let round = self.round.as_ref();
+        let begun = round.is_some_and(|round| round.begun);
+        begun || !self.scans.is_empty() || (round.is_none() && !self.turn.is_empty())
     }
 
     /// Jobs on the disk lane now.
@@ -138,6 +142,14 @@ impl Reads {
     }
 }
 
+/// The bytes of the value that an effect carries.
+fn value_bytes(effect: &Effect) -> usize {
+    match effect {
+        Effect::Reply { response: Response::Value { value, .. }, .. } => value.len(),
+        _ => 0,
+    }
+}
+
 impl<L: LogStore, S: StateMachine> Node<L, S> {
     /// Serves what can be served: the round whose index is applied, the next one, and a turn's share of scan slices.
     pub(super) fn serve_reads(&mut self, now: Nanos, out: &mut Vec<Effect>) {
@@ -146,13 +158,15 @@ impl<L: LogStore, S: StateMachine> Node<L, S> {
             self.reads.rounds += 1;
             let id = ReadId(self.reads.rounds);
             let reads = std::mem::take(&mut self.reads.turn);
-            self.reads.round = Some(Round { id, answer: Answer::Waiting, reads });
+            self.reads.round = Some(Round { id, answer: Answer::Waiting, reads, begun: false });
             self.step_raft(now, raft::Event::Read(id));
             self.finish_round(now, out);
         }
         self.run_scans(now, out);
     }
 
+    /// Serves a decided round, as far as the turn's share of reply bytes goes: a thousand pipelined gets of large
+    /// values become many turns, between which the replies leave and connections that take none are closed.
     fn finish_round(&mut self, now: Nanos, out: &mut Vec<Effect>) {
         let applied = self.machine.applied().0;
         let decided = |round: &mut Round| match round.answer {
@@ -161,7 +175,13 @@ impl<L: LogStore, S: StateMachine> Node<L, S> {
             Answer::NotLeader => true,
         };
         let Some(mut round) = self.reads.round.take_if(decided) else { return };
-        for (ticket, work) in round.reads.drain(..) {
+        if !round.begun {
+            round.begun = true;
+            round.reads.reverse();
+        }
+        let (mut bytes, mut counted) = (0, out.len());
+        while bytes < READ_TURN_BYTES {
+            let Some((ticket, work)) = round.reads.pop() else { break };
             if ticket.deadline <= now {
                 self.expired_in_queue(now, &ticket, out);
                 self.desk.finish(&ticket);
@@ -174,6 +194,12 @@ impl<L: LogStore, S: StateMachine> Node<L, S> {
                     ReadWork::Scan(plan) => self.begin_scan(now, ticket, plan, out),
                 }
             }
+            bytes += out[counted..].iter().map(value_bytes).sum::<usize>();
+            counted = out.len();
+        }
+        if !round.reads.is_empty() {
+            self.reads.round = Some(round);
+            return;
         }
         if self.reads.turn.capacity() == 0 {
             self.reads.turn = round.reads;
