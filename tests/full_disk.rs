@@ -1,0 +1,135 @@
+//! A full disk, on a small file system of its own (a tmpfs in a mount namespace: it needs root, and goes away with the
+//! test): writes are refused with a reason, reads and deletes go on, a full node can be restarted, and when there is
+//! space again it takes writes again by itself.
+
+#![allow(
+    clippy::disallowed_methods,
+    reason = "black-box tests use the file system, clocks, and threads"
+)]
+
+mod common;
+
+use beachdb::proto::{Effect, ErrorCode, Response};
+use common::{Daemon, is_root, skip};
+use std::fs;
+use std::io::{BufRead, BufReader};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::thread;
+use std::time::{Duration, Instant};
+
+/// Holds the mount namespace.
+struct SmallDisk {
+    holder: Child,
+    at: PathBuf,
+}
+
+impl SmallDisk {
+    fn new(at: &Path, mib: u32) -> Result<Self, String> {
+        fs::create_dir_all(at).map_err(|e| e.to_string())?;
+        let script =
+            format!("mount -t tmpfs -o size={mib}m small \"$0\" && echo mounted && exec sleep 600");
+        let mut holder = Command::new("unshare")
+            .args(["--mount", "--propagation", "private", "sh", "-c", &script])
+            .arg(at)
+            .stdout(Stdio::piped())
+            .stderr(Stdio::null())
+            .spawn()
+            .map_err(|e| format!("unshare: {e}"))?;
+        let mut line = String::new();
+        let stdout = holder.stdout.take().expect("piped");
+        let read = BufReader::new(stdout).read_line(&mut line);
+        let disk = Self { holder, at: at.to_path_buf() };
+        if read.is_err() || line != "mounted\n" {
+            return Err("cannot mount a tmpfs here".into());
+        }
+        Ok(disk)
+    }
+
+    /// `nsenter` into it.
+    fn wrap(&self) -> [String; 4] {
+        ["nsenter".into(), "-t".into(), self.holder.id().to_string(), "-m".into()]
+    }
+
+    /// A path on it, as seen from outside.
+    fn outside(&self, name: &str) -> PathBuf {
+        let inside = self.at.join(name);
+        let relative = inside.strip_prefix("/").expect("absolute");
+        PathBuf::from(format!("/proc/{}/root", self.holder.id())).join(relative)
+    }
+}
+
+impl Drop for SmallDisk {
+    fn drop(&mut self) {
+        drop(self.holder.kill());
+        drop(self.holder.wait());
+    }
+}
+
+#[test]
+fn a_full_disk_refuses_writes_serves_reads_and_heals_by_itself() {
+    const TEST: &str = "a_full_disk";
+    if !is_root() {
+        return skip(TEST, "mounting a small file system needs root");
+    }
+    let dir = tempfile::tempdir().expect("a temporary directory");
+    let disk = match SmallDisk::new(&dir.path().join("small"), 320) {
+        Ok(disk) => disk,
+        Err(why) => return skip(TEST, &why),
+    };
+    // Most of it is taken by somebody else, for now.
+    let balloon = disk.outside("balloon");
+    fs::write(&balloon, vec![1; 150 << 20]).expect("room for the balloon");
+    let wrap = disk.wrap();
+    let wrap: Vec<&str> = wrap.iter().map(String::as_str).collect();
+    let data = disk.at.join("data");
+    let args = ["--segment-size", "32MiB", "--memtable-size", "4MiB"];
+    let daemon = Daemon::start_under(&wrap, &data, &args);
+    let mut client = daemon.connect();
+    let value = vec![7_u8; 64 << 10];
+    let (mut written, mut last_error) = (0_u32, None);
+    let begin = Instant::now();
+    while last_error.is_none() && begin.elapsed() < Duration::from_secs(60) {
+        match client.put(format!("key{written:06}").as_bytes(), &value).response {
+            Response::Written { .. } => written += 1,
+            Response::Error(e) if e.code == ErrorCode::Busy => {
+                thread::sleep(Duration::from_millis(10))
+            }
+            Response::Error(e) => last_error = Some(e),
+            other => panic!("{other:?}"),
+        }
+    }
+    let error = last_error.expect("the disk has an end");
+    assert_eq!((error.code, error.effect), (ErrorCode::NoSpace, Effect::NotApplied), "{error}");
+    assert!(written > 10, "{written}");
+    // Reads and deletes go on.
+    assert_eq!(client.get(b"key000000").as_deref(), Some(&value[..]));
+    client.delete(b"key000000").written();
+    assert_eq!(client.get(b"key000000"), None);
+    assert_eq!(client.put(b"more", &value).error(), ErrorCode::NoSpace);
+    let ready = common::http_get(daemon.http, "/status");
+    assert!(ready.contains("\"read_only\":\""), "{ready}");
+    // Killed and started again while it is full: everything acknowledged is there.
+    daemon.kill();
+    let mut daemon = Daemon::start_under(&wrap, &data, &args);
+    let mut client = daemon.connect();
+    assert_eq!(client.get(b"key000000"), None);
+    for n in 1..written {
+        assert!(client.get(format!("key{n:06}").as_bytes()).is_some(), "key {n} of {written}");
+    }
+    // Space comes back, and so do writes, without anybody's help.
+    fs::remove_file(&balloon).expect("ours");
+    let begin = Instant::now();
+    loop {
+        match client.put(b"more", &value).response {
+            Response::Written { .. } => break,
+            Response::Error(e) if matches!(e.code, ErrorCode::NoSpace | ErrorCode::Busy) => {}
+            other => panic!("{other:?}"),
+        }
+        assert!(begin.elapsed() < common::PATIENCE, "it did not heal; its log:\n{}", daemon.log());
+        thread::sleep(Duration::from_millis(50));
+    }
+    daemon.assert_well();
+    let (status, _) = daemon.terminate();
+    assert_eq!(status.code(), Some(0));
+}
