@@ -52,6 +52,9 @@ impl Spares {
             backing_off: false,
         }
     }
+    pub(super) const fn reserve_is_gone(&mut self) {
+        self.has_reserve = false;
+    }
     pub(super) fn take(&mut self) -> Option<Spare> {
         self.ready.pop()
     }

@@ -31,7 +31,8 @@ pub struct SegmentReader {
 impl SegmentReader {
     /// Reads the header of `file`, which must be of `kind` (`None`: of any kind), and stands before its first record.
     pub fn open(file: Arc<dyn File>, kind: Option<LogKind>) -> Result<Self, WalError> {
-        let file_len = file.len()?;
+        // Positions hold 32 bits of offset: nothing behind that is part of a log.
+        let file_len = file.len()?.min(u64::from(u32::MAX) & !7);
         let mut bytes = [0u8; SEGMENT_HEADER_BYTES];
         let got = file.read_at(0, &mut bytes)?;
         let header = SegmentHeader::decode(&bytes[..got], kind, file.path())?;
@@ -54,7 +55,7 @@ impl SegmentReader {
     pub const fn file(&self) -> &Arc<dyn File> {
         &self.file
     }
-    /// The file's length when it was opened.
+    /// The file's length when it was opened, at most 4 GiB.
     #[must_use]
     pub const fn file_len(&self) -> u64 {
         self.file_len
@@ -81,8 +82,8 @@ impl SegmentReader {
         if have == 0 {
             return Ok(Err(RecordFault::EndOfFile));
         }
-        if have < RECORD_HEADER_BYTES as u64 || at > u64::from(u32::MAX) {
-            let rest = self.fill(at, have.min(RECORD_HEADER_BYTES as u64) as usize)?;
+        if have < RECORD_HEADER_BYTES as u64 {
+            let rest = self.fill(at, have as usize)?;
             let zeros = rest.iter().all(|&b| b == 0);
             let need = RECORD_HEADER_BYTES as u64;
             return Ok(Err(if zeros {

@@ -286,8 +286,12 @@ fn the_reserve_lets_a_full_node_restart_and_delete() {
     writer.use_reserve();
     disk.set_capacity(Some(disk.used_bytes() + 8192));
     writer.sync_blocking().expect("the reserve has room for it");
-    drop(writer);
+    assert!(!names(&disk).contains(&"reserve".to_string()));
     disk.set_capacity(None);
+    let job = writer.maintenance().expect("a new reserve is made");
+    writer.maintenance_done(job.run()).unwrap();
+    assert!(names(&disk).contains(&"reserve".to_string()));
+    drop(writer);
     assert_eq!(open_with(&disk, &options).unwrap().2, [1, 2, 3]);
 }
 
@@ -482,6 +486,43 @@ fn the_worked_example_of_the_spec_is_what_is_written() {
         writer.sync_blocking().unwrap();
     }
     assert_eq!(disk.read_file(segment(1)).unwrap(), example_of_the_spec());
+}
+
+/// `cargo test --release -p beachdb --lib wal::tests::rate -- --ignored --nocapture`: appends of 130 bytes (a put of
+/// a 16-byte key and a 72-byte value in its batch) in groups, written and synced on the real disk.
+#[test]
+#[ignore = "a measurement"]
+fn rate() {
+    use crate::env::Clock;
+    let (clock, dir) = (crate::env::os::OsClock::new(), tempfile::tempdir().unwrap());
+    let disk: Arc<dyn Disk> = Arc::new(crate::env::os::OsDisk::new());
+    let payload = [7u8; 130];
+    for (group, groups) in [(1, 2_000), (64, 2_000), (256, 2_000), (1024, 1_000), (8192, 200)] {
+        let options = Options::new(LogKind::Wal, dir.path().join(group.to_string()));
+        let (mut writer, _) = open(&disk, options, &mut |_| Ok(())).unwrap();
+        for _ in 0..2 {
+            let job = writer.maintenance().unwrap();
+            writer.maintenance_done(job.run()).unwrap();
+        }
+        let (mut on_loop, started) = (0, clock.now());
+        for _ in 0..groups {
+            let before = clock.now();
+            for _ in 0..group {
+                writer.append(RecordKind::Data, 1, 0, &payload);
+            }
+            let job = writer.next_group().unwrap();
+            on_loop += clock.now().0 - before.0;
+            writer.group_done(job.run()).unwrap();
+        }
+        let total = clock.now().0 - started.0;
+        let n = group * groups;
+        println!(
+            "groups of {group:5}: {:8.0} appends/s, {:6.0} us a group, {:4.0} ns an append on the loop",
+            n as f64 * 1e9 / total as f64,
+            total as f64 / 1e3 / groups as f64,
+            on_loop as f64 / n as f64
+        );
+    }
 }
 
 #[test]

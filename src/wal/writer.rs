@@ -289,6 +289,7 @@ impl Writer {
             current.file_bytes.max(self.options.segment_bytes.min(LOG_SHORT_SEGMENT_BYTES));
         let capacity = if self.options.preallocate { capacity } else { self.options.segment_bytes };
         let work = if end <= capacity {
+            self.use_reserve = false;
             format::set_watermark(&mut group.bytes, self.durable_to);
             Work::Append { file: Arc::clone(&self.file), at: self.written_to }
         } else {
@@ -338,6 +339,9 @@ impl Writer {
     pub fn group_done(&mut self, done: GroupDone) -> Result<AppendId, WalError> {
         assert!(self.in_flight, "a group that is not in flight is done");
         self.in_flight = false;
+        if done.reserve_used {
+            self.spares.reserve_is_gone();
+        }
         match done.outcome {
             Ok(written) => Ok(self.advance(done.group, written, done.sync)),
             Err(failure) if failure.retryable => {
@@ -427,7 +431,7 @@ impl Writer {
         }
     }
 
-    /// Lets the next new segment use the space of the reserve file when the disk is full. For writes that free
+    /// Lets the next group use the space of the reserve file when it needs a new segment and the disk is full. For writes that free
     /// space (deletes); [`Writer::maintenance`] makes a new reserve when there is room.
     pub const fn use_reserve(&mut self) {
         self.use_reserve = true;
@@ -531,6 +535,8 @@ pub struct GroupDone {
     group: Option<Group>,
     outcome: Result<Written, Failure>,
     sync: bool,
+    /// The reserve was given back to make room.
+    reserve_used: bool,
 }
 
 #[derive(Debug)]
@@ -576,14 +582,15 @@ impl GroupJob {
     pub fn run(mut self) -> GroupDone {
         let mut nothing = Vec::new();
         let bytes = self.group.as_mut().map_or(&mut nothing, |group| &mut group.bytes);
+        let mut reserve_used = false;
         let outcome = match self.work {
             Work::SyncOnly { file } => {
                 file.sync_data().map(|()| Written::SyncOnly).map_err(Failure::of_sync)
             }
             Work::Append { file, at } => append(&*file, at, bytes, self.sync),
-            Work::Rotate(rotation) => rotation.run(bytes),
+            Work::Rotate(rotation) => rotation.run(bytes, &mut reserve_used),
         };
-        GroupDone { group: self.group, outcome, sync: self.sync }
+        GroupDone { group: self.group, outcome, sync: self.sync, reserve_used }
     }
 }
 
@@ -609,12 +616,13 @@ struct Rotation {
 }
 
 impl Rotation {
-    fn run(mut self, group: &mut [u8]) -> Result<Written, Failure> {
+    fn run(mut self, group: &mut [u8], reserve_used: &mut bool) -> Result<Written, Failure> {
         if let Some(old) = self.sync_first.take() {
             old.sync_data().map_err(Failure::of_sync)?;
         }
         match self.attempt(group) {
             Err(failure) if failure.retryable && self.use_reserve => {
+                *reserve_used = true;
                 free_reserve(&*self.disk, &self.options.dir).map_err(Failure::of_write)?;
                 self.spare = None;
                 self.attempt(group)
