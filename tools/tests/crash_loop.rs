@@ -2,7 +2,7 @@
 
 #![expect(clippy::disallowed_methods, reason = "a test that starts a program and reads its files")]
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
 fn beach_crash(args: &[&str]) -> Output {
@@ -23,6 +23,18 @@ fn the_engine_keeps_its_promises_when_it_is_killed() {
     let output = beach_crash(&["run", "--target", "engine", "--cycles", "12", "--seed", "11"]);
     assert!(output.status.success(), "{}", text(&output));
     assert_eq!(last_line(&output), "12 passed, 0 failed");
+}
+
+#[test]
+fn the_daemon_keeps_its_promises_when_it_is_killed() {
+    let beachd = Path::new(env!("CARGO_BIN_EXE_beach-crash")).with_file_name("beachd");
+    if !beachd.is_file() {
+        println!("skipped: {} is not built; run `cargo test --workspace`", beachd.display());
+        return;
+    }
+    let output = beach_crash(&["run", "--target", "daemon", "--cycles", "5", "--seed", "11"]);
+    assert!(output.status.success(), "{}", text(&output));
+    assert_eq!(last_line(&output), "5 passed, 0 failed");
 }
 
 /// Plants a bug, sees it found, and replays the artifact.
