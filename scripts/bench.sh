@@ -35,6 +35,13 @@ trap 'stop_server; rm -rf "$work"' EXIT
 rows=$OUT/rows.tsv
 : > "$rows"
 
+is_ready() ( # SIDE
+  if [ "$1" = beachd ]; then
+    exec 3<>/dev/tcp/127.0.0.1/$((PORT + 2)) && printf 'GET /readyz HTTP/1.0\r\n\r\n' >&3 && head -1 <&3 | grep -q ' 200 '
+  else
+    exec 3<>/dev/tcp/127.0.0.1/$PORT
+  fi
+)
 start_server() { # SIDE DIR
   mkdir -p "$2"
   case $1 in
@@ -46,7 +53,7 @@ start_server() { # SIDE DIR
   esac
   server=$!
   for _ in $(seq 200); do
-    if (exec 3<>/dev/tcp/127.0.0.1/$PORT) 2>/dev/null; then return; fi
+    if is_ready "$1" 2>/dev/null; then return; fi
     kill -0 $server 2>/dev/null || break
     sleep 0.05
   done
