@@ -15,7 +15,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 const ARGS: &[&str] = &["--memtable-size", "1MiB"];
 const KEYS: u32 = 6_000;
@@ -46,11 +46,7 @@ fn full_directory(under: &Path) -> PathBuf {
             }
         }
     }
-    let begin = Instant::now();
-    while of_kind(&data, "sst").is_empty() {
-        assert!(begin.elapsed() < common::PATIENCE, "no table was built");
-        thread::sleep(Duration::from_millis(20));
-    }
+    common::wait_until("building a table", || !of_kind(&data, "sst").is_empty());
     let (status, _) = daemon.terminate();
     assert_eq!(status.code(), Some(0));
     data
@@ -126,7 +122,7 @@ fn a_flipped_byte_in_a_data_block_fails_the_reads_of_that_block_and_no_others() 
     let mut daemon = Daemon::start(&data, ARGS);
     let mut client = daemon.connect();
     let (mut fine, mut failed) = (0, Vec::new());
-    for n in (0..KEYS).step_by(1) {
+    for n in 0..KEYS {
         match client.ask(&Request::Get { key: &key(n), snapshot: Default::default() }).response {
             Response::Value { value, .. } => {
                 assert_eq!(&value[..], &vec![n as u8; 1_000][..], "key {n}");
@@ -189,6 +185,33 @@ fn a_missing_file_is_named() {
         fs::remove_file(file).expect("ours");
     }
     assert_refused(&data, "raft", &[]);
+}
+
+#[test]
+fn a_log_that_cannot_go_on_stops_the_daemon_with_exit_1() {
+    let dir = tempfile::tempdir().expect("a temporary directory");
+    let data = dir.path().join("data");
+    let mut daemon = Daemon::start(&data, ARGS);
+    let mut client = daemon.connect();
+    client.put(b"k", b"v").written();
+    // Somebody deletes the log under a running daemon. The open segment goes on; the next one has no place.
+    fs::remove_dir_all(data.join("raft")).expect("ours");
+    let value = vec![1; 1 << 20];
+    for n in 0..200_u32 {
+        let batch = common::batch_of(&[(&n.to_be_bytes(), &value)]);
+        let opcode = beachdb::proto::Opcode::Put;
+        let put = Request::Write { opcode, batch: common::batch_ref(&batch) };
+        if client.send(&put).is_err() || !matches!(client.receive(), Ok(Some(_))) {
+            break;
+        }
+    }
+    let status = daemon.wait().expect("it stops");
+    assert_eq!(status.code(), Some(1), "{}", daemon.log());
+    let log = daemon.log();
+    assert!(
+        log.contains("beachd: fatal: ") && log.contains("raft") && !log.contains("panicked"),
+        "{log}"
+    );
 }
 
 #[test]

@@ -150,7 +150,7 @@ fn half_a_frame_then_silence_is_told_and_closed_and_half_a_frame_then_the_end_is
 #[test]
 fn an_idle_connection_is_told_and_closed() {
     let dir = tempfile::tempdir().expect("a temporary directory");
-    let mut daemon = Daemon::start(&dir.path().join("data"), &["--idle-timeout", "300ms"]);
+    let mut daemon = Daemon::start(&dir.path().join("data"), &["--idle-timeout", "1s"]);
     let mut idle = daemon.connect();
     idle.send(&Request::Ping).expect("it reads");
     assert_eq!(idle.reply().response, Response::Pong);
@@ -260,9 +260,30 @@ fn many_half_sent_giants_are_bounded_together_and_answered_busy() {
 }
 
 #[test]
+fn a_burst_of_gets_of_large_values_waits_for_its_reader_and_takes_bounded_memory() {
+    const GETS: u64 = 400;
+    let (_dir, mut daemon) = daemon();
+    let mut client = daemon.connect();
+    client.put(b"large", &vec![5; 1 << 20]).written();
+    let before = daemon.rss_bytes();
+    let get = Request::Get { key: b"large", snapshot: Default::default() };
+    let burst: Vec<u8> = (1..=GETS).flat_map(|id| frame_of(&get, 1_000 + id)).collect();
+    client.send_raw(&burst);
+    let mut grown = 0;
+    for id in 1..=GETS {
+        let reply = client.reply();
+        assert_eq!(reply.header.request_id, 1_000 + id);
+        assert!(matches!(reply.response, Response::Value { value, .. } if value.len() == 1 << 20));
+        grown = grown.max(daemon.rss_bytes().saturating_sub(before));
+    }
+    assert!(grown < 64 << 20, "grew by {grown} bytes for {GETS} replies of 1 MiB");
+    daemon.assert_well();
+}
+
+#[test]
 fn a_client_that_never_reads_is_bounded_and_closed_and_others_go_on() {
     let dir = tempfile::tempdir().expect("a temporary directory");
-    let mut daemon = Daemon::start(&dir.path().join("data"), &["--frame-timeout", "1s"]);
+    let mut daemon = Daemon::start(&dir.path().join("data"), &["--frame-timeout", "2s"]);
     let mut other = daemon.connect();
     other.put(b"large", &vec![5; 1 << 20]).written();
     let before = daemon.rss_bytes();
@@ -280,7 +301,8 @@ fn a_client_that_never_reads_is_bounded_and_closed_and_others_go_on() {
     let bound = (limits::CONNECTION_OUTPUT_HARD_BYTES + (64 << 20)) as u64;
     assert!(grown < bound, "grew by {grown} bytes for a client that reads nothing");
     // Sooner or later it is closed: what arrived is not all that was asked for.
-    thread::sleep(Duration::from_millis(2_500));
+    let slow = "beachd_connections_closed_total{reason=\"slow_reader\"}";
+    common::wait_until("closing the deaf one", || common::metric(&daemon, slow) >= 1.0);
     let mut got = 0;
     let mut chunk = vec![0; 1 << 20];
     loop {

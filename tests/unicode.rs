@@ -13,6 +13,8 @@ use beachdb::proto::{Opcode, Request, Response, ScanRange};
 use common::{Daemon, batch_of, batch_ref, skip};
 use std::collections::BTreeMap;
 use std::fs;
+use std::path::Path;
+use std::process::Command;
 
 const FILE: &str = "/usr/share/unicode/UnicodeData.txt";
 const LINES_PER_BATCH: usize = 100;
@@ -31,6 +33,31 @@ fn lines(test: &str) -> Option<Vec<(String, String)>> {
     Some(text.lines().map(|l| line(l).expect("CODE;NAME;…")).collect())
 }
 
+/// `beachctl load --tsv`, where the workspace has built it; else the same lines through the client library.
+fn load(daemon: &Daemon, lines: &[(String, String)], dir: &Path) {
+    let endpoint = daemon.listen.to_string();
+    let beachctl = Path::new(env!("CARGO_BIN_EXE_beachd")).with_file_name("beachctl");
+    if beachctl.is_file() {
+        let tsv = dir.join("unicode.tsv");
+        let text: String = lines.iter().map(|(k, v)| format!("{k}\t{v}\n")).collect();
+        fs::write(&tsv, text).expect("written");
+        let output = Command::new(beachctl)
+            .args(["--endpoints", &endpoint, "load", "--tsv"])
+            .arg(&tsv)
+            .output()
+            .expect("beachctl runs");
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        return;
+    }
+    eprintln!("beachctl is not built: loading through the client library");
+    let mut client = Client::connect(&endpoint).expect("connected");
+    for chunk in lines.chunks(LINES_PER_BATCH) {
+        let pairs: Vec<(&[u8], &[u8])> =
+            chunk.iter().map(|(k, v)| (k.as_bytes(), v.as_bytes())).collect();
+        client.write(&batch_of(&pairs)).expect("written");
+    }
+}
+
 #[test]
 fn ranges_and_prefixes_of_unicode_data_are_those_of_the_file() {
     let Some(lines) = lines("ranges_and_prefixes_of_unicode_data") else { return };
@@ -40,12 +67,7 @@ fn ranges_and_prefixes_of_unicode_data_are_those_of_the_file() {
     let data = dir.path().join("data");
     // Small memtables: most of it is read back from tables.
     let daemon = Daemon::start(&data, &["--memtable-size", "1MiB"]);
-    let mut client = Client::connect(&daemon.listen.to_string()).expect("connected");
-    for chunk in lines.chunks(LINES_PER_BATCH) {
-        let pairs: Vec<(&[u8], &[u8])> =
-            chunk.iter().map(|(k, v)| (k.as_bytes(), v.as_bytes())).collect();
-        client.write(&batch_of(&pairs)).expect("written");
-    }
+    load(&daemon, &lines, dir.path());
     let compare = |daemon: &Daemon| {
         let mut wire = daemon.connect();
         let mut scan = |range: ScanRange<'_>| -> Vec<(String, String)> {

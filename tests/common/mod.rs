@@ -54,6 +54,10 @@ pub fn command(wrap: &[&str], data: &Path, args: &[&str]) -> Command {
     };
     command.args(["--listen", "127.0.0.1:0", "--http", "127.0.0.1:0", "--data-dir"]).arg(data);
     command.args(args).stdin(Stdio::null());
+    if !args.contains(&"--segment-size") {
+        // The smallest: less to fill with zeros for each of many daemons.
+        command.args(["--segment-size", "32MiB"]);
+    }
     for (name, _) in std::env::vars_os() {
         if name.to_string_lossy().starts_with("BEACHD_") {
             command.env_remove(name);
@@ -420,6 +424,22 @@ pub fn http_get(to: SocketAddr, path: &str) -> String {
     let mut text = String::new();
     socket.read_to_string(&mut text).expect("text");
     text
+}
+
+/// A figure of `/metrics`.
+pub fn metric(daemon: &Daemon, name: &str) -> f64 {
+    let text = http_get(daemon.http, "/metrics");
+    let line = text.lines().find_map(|l| l.strip_prefix(name).filter(|rest| rest.starts_with(' ')));
+    line.and_then(|l| l.trim().parse().ok()).unwrap_or_else(|| panic!("no {name} in {text}"))
+}
+
+/// Waits until `done`; panics with `what` after a long time.
+pub fn wait_until(what: &str, mut done: impl FnMut() -> bool) {
+    let begin = Instant::now();
+    while !done() {
+        assert!(begin.elapsed() < PATIENCE, "{what} does not happen");
+        thread::sleep(Duration::from_millis(20));
+    }
 }
 
 /// A text session: sends `input`, closes our end, returns everything that was answered.
