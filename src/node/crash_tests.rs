@@ -589,7 +589,7 @@ fn a_large_log_forces_a_flush_and_its_segments_are_released() {
     world.settle();
     for _ in 0..4 * crate::limits::LOG_TAIL_ENTRIES {
         world.write(Vec::new());
-        if world.next_number % 64 == 0 {
+        if world.next_number.is_multiple_of(64) {
             world.settle();
         }
     }

@@ -122,6 +122,11 @@ impl StateMachine for EngineMachine {
         }
     }
 
+    fn memory_bytes(&self) -> u64 {
+        let stats = self.engine.stats();
+        stats.memtable_bytes + stats.frozen_bytes
+    }
+
     fn stats(&self) -> serde_json::Value {
         serde_json::to_value(self.engine.stats()).expect("figures are JSON")
     }

@@ -194,6 +194,11 @@ impl StateMachine for MapMachine {
         Ok(MachineOutcome::NotMine(done))
     }
 
+    fn memory_bytes(&self) -> u64 {
+        let values = self.versions.values().flatten().filter_map(|(_, value)| value.as_ref());
+        values.map(|value| value.len() as u64).sum()
+    }
+
     fn stats(&self) -> serde_json::Value {
         serde_json::json!({ "keys": self.versions.len(), "holds": self.holds() })
     }

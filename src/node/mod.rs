@@ -54,7 +54,7 @@ pub use state_machine::{
     Applied, DiskRead, Lookup, MachineError, MachineOutcome, ReadFault, Room, Slice, SliceRange,
     StateMachine, Versioned,
 };
-pub use status::{ReadStats, Stages, Stats, Status};
+pub use status::{MemoryStatus, ReadStats, Stages, Stats, Status};
 pub use types::{Effect, Event, FatalError, Origin};
 
 use crate::base::trace::{StageStats, TraceEvent, TraceRing};

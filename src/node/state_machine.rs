@@ -46,6 +46,8 @@ pub trait StateMachine {
     fn maintain(&mut self, now: Nanos, log_is_large: bool);
     /// Takes a completion.
     fn job_done(&mut self, done: Completion) -> Result<MachineOutcome, MachineError>;
+    /// Bytes of memory that hold data.
+    fn memory_bytes(&self) -> u64;
     /// For STATS: a JSON object.
     fn stats(&self) -> serde_json::Value;
 }

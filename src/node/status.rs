@@ -39,6 +39,8 @@ pub struct Status {
     pub commit: u64,
     /// Everything up to here is applied.
     pub applied: u64,
+    /// Everything up to here would be found by a restart without the log.
+    pub flushed: u64,
     /// The last sequence number given out.
     pub last_seq: u64,
     /// Reads below this sequence number get SNAPSHOT_TOO_OLD.
@@ -53,12 +55,25 @@ pub struct Status {
     pub queue: QueueStatus,
     /// The log.
     pub log: LogStats,
+    /// Where data is in memory.
+    pub memory: MemoryStatus,
     /// How far replay is.
     pub replay: ReplayStatus,
     /// What recovery found; one line of text a part.
     pub recovery: Vec<String>,
     /// Where the time goes.
     pub stages: Stages,
+}
+
+/// Bytes of data in memory, for STATUS.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize)]
+pub struct MemoryStatus {
+    /// Requests in the queue.
+    pub queue_bytes: u64,
+    /// Log entries kept for apply and for reading back.
+    pub log_bytes: u64,
+    /// Memtables, frozen ones included.
+    pub memtable_bytes: u64,
 }
 
 /// One summary a stage, with their names.
@@ -107,6 +122,12 @@ impl<L: LogStore, S: StateMachine> Node<L, S> {
     /// The node's state.
     #[must_use]
     pub fn status(&self, now: Nanos) -> Status {
+        let (queue, log) = (self.desk.queue(), self.log.stats());
+        let memory = MemoryStatus {
+            queue_bytes: queue.bytes,
+            log_bytes: log.memory_bytes + log.pending_bytes,
+            memtable_bytes: self.machine.memory_bytes(),
+        };
         Status {
             schema: 1,
             version: crate::VERSION,
@@ -120,13 +141,15 @@ impl<L: LogStore, S: StateMachine> Node<L, S> {
             not_ready_reason: self.not_ready_reason(),
             commit: self.raft.commit().0,
             applied: self.machine.applied().0.0,
+            flushed: self.machine.durable_applied().0.0,
             last_seq: self.machine.last_seq().0,
             oldest_readable_seq: self.machine.oldest_readable_seq().0,
             read_only: self.read_only_reason(),
             disk_free_bytes: self.space.free_bytes(),
             uptime_ms: now.since(self.opened_at.unwrap_or(now)) / 1_000_000,
-            queue: self.desk.queue(),
-            log: self.log.stats(),
+            queue,
+            log,
+            memory,
             replay: self.apply.replay_status(),
             recovery: self.recovery.clone(),
             stages: self.stages(),

@@ -188,6 +188,32 @@ fn pitfall_35_no_reads_after_a_restart_until_replay_reached_a_confirmed_commit()
 }
 
 #[test]
+fn a_long_replay_is_sliced_and_reads_wait_for_its_end() {
+    let big = "x".repeat(3 << 20);
+    let batches: Vec<WriteBatch> =
+        (0..6).map(|_| put_batch("big", &big)).chain([put_batch("k", "new")]).collect();
+    let mut world = World::over(1, MapMachine::new(), &batches, |_| {});
+    world.driver.turn();
+    world.driver.run_lane(Lane::Log);
+    world.driver.turn();
+    assert_eq!(world.driver.node.role(), Role::Leader);
+    let read = world.get("k");
+    world.driver.run_lane(Lane::Log);
+    let mut turns = 0;
+    let reply = loop {
+        world.driver.turn();
+        turns += 1;
+        if let Some(reply) = world.reply(read) {
+            break reply;
+        }
+        let status = world.driver.node.status(Nanos(0));
+        assert!(status.not_ready_reason.is_some_and(|why| why.contains("replaying the log")));
+    };
+    assert!(matches!(reply, Response::Value { value, .. } if value == "new"));
+    assert!(turns >= 2, "{turns}");
+}
+
+#[test]
 fn a_deadline_that_passed_before_propose_is_not_applied() {
     let mut world = World::ready();
     let late = world.put_within("a", "1", 0);
