@@ -170,6 +170,10 @@ fn ping_status_and_stats_name_the_node_and_what_does_not_answer() {
     assert!(
         json_lines(daemon.ctl(&["--json", "stats"]))[0]["nodes"][0]["stats"]["engine"].is_object()
     );
+    let page = include_str!("../../proto-spec/client.md");
+    for field in node["status"].as_object().unwrap().keys() {
+        assert!(page.contains(&format!("`{field}`")), "client.md does not name STATUS {field}");
+    }
     let both = format!("{},127.0.0.1:1", daemon.listen);
     let half = beachctl(&["--endpoints", &both, "--json", "status"], b"");
     assert_eq!(half.code, Some(1), "one does not answer");
