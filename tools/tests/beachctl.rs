@@ -225,6 +225,32 @@ fn a_frame_typed_by_hand_is_answered() {
     assert_eq!(decoded["reply"]["value"], "sand");
 }
 
+/// Runs the prompt on a terminal that util-linux's `script` makes.
+#[test]
+fn the_prompt_runs_the_same_commands_and_outlives_failures() {
+    let daemon = Beachd::start();
+    let command = format!("{} --endpoints {}", env!("CARGO_BIN_EXE_beachctl"), daemon.listen);
+    let mut script = std::process::Command::new("script");
+    script.args(["-q", "-e", "-c", &command, "/dev/null"]).env("TERM", "dumb");
+    script.stdin(std::process::Stdio::piped()).stdout(std::process::Stdio::piped());
+    let mut child = match script.spawn() {
+        Ok(child) => child,
+        Err(e) => return println!("SKIPPED: script cannot be run ({e}); Debian: bsdutils"),
+    };
+    let mut stdin = child.stdin.take().unwrap();
+    let lines =
+        "put \"a key\" \"v\\x31\"\nget \"a key\"\nget nope\nget \"open\nbogus\nscan\nquit\n";
+    std::io::Write::write_all(&mut stdin, lines.as_bytes()).unwrap();
+    let output = child.wait_with_output().unwrap();
+    let shown = String::from_utf8_lossy(&output.stdout).replace('\r', "");
+    assert!(output.status.success(), "{shown}");
+    for expected in
+        ["OK seq=", "v1\n", "key nope not found", "not closed", "unrecognized", "a key\tv1\n"]
+    {
+        assert!(shown.contains(expected), "no {expected:?} in:\n{shown}");
+    }
+}
+
 fn write(path: &Path, text: &str) -> String {
     std::fs::write(path, text).unwrap();
     path.to_str().unwrap().to_owned()

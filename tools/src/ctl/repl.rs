@@ -8,7 +8,7 @@ use clap::Parser;
 use rustyline::DefaultEditor;
 use rustyline::error::ReadlineError;
 
-/// A line at the prompt.
+/// The commands of the shell, on one connection; quit leaves
 #[derive(Parser, Debug)]
 #[command(name = "", no_binary_name = true, disable_version_flag = true)]
 struct Line {
