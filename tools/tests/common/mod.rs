@@ -14,14 +14,14 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::OnceLock;
 use std::sync::mpsc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 use tempfile::TempDir;
 
 /// How long a daemon may take to be ready.
 const PATIENCE: Duration = Duration::from_secs(30);
 
-/// The `beachd` to test: `$BEACHD_BIN`, else the one of this build, built now if need be (the tests of a package
-/// build its own programs only).
+/// The `beachd` to test: `$BEACHD_BIN`, else the one beside `beachctl`. It is built now when it is missing or older
+/// than the sources, because the tests of a package build its own programs only.
 pub fn beachd_program() -> &'static Path {
     static PROGRAM: OnceLock<PathBuf> = OnceLock::new();
     PROGRAM.get_or_init(|| {
@@ -30,6 +30,11 @@ pub fn beachd_program() -> &'static Path {
         }
         let directory =
             Path::new(env!("CARGO_BIN_EXE_beachctl")).parent().expect("has a directory");
+        let beachd = directory.join("beachd");
+        let sources = Path::new(env!("CARGO_MANIFEST_DIR")).join("../src");
+        if beachd.metadata().and_then(|m| m.modified()).is_ok_and(|t| t > newest(&sources)) {
+            return beachd;
+        }
         let mut build = Command::new(env!("CARGO"));
         build.args(["build", "--quiet", "--package", "beachdb", "--bin", "beachd"]);
         build.current_dir(concat!(env!("CARGO_MANIFEST_DIR"), "/.."));
@@ -38,8 +43,21 @@ pub fn beachd_program() -> &'static Path {
             build.arg("--release");
         }
         assert!(build.status().expect("cargo runs").success(), "beachd does not build");
-        directory.join("beachd")
+        beachd
     })
+}
+
+/// When the newest file under a directory was changed.
+fn newest(directory: &Path) -> SystemTime {
+    let entries = std::fs::read_dir(directory).expect("a directory of sources");
+    let times = entries.map(|entry| {
+        let path = entry.expect("an entry").path();
+        match path.is_dir() {
+            true => newest(&path),
+            false => path.metadata().and_then(|m| m.modified()).expect("a time"),
+        }
+    });
+    times.max().unwrap_or(SystemTime::UNIX_EPOCH)
 }
 
 /// What a program printed, and its exit code.
