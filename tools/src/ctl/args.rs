@@ -179,7 +179,7 @@ pub struct Conditions {
 pub struct Get {
     /// The key, text with escapes
     pub key: String,
-    /// Print "SEQ<TAB>VALUE": the sequence number of the write that set the key
+    /// Print `SEQ<TAB>VALUE`: the sequence number of the write that set the key
     #[arg(long)]
     pub with_seq: bool,
     /// Read as of this sequence number
@@ -254,7 +254,7 @@ The acknowledgement log gets one line a batch, when its answer arrived and in or
 pub struct Load {
     /// The file; - is stdin
     pub file: PathBuf,
-    /// Lines are KEY<TAB>VALUE
+    /// Lines are `KEY<TAB>VALUE`
     #[arg(long, required = true)]
     pub tsv: bool,
     /// Resolve \xNN and the other escapes in keys and values, as scan prints them
@@ -277,7 +277,7 @@ pub struct Load {
 /// `frame`.
 #[derive(Subcommand, Debug)]
 pub enum Frame {
-    /// Print a request frame: ping, get K, put K V, del K, scan [START [END]] [LIMIT N], status, stats, hello
+    /// Print a request frame: ping, get K, put K V, del K, `scan [START [END]] [LIMIT N]`, status, stats, hello
     Encode(FrameEncode),
     /// Print each frame as a line of JSON
     Decode(FrameInput),

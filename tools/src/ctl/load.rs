@@ -5,7 +5,7 @@
 //!   reported and written to the acknowledgement log.
 //! - A batch that was refused and not applied is sent again **together with all batches behind it**, in order, so that
 //!   a later line of the same key always wins. A batch with an unknown outcome ends the load.
-//! - Memory is bounded by the window: a batch holds at most [`BATCH_BYTES`] and one line.
+//! - Memory is bounded by the window: a batch holds at most `BATCH_BYTES` and one line.
 #![allow(clippy::disallowed_methods, reason = "a tool reads the user's files and times itself")]
 
 use super::Session;
