@@ -426,6 +426,34 @@ fn random_runs_crashed_anywhere_recover_to_a_persist_boundary_or_a_prefix_of_one
 }
 
 #[test]
+fn segments_are_given_up_only_when_the_baseline_is_durable() {
+    let mut host = Host::new(1);
+    let (mut log, _) = host.open().unwrap();
+    for index in 1..=100 {
+        host.append(&mut log, index..=index, 1);
+    }
+    log.applied_to(LogIndex(90));
+    log.submit(Persist { entries: vec![entry(101, 1)], ..host.persist() });
+    log.kick();
+    // The baseline comes behind the group in flight, whose completion must not start the release.
+    log.release_to(LogIndex(90));
+    let mut done = Vec::new();
+    for _ in 0..3 {
+        host.sim.jobs.run_all();
+        host.env.jobs.poll(&mut done);
+        done.drain(..).for_each(|completion| drop(log.job_done(completion).unwrap()));
+    }
+    let mut other = Host::new(1);
+    other.sim.disk = host.sim.disk.fork(1);
+    other.env.disk = Arc::new(other.sim.disk.clone());
+    let (recovered, _) = other.crashed(CrashKind::PowerLoss).open().expect("there is no gap");
+    assert_eq!((recovered.first_index(), recovered.last().0), (LogIndex(1), LogIndex(101)));
+    let before = log.stats().segments;
+    host.pump(&mut log).unwrap();
+    assert!(log.stats().segments < before, "given up when the baseline is durable");
+}
+
+#[test]
 fn reading_back_what_was_released_meanwhile_says_so() {
     let mut host = Host::new(1);
     let (mut log, _) = host.open().unwrap();
