@@ -692,9 +692,11 @@ pub(super) fn new_segment_file(
     Ok((file, file_bytes))
 }
 
-/// Writes zeros over `from..to` of `file`.
+/// Writes zeros over `from..to` of `file`. In small pieces: a page cache folio is as large as the write that made it,
+/// and ext4 walks all 4 KiB blocks of the folio at each small write into it later. Pieces of 16 KiB instead of 1 MiB
+/// take `beach-bench fillrandom` from 3.6 to 2.4 us (median) and from 2.9 to 1.3 s of kernel time for 1 M puts.
 pub(super) fn fill_with_zeros(file: &dyn File, from: u64, to: u64) -> IoResult<()> {
-    let zeros = vec![0u8; to.saturating_sub(from).min(1 << 20) as usize];
+    let zeros = vec![0u8; to.saturating_sub(from).min(16 << 10) as usize];
     let mut at = from;
     while at < to {
         let n = (to - at).min(zeros.len() as u64);

@@ -36,6 +36,8 @@ pub(super) struct Commit {
 #[derive(Default)]
 struct State {
     leading: bool,
+    /// How many sleep until something changes: waking nobody costs a system call too.
+    sleepers: usize,
     queue: VecDeque<Waiting>,
     next_ticket: u64,
     outcomes: BTreeMap<u64, Outcome>,
@@ -74,8 +76,12 @@ impl Commit {
         self.state.lock().expect("a thread panicked while it changed the write queue")
     }
 
-    fn wait<'a>(&self, state: MutexGuard<'a, State>) -> MutexGuard<'a, State> {
-        self.changed.wait(state).expect("a thread panicked while it changed the write queue")
+    fn wait<'a>(&self, mut state: MutexGuard<'a, State>) -> MutexGuard<'a, State> {
+        state.sleepers += 1;
+        let mut state =
+            self.changed.wait(state).expect("a thread panicked while it changed the write queue");
+        state.sleepers -= 1;
+        state
     }
 
     pub(super) fn log_full(&self) -> Option<String> {
@@ -150,10 +156,11 @@ pub(super) struct Lead<'a> {
 impl Drop for Lead<'_> {
     fn drop(&mut self) {
         // Not `lock()`: this may run while a panic unwinds.
-        if let Ok(mut state) = self.inner.commit.state.lock() {
-            state.leading = false;
+        let Ok(mut state) = self.inner.commit.state.lock() else { return };
+        state.leading = false;
+        if state.sleepers > 0 {
+            self.inner.commit.changed.notify_all();
         }
-        self.inner.commit.changed.notify_all();
     }
 }
 

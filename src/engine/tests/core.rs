@@ -1,6 +1,7 @@
 //! Apply, get, scan, flush, snapshots, reopening.
 
 use super::*;
+use crate::env::sim::{FailKind, FailOn, FailPoint, OpKind};
 use crate::limits::SCAN_SLICE_STEPS;
 
 fn pairs(list: &[(&str, &str)]) -> Vec<(String, String)> {
@@ -287,4 +288,53 @@ fn completions_of_others_come_back() {
     let outcome = rig.engine.job_done(done.pop().unwrap()).unwrap();
     let JobOutcome::NotMine(completion) = outcome else { panic!("it is not the engine's") };
     assert_eq!(*completion.output.downcast::<u32>().unwrap(), 41);
+}
+
+#[test]
+fn an_installation_that_met_a_full_disk_is_repeated_without_building_the_table_again() {
+    for (op, path) in
+        [(OpKind::Write, ".manifest"), (OpKind::Write, ".sst"), (OpKind::Create, ".sst")]
+    {
+        let mut rig = Rig::new(1);
+        rig.write(&[("a", Some("1"))]);
+        rig.sim.disk.fail(FailPoint {
+            on: FailOn::Matching { op: Some(op), path: path.into(), nth: 0 },
+            error: FailKind::Enospc,
+            forever: false,
+        });
+        assert!(rig.flush().is_empty(), "{op:?} {path}");
+        assert!(rig.engine.read_only_reason().is_some());
+        assert_eq!(rig.get("a").as_deref(), Some("1"), "the memtable stays");
+        rig.engine.tick(rig.env.clock.now());
+        assert!(rig.settle().is_empty(), "not before its time");
+        let at = rig.engine.next_wakeup().unwrap();
+        rig.sim.clock.advance_to(at);
+        rig.engine.tick(at);
+        assert_eq!(rig.settle(), [LogIndex(1)], "{op:?} {path}");
+        assert_eq!(rig.engine.read_only_reason(), None);
+        assert_eq!(rig.engine.stats().tables, 1);
+        let files = rig.env.disk.list(std::path::Path::new("db/engine")).unwrap();
+        assert_eq!(files.iter().filter(|f| f.name.ends_with(".sst")).count(), 1, "{files:?}");
+        rig.reopen().unwrap();
+        assert_eq!(rig.get("a").as_deref(), Some("1"));
+    }
+}
+
+#[test]
+fn a_rotation_without_room_goes_on_in_the_old_manifest() {
+    let mut rig = Rig::new(1);
+    rig.engine.options.manifest_rotate_bytes = 1;
+    rig.sim.disk.fail(FailPoint {
+        on: FailOn::Matching { op: Some(OpKind::Create), path: ".manifest.tmp".into(), nth: 0 },
+        error: FailKind::Enospc,
+        forever: true,
+    });
+    for i in 0..3 {
+        rig.write(&[(&format!("{i}"), Some("v"))]);
+        rig.flush();
+        assert_eq!(rig.engine.read_only_reason(), None);
+    }
+    rig.sim.disk.clear_faults();
+    rig.reopen().unwrap();
+    assert_eq!(rig.scan(ScanOptions::default()).len(), 3);
 }

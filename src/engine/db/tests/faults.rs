@@ -97,6 +97,29 @@ fn a_failure_at_every_change_once_or_for_ever_never_gives_a_wrong_answer() {
 }
 
 #[test]
+fn a_failed_read_at_every_place_once_or_for_ever_never_gives_a_wrong_answer() {
+    for op in [OpKind::Read, OpKind::Open, OpKind::List, OpKind::Stat] {
+        for nth in 0..40 {
+            for forever in [false, true] {
+                let context = format!("{op:?} number {nth}, forever {forever}");
+                let (env, sim) = sim::env(1);
+                let on = FailOn::Matching { op: Some(op), path: String::new(), nth };
+                sim.disk.fail(FailPoint { on, error: FailKind::Eio, forever });
+                let (_, possible) = survive(&env, &context);
+                sim.disk.clear_faults();
+                sim.jobs.run_all();
+                sim.jobs.abandon();
+                sim.disk.crash(CrashKind::PowerLoss);
+                sim.disk.restart();
+                let db = Db::open("db", options(&env)).unwrap_or_else(|e| panic!("{context}: {e}"));
+                let found = contents(&db).unwrap();
+                assert!(possible.contains(&found), "{context}: {found:?} is not in {possible:?}");
+            }
+        }
+    }
+}
+
+#[test]
 fn a_failed_read_is_an_error_of_that_read_only() {
     let rig = Rig::new(1);
     let db = rig.db();
