@@ -87,11 +87,14 @@ impl Progress {
 impl<L: LogStore, S: StateMachine> Node<L, S> {
     /// Whether a committed entry can be applied right now.
     fn can_apply(&self) -> bool {
-        let paused = !self.apply.caught_up
-            && self.machine.room() == Room::Stalled
-            && self.machine.read_only_reason().is_none();
         let behind = self.machine.applied().0 < self.apply.commit && self.phase != Phase::Closing;
-        behind && self.apply.job.is_none() && !paused
+        behind && self.apply.job.is_none() && !self.replay_must_wait()
+    }
+
+    fn replay_must_wait(&self) -> bool {
+        !self.apply.caught_up
+            && self.machine.room() == Room::Stalled
+            && self.machine.read_only_reason().is_none()
     }
 
     /// Applies a slice of what is committed.
@@ -125,6 +128,10 @@ impl<L: LogStore, S: StateMachine> Node<L, S> {
         out: &mut Vec<Effect>,
     ) -> Result<(), FatalError> {
         for entry in &entries {
+            if self.replay_must_wait() {
+                // The rest is read again when there is room.
+                break;
+            }
             let batch = BatchRef::parse(&entry.payload).map_err(|e| {
                 let what = std::io::Error::other(format!(
                     "entry {} of term {} is not a batch ({e}): it was written by a newer beachd, or damaged in \

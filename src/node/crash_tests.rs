@@ -603,6 +603,38 @@ fn a_large_log_forces_a_flush_and_its_segments_are_released() {
 }
 
 #[test]
+fn pitfall_46_a_replay_larger_than_memory_waits_for_flushes_and_shows_its_progress() {
+    let mut world = World::new(16);
+    world.memtable_bytes = 16 << 20;
+    world.open().unwrap();
+    world.settle();
+    for n in 0..900u64 {
+        world.write(vec![(format!("k{n}").into_bytes(), Some(vec![b'v'; 8_000]))]);
+        if n % 30 == 0 {
+            world.settle();
+        }
+    }
+    world.settle();
+    world.sim.disk.crash(CrashKind::Process);
+    world.sim.jobs.abandon();
+    world.driver = None;
+    world.sim.disk.restart();
+    world.memtable_bytes = 256 << 10;
+    world.sim.jobs.hold(Lane::Flush, true);
+    world.open().unwrap();
+    world.driver().pass(100);
+    let status = world.driver().node.status(Nanos(0));
+    assert!(!status.ready && status.applied > 0 && status.applied < status.commit, "{status:?}");
+    assert!(status.not_ready_reason.unwrap().contains("replaying the log"));
+    assert!(status.memory.memtable_bytes < 7 << 20, "{:?}", status.memory);
+    world.sim.jobs.hold(Lane::Flush, false);
+    world.settle();
+    assert!(world.driver().node.is_ready());
+    world.check();
+    assert_eq!(world.kept, 900);
+}
+
+#[test]
 fn a_paged_scan_sees_one_snapshot_through_writes_and_flushes() {
     let mut world = World::up(15);
     for n in 0..40 {

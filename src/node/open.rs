@@ -141,3 +141,45 @@ impl Node<RaftLog, EngineMachine> {
         Ok(Self::from_parts(config, env, parts)?)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::env::sim;
+    use crate::raft::{Entry, IoId, LogStore, MemLog, Persist};
+
+    #[test]
+    fn a_log_fits_when_it_continues_what_was_applied() {
+        let mut log = MemLog::new(sim::env(1).0.jobs);
+        let check = |log: &MemLog, index, term| check_fit(log, (LogIndex(index), Term(term)));
+        assert_eq!(check(&log, 0, 0), Ok(()), "both empty");
+        let (applied, last) = (LogIndex(3), LogIndex(0));
+        assert_eq!(
+            check(&log, 3, 1),
+            Err(UnfitError::LogBehind { applied, last }),
+            "raft/ was wiped"
+        );
+        let entries = (1..=6).map(|index| Entry {
+            index: LogIndex(index),
+            term: Term(index.div_ceil(2)),
+            payload: bytes::Bytes::new(),
+        });
+        log.submit(Persist {
+            io: IoId(1),
+            hard_state: None,
+            truncate_from: None,
+            entries: entries.collect(),
+        });
+        assert_eq!(check(&log, 0, 0), Ok(()), "engine/ can be built again from a whole log");
+        assert_eq!(check(&log, 3, 2), Ok(()));
+        assert_eq!(check(&log, 6, 3), Ok(()));
+        let (expected, found) = (Term(1), Term(2));
+        assert_eq!(check(&log, 3, 1), Err(UnfitError::OtherHistory { applied, expected, found }));
+        log.release_to(LogIndex(4));
+        assert_eq!(check(&log, 4, 2), Ok(()), "released exactly up to what was applied");
+        let first = LogIndex(5);
+        assert_eq!(check(&log, 3, 2), Err(UnfitError::Gap { applied, first }), "engine/ is older");
+        let applied = LogIndex(0);
+        assert_eq!(check(&log, 0, 0), Err(UnfitError::Gap { applied, first }), "engine/ was wiped");
+    }
+}
