@@ -195,6 +195,11 @@ fn one_segment(data: &[u8]) {
     .expect("memory does not fail");
     assert_eq!(end.end, end_of_last);
     assert!(end.end <= data.len() as u64);
+    let mut from = 0;
+    while let Some(found) = reader.find_group(from).expect("memory does not fail") {
+        assert!(found.group.offset() >= from, "the next group is not behind");
+        from = found.group.offset() + 8;
+    }
 
     if header.kind == LogKind::Manifest {
         return;
