@@ -25,7 +25,9 @@ pub const DEFAULT_MAX_CONNECTIONS: usize = 10_000;
 pub const MAX_QUEUED_REQUESTS: usize = 65_536;
 /// Bytes of admitted and not yet answered requests; above it: `BUSY`.
 pub const MAX_QUEUED_BYTES: usize = 128 << 20;
-/// Requests in flight on one connection; above it the server stops reading from that connection.
+/// Requests in flight on one connection; above it the server stops reading from that connection. A fresh connection
+/// begins with 4 and earns one more with every reply; while its replies are large, only as many as fit in
+/// [`CONNECTION_OUTPUT_SOFT_BYTES`] together are taken.
 pub const MAX_CONNECTION_IN_FLIGHT: usize = 1_024;
 /// Unsent reply bytes on one connection above which the server stops reading from it.
 pub const CONNECTION_OUTPUT_SOFT_BYTES: usize = 1 << 20;

@@ -136,6 +136,22 @@ fn the_http_pages_tell_the_state() {
 }
 
 #[test]
+fn the_http_port_is_bounded_and_says_so() {
+    let dir = temp();
+    let mut daemon = Daemon::start(&dir.path().join("data"), &[]);
+    let connect = || std::net::TcpStream::connect(daemon.http).expect("the HTTP port accepts");
+    let silent: Vec<_> = (0..beachdb::limits::MAX_HTTP_CONNECTIONS).map(|_| connect()).collect();
+    assert!(http_get(daemon.http, "/healthz").starts_with("HTTP/1.1 503"));
+    drop(silent);
+    common::wait_until("serving HTTP again", || {
+        http_get(daemon.http, "/healthz").starts_with("HTTP/1.1 200")
+    });
+    let garbage = netcat(daemon.http, b"\x00\x01\x02\r\n\r\n");
+    assert!(garbage.starts_with(b"HTTP/1.1 400"), "{}", garbage.escape_ascii());
+    daemon.assert_well();
+}
+
+#[test]
 fn http_can_be_switched_off() {
     let dir = temp();
     let started = Command::new(env!("CARGO_BIN_EXE_beachd"))

@@ -24,7 +24,7 @@ pub enum Stage {
     Commit,
     /// Applying the entry to the memtable.
     Apply,
-    /// From apply (or the read's result) to the reply in the connection's buffer.
+    /// Encoding and sending the replies of one turn of the loop, all connections together.
     Respond,
     /// A read's job on the disk lane, queueing included.
     ReadJob,

@@ -9,7 +9,8 @@
 //! - A key in the file that is no setting is an error that names the file and the line; so is a value of a wrong form.
 //! - Everything refused here is wrong usage: exit code 2, before anything was opened or changed.
 //!
-//! What it does not do: it never touches the data directory, and it holds no setting that nothing reads.
+//! What it does not do: it never touches the data directory. Settings of the later cluster (`peer-listen`, `advertise`,
+//! `advertise-peer`) are accepted, checked where that is possible, and not used; their help says so.
 
 use crate::base::NodeId;
 use crate::base::units::{parse_bytes, parse_duration};
@@ -111,7 +112,7 @@ pub struct Settings {
     /// Join a running cluster; not available in this version
     #[arg(long, env = "BEACHD_JOIN", num_args = 0..=1, default_missing_value = "true", require_equals = true)]
     pub join: Option<bool>,
-    /// The address clients are told to use [default: the one of --listen]
+    /// The address clients are told to use; accepted, but not used in this version, which names no other node
     #[arg(long, env = "BEACHD_ADVERTISE", value_name = "HOST:PORT")]
     pub advertise: Option<String>,
     /// The address members are told to use; accepted, but not used in this version
@@ -180,8 +181,6 @@ pub struct Config {
     pub node_id: NodeId,
     /// The cluster's name.
     pub cluster_id: String,
-    /// What clients are told to connect to, when it is not the client port.
-    pub advertise: Option<String>,
     /// The log filter.
     pub log: String,
     /// Most client connections.
@@ -281,7 +280,6 @@ impl Config {
             http,
             node_id: NodeId(node_id),
             cluster_id,
-            advertise: s.advertise,
             log: s.log.unwrap_or_else(|| "info".into()),
             max_connections,
             idle_timeout,

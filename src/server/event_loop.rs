@@ -62,6 +62,8 @@ const LINGER: u64 = 1_000_000_000;
 const MAX_REFUSED: usize = 64;
 /// After the node is drained, replies have this long to leave.
 const FLUSH_GRACE: u64 = 1_000_000_000;
+/// After the last of them has left, clients have this long to read them and hang up.
+const HANG_UP_GRACE: u64 = 200_000_000;
 
 /// What the loop is set up with.
 pub struct Settings {
@@ -276,15 +278,22 @@ impl<S: Service> EventLoop<S> {
             self.service.step(now, Event::Tick, &mut self.effects);
         }
         self.service.step(now, Event::EndOfTurn, &mut self.effects);
-        self.carry_out(now)?;
-        if !self.dirty.is_empty() {
-            let begin = self.clock.now();
-            self.send_all(now);
-            self.service.responded(self.clock.now().since(begin));
-        }
+        self.respond(now)?;
         self.sweep(now);
         self.announce()?;
         self.is_over(now)
+    }
+
+    /// Encodes and sends the replies of the turn.
+    fn respond(&mut self, now: Nanos) -> Result<(), ServerError> {
+        if self.effects.is_empty() && self.dirty.is_empty() {
+            return Ok(());
+        }
+        let begin = self.clock.now();
+        self.carry_out(now)?;
+        self.send_all(now);
+        self.service.responded(self.clock.now().since(begin));
+        Ok(())
     }
 
     /// How long `poll` may block: `None` for ever.
@@ -294,7 +303,10 @@ impl<S: Service> EventLoop<S> {
             return Some(Duration::ZERO);
         }
         let drain_by = match (self.draining, self.drained) {
-            (_, Some(since)) => Some(since.plus(FLUSH_GRACE)),
+            (_, Some(since)) => {
+                let times = [since.plus(HANG_UP_GRACE), since.plus(FLUSH_GRACE)];
+                times.into_iter().find(|at| *at > now)
+            }
             (Some(since), None) => Some(since.plus(self.settings.drain_timeout)),
             (None, None) => None,
         };
@@ -384,7 +396,10 @@ impl<S: Service> EventLoop<S> {
             return;
         }
         for _ in 0..ACCEPTS_PER_TURN {
-            let Some(listener) = &self.listener else { return };
+            let Some(listener) = &self.listener else {
+                self.accept_ready = false;
+                return;
+            };
             match listener.accept() {
                 Ok((socket, peer)) => {
                     self.accept_failing = false;
@@ -732,17 +747,24 @@ impl<S: Service> EventLoop<S> {
         Ok(())
     }
 
+    /// The node has answered everybody: says goodbye to each connection as soon as its last reply has left.
     fn drained(&mut self, now: Nanos) {
         self.drained = Some(now);
-        for link in self.links.values_mut() {
-            self.held_bytes -= link.connection.held_bytes();
-            link.connection.close_gently();
+        let keys: Vec<LinkKey> = self.links.keys().collect();
+        for key in keys {
+            let connection = &mut self.links[key].connection;
+            self.held_bytes -= connection.held_bytes();
+            connection.close_gently();
+            self.requeue(now, key);
         }
     }
 
     fn is_over(&self, now: Nanos) -> Result<bool, ServerError> {
         if let Some(since) = self.drained {
-            return Ok(self.unsent_bytes == 0 || now.since(since) >= FLUSH_GRACE);
+            let waited = now.since(since);
+            let sent = self.unsent_bytes == 0;
+            let hung_up = self.links.is_empty() || waited >= HANG_UP_GRACE;
+            return Ok((sent && hung_up) || waited >= FLUSH_GRACE);
         }
         match self.draining {
             Some(since) if now.since(since) >= self.settings.drain_timeout => {

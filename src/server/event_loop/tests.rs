@@ -77,20 +77,24 @@ struct Running {
 
 impl Running {
     fn start(max_connections: usize, timeouts: Timeouts) -> Self {
+        Self::start_with_signals(max_connections, timeouts, &[])
+    }
+
+    fn start_with_signals(max_connections: usize, timeouts: Timeouts, signals: &[i32]) -> Self {
+        let signals = Signals::new(signals).unwrap();
         let poll = Poll::new().unwrap();
         let ports = Ports::bind(&poll, "127.0.0.1:0".parse().unwrap(), None).unwrap();
         let listen = ports.listener.local_addr().unwrap();
         let settings = Settings {
             max_connections,
             timeouts,
-            drain_timeout: 1_000_000_000,
+            drain_timeout: 500_000_000,
             node_id: 1,
             data_dir: String::new(),
         };
         let thread = thread::spawn(move || {
             let clock = Arc::new(crate::env::os::OsClock::new());
             let jobs = sim::env(1).0.jobs;
-            let signals = Signals::new::<[i32; 0], i32>([]).unwrap();
             let mut it =
                 EventLoop::new(poll, ports, signals, clock, jobs, Small::default(), settings)
                     .unwrap();
@@ -267,4 +271,32 @@ fn a_client_that_closes_its_end_first_still_gets_its_answers() {
     client.read_to_string(&mut said).unwrap();
     assert!(said.starts_with("PONG\nPING ") && said.ends_with("END\nPONG\n"), "{said}");
     running.stop();
+}
+
+#[test]
+fn a_drain_that_does_not_end_is_given_up_in_time() {
+    let running = Running::start_with_signals(10, PATIENT, &[signal_hook::consts::SIGUSR1]);
+    let mut client = running.connect();
+    send(&mut client, GET, 1);
+    signal_hook::low_level::raise(signal_hook::consts::SIGUSR1).unwrap();
+    let (result, _, _) = running.thread.join().unwrap();
+    assert!(matches!(result, Err(ServerError::DrainTimeout(_))), "{result:?}");
+}
+
+#[test]
+fn a_second_signal_ends_a_drain_at_once() {
+    let running = Running::start_with_signals(10, PATIENT, &[signal_hook::consts::SIGUSR2]);
+    let mut client = running.connect();
+    ask(&mut client, Request::Ping, 1);
+    signal_hook::low_level::raise(signal_hook::consts::SIGUSR2).unwrap();
+    // Draining: those who are connected are still served, new ones are not.
+    let refused = (0..100).any(|_| {
+        thread::sleep(Duration::from_millis(1));
+        Client::connect(running.listen).is_err()
+    });
+    assert!(refused);
+    ask(&mut client, Request::Ping, 2);
+    signal_hook::low_level::raise(signal_hook::consts::SIGUSR2).unwrap();
+    let (result, _, _) = running.thread.join().unwrap();
+    assert!(matches!(result, Err(ServerError::Impatient)), "{result:?}");
 }
