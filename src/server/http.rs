@@ -23,6 +23,8 @@ use std::net::{Shutdown, SocketAddr};
 /// A whole exchange, in nanoseconds.
 pub const EXCHANGE_DEADLINE: u64 = 5_000_000_000;
 const MAX_HEADERS: usize = 64;
+/// Connections above the limit that are kept until they have read that there are too many.
+const MAX_REFUSED: usize = 8;
 
 /// What the pages show.
 pub trait Pages {
@@ -66,11 +68,11 @@ enum State {
 }
 
 impl HttpPort {
-    /// Listens on `address`. Uses tokens `token ..= token + MAX_HTTP_CONNECTIONS`.
+    /// Listens on `address`. Uses `token` and as many after it as there may be connections.
     pub fn bind(address: SocketAddr, token: usize, registry: &Registry) -> io::Result<Self> {
         let mut listener = TcpListener::bind(address)?;
         registry.register(&mut listener, Token(token), Interest::READABLE)?;
-        let connections = (0..MAX_HTTP_CONNECTIONS).map(|_| None).collect();
+        let connections = (0..MAX_HTTP_CONNECTIONS + MAX_REFUSED).map(|_| None).collect();
         Ok(Self { listener, token, connections, stalled: false })
     }
 
@@ -81,7 +83,7 @@ impl HttpPort {
 
     /// Whether `token` is one of ours.
     pub fn owns(&self, token: usize) -> bool {
-        (self.token..=self.token + MAX_HTTP_CONNECTIONS).contains(&token)
+        (self.token..=self.token + self.connections.len()).contains(&token)
     }
 
     /// Something happened at one of our tokens.
@@ -122,12 +124,17 @@ impl HttpPort {
                 }
             };
             let Some(free) = self.connections.iter().position(Option::is_none) else {
-                log::debug!("http: refused a connection, {MAX_HTTP_CONNECTIONS} are open");
-                refuse(socket);
+                log::debug!("http: dropped a connection, {MAX_HTTP_CONNECTIONS} are open");
                 continue;
             };
             match Exchange::new(socket, Token(self.token + 1 + free), now, registry) {
-                Ok(exchange) => self.connections[free] = Some(exchange),
+                Ok(mut exchange) => {
+                    // The last places are for those who are told that there is none.
+                    if free >= MAX_HTTP_CONNECTIONS {
+                        exchange.refuse();
+                    }
+                    self.connections[free] = Some(exchange);
+                }
                 Err(e) => log::warn!("http: cannot register a connection: {e}"),
             }
             self.drive(free, pages);
@@ -146,14 +153,6 @@ impl HttpPort {
     }
 }
 
-/// Says that there are too many connections, as far as the socket takes it at once.
-fn refuse(mut socket: TcpStream) {
-    let page = Page::text(503, "too many HTTP connections; try again\n");
-    if let Err(e) = socket.write_all(&page.encode(false)) {
-        log::debug!("http: {e}");
-    }
-}
-
 impl Exchange {
     fn new(mut socket: TcpStream, token: Token, now: Nanos, to: &Registry) -> io::Result<Self> {
         to.register(&mut socket, token, Interest::READABLE | Interest::WRITABLE)?;
@@ -165,6 +164,12 @@ impl Exchange {
             state: State::Reading,
             deadline: now.plus(EXCHANGE_DEADLINE),
         })
+    }
+
+    /// Answers that there are too many connections, whatever is asked.
+    fn refuse(&mut self) {
+        self.output = Page::text(503, "too many HTTP connections; try again\n").encode(false);
+        self.state = State::Writing;
     }
 
     /// Goes on until the socket would block.
