@@ -380,17 +380,26 @@ fn a_crash_at_every_operation_of_a_recovery_can_be_recovered_from() {
 }
 
 #[test]
-fn random_runs_with_crashes_keep_every_acknowledged_write() {
-    for seed in 0..60 {
+fn random_runs_with_crashes_and_full_disks_keep_every_acknowledged_write() {
+    let (seeds, mut acknowledged) = (0..100, 0);
+    for seed in seeds.clone() {
         println!("seed {seed}");
         let mut world = World::up(seed);
         for _ in 0..120 {
             random_step(&mut world);
         }
+        world.sim.disk.set_capacity(None);
+        world.driver().pass(3_000);
         world.settle();
         world.check();
-        assert!(world.writes.iter().filter(|w| w.acknowledged).count() > 10);
+        assert_eq!(
+            world.kept,
+            world.writes.len(),
+            "whatever was not refused is applied in the end"
+        );
+        acknowledged += world.writes.iter().filter(|w| w.acknowledged).count();
     }
+    assert!(acknowledged > 20 * seeds.count(), "{acknowledged}: too few to mean anything");
 }
 
 fn random_step(world: &mut World) {
@@ -406,7 +415,14 @@ fn random_step(world: &mut World) {
             world.settle();
             world.check();
         }
+        95..97 => {
+            // The disk fills up, or is given space again.
+            let more = world.sim.disk.used_bytes() + world.random.below(64 << 10);
+            let full = world.random.chance(1, 2).then_some(more);
+            world.sim.disk.set_capacity(full);
+        }
         other => {
+            world.sim.disk.set_capacity(None);
             let kind = if other % 2 == 0 { CrashKind::Process } else { CrashKind::PowerLoss };
             if world.random.chance(1, 2) {
                 // In the middle of an operation, a little later.
