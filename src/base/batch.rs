@@ -179,12 +179,13 @@ impl WriteBatch {
     pub fn put(&mut self, key: &[u8], value: &[u8]) -> Result<(), BatchError> {
         check_key_len(key.len() as u64)?;
         check_value_len(value.len() as u64)?;
-        self.check_room(
-            1 + varint::len_u64(key.len() as u64)
-                + key.len()
-                + varint::len_u64(value.len() as u64)
-                + value.len(),
-        )?;
+        let bytes = 1
+            + varint::len_u64(key.len() as u64)
+            + key.len()
+            + varint::len_u64(value.len() as u64)
+            + value.len();
+        self.check_room(bytes)?;
+        self.bytes.reserve(bytes);
         self.bytes.push(kind::PUT);
         varint::put_u64(&mut self.bytes, key.len() as u64);
         self.bytes.extend_from_slice(key);
