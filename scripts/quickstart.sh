@@ -51,7 +51,8 @@ owns_data=yes
     cat "$block.sh"
   done
 } > "$work/all"
-if ! bash "$work/all"; then echo "the walk-through failed in the block above"; exit 1; fi
+# The limit is for a daemon that never becomes ready; a cold build takes minutes.
+if ! timeout 1500 bash "$work/all"; then echo "the walk-through failed in the block above"; exit 1; fi
 
 matches() { # FILE-WITH-… FILE: every line in order
   awk '
