@@ -20,15 +20,15 @@ fn temp() -> tempfile::TempDir {
     tempfile::tempdir().expect("a temporary directory")
 }
 
-/// Compares with a file under `tests/golden`; `UPDATE_GOLDEN=1` writes it instead, to be reviewed as code.
+/// Compares with a file under `tests/golden`; `BEACH_BLESS=1` writes it instead, to be reviewed as code.
 fn assert_golden(name: &str, actual: &str) {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden").join(name);
-    if std::env::var_os("UPDATE_GOLDEN").is_some() {
+    if std::env::var_os("BEACH_BLESS").is_some() {
         fs::create_dir_all(path.parent().expect("a parent")).expect("a directory");
         fs::write(&path, actual).expect("written");
     }
     let expected = fs::read_to_string(&path).unwrap_or_else(|e| panic!("{}: {e}", path.display()));
-    assert_eq!(actual, expected, "{} (UPDATE_GOLDEN=1 rewrites it)", path.display());
+    assert_eq!(actual, expected, "{} (BEACH_BLESS=1 rewrites it)", path.display());
 }
 
 #[test]
