@@ -51,6 +51,9 @@ pub const MAX_SCAN_BYTES: usize = 4 << 20;
 pub const READ_TURN_BYTES: usize = 4 << 20;
 /// Entries that one scan slice looks at before it yields, live or not.
 pub const SCAN_SLICE_STEPS: usize = 4_096;
+/// Scans that hold entries or have a job on the disk at once, each with at most about three times [`MAX_SCAN_BYTES`];
+/// the others wait for their first slice, at most until their deadline.
+pub const MAX_RUNNING_SCANS: usize = 32;
 /// Snapshots held for paged wire scans; the oldest is released when one more is wanted.
 pub const MAX_WIRE_SNAPSHOTS: usize = 256;
 /// A wire snapshot not used for this long is released; its next page gets `SNAPSHOT_TOO_OLD`.

@@ -2,7 +2,8 @@
 //!
 //! One round of read index is in flight at a time; what arrives meanwhile is the next round. A scan goes on in
 //! slices, round robin with the other scans and a bounded number a turn, so that a long scan delays nobody. It reads
-//! one sequence number from its first slice to its last page.
+//! one sequence number from its first slice to its last page. Only [`MAX_RUNNING_SCANS`] scans hold entries or have a
+//! job; the others wait for one of them to end.
 
 use super::admission::Ticket;
 use super::snapshots::WireSnapshots;
@@ -11,7 +12,7 @@ use super::{Effect, Node, StateMachine};
 use crate::base::trace::Stage;
 use crate::base::{LogIndex, Nanos, SequenceNumber};
 use crate::env::{Completion, JobId, JobOutput, Lane};
-use crate::limits::{READ_TURN_BYTES, SCAN_SLICE_STEPS, SCAN_TURN_STEPS};
+use crate::limits::{MAX_RUNNING_SCANS, READ_TURN_BYTES, SCAN_SLICE_STEPS, SCAN_TURN_STEPS};
 use crate::proto::{ErrorCode, Response, ScanEntry, ScanReply, ScanRequest};
 use crate::raft::{self, LogStore, ReadId};
 use std::collections::{BTreeMap, VecDeque};
@@ -108,8 +109,13 @@ pub(super) struct Reads {
     turn: Vec<(Ticket, ReadWork)>,
     round: Option<Round>,
     rounds: u64,
+    /// Begun, without a slice yet: the first of them runs when fewer than [`MAX_RUNNING_SCANS`] do.
+    fresh: VecDeque<Scan>,
+    /// Running, by turns.
     scans: VecDeque<Scan>,
     parked: BTreeMap<JobId, Parked>,
+    /// Scans among them, which are running too.
+    parked_scans: usize,
     pub wire: WireSnapshots,
 }
 
@@ -128,7 +134,22 @@ impl Reads {
     pub fn has_runnable(&self) -> bool {
         let round = self.round.as_ref();
         let begun = round.is_some_and(|round| round.begun);
-        begun || !self.scans.is_empty() || (round.is_none() && !self.turn.is_empty())
+        begun
+            || !self.scans.is_empty()
+            || (!self.fresh.is_empty() && self.may_run_another())
+            || (round.is_none() && !self.turn.is_empty())
+    }
+
+    fn may_run_another(&self) -> bool {
+        self.scans.len() + self.parked_scans < MAX_RUNNING_SCANS
+    }
+
+    /// The scan whose turn it is.
+    fn next_scan(&mut self) -> Option<Scan> {
+        if self.may_run_another() {
+            self.scans.extend(self.fresh.pop_front());
+        }
+        self.scans.pop_front()
     }
 
     /// Jobs on the disk lane now.
@@ -138,7 +159,7 @@ impl Reads {
 
     /// Scans that have begun and are not parked.
     pub fn scans(&self) -> usize {
-        self.scans.len()
+        self.fresh.len() + self.scans.len()
     }
 }
 
@@ -279,14 +300,14 @@ impl<L: LogStore, S: StateMachine> Node<L, S> {
             Ok(Some(_)) => Pin::Nobody,
         };
         let applied = self.machine.last_seq();
-        self.reads.scans.push_back(Scan { ticket, plan, pin, applied, entries: Vec::new() });
+        self.reads.fresh.push_back(Scan { ticket, plan, pin, applied, entries: Vec::new() });
     }
 
     /// This turn's share of slices, round robin.
     fn run_scans(&mut self, now: Nanos, out: &mut Vec<Effect>) {
         let mut steps = 0;
         while steps < SCAN_TURN_STEPS {
-            let Some(scan) = self.reads.scans.pop_front() else { return };
+            let Some(scan) = self.reads.next_scan() else { return };
             if scan.ticket.deadline <= now || !self.desk.is_open(&scan.ticket) {
                 self.expired_in_queue(now, &scan.ticket, out);
                 self.end_scan(now, scan, false);
@@ -294,16 +315,19 @@ impl<L: LogStore, S: StateMachine> Node<L, S> {
             }
             match self.machine.scan(&scan.range()) {
                 Ok(Lookup::Ready(slice)) => {
-                    // A slice that ended early looked at as many entries as a slice may.
+                    // A slice that ended early looked at as many entries as a slice may. Large values count more.
                     let ended_early =
                         slice.resume.is_some() && slice.entries.len() < scan.plan.limit;
-                    steps += if ended_early { SCAN_SLICE_STEPS } else { slice.entries.len() + 1 };
+                    let seen = if ended_early { SCAN_SLICE_STEPS } else { slice.entries.len() + 1 };
+                    steps += seen.max(slice.bytes() / (READ_TURN_BYTES / SCAN_TURN_STEPS));
                     self.add_slice(now, scan, slice, out);
                 }
                 Ok(Lookup::Disk(job)) => {
-                    steps += 1;
+                    // It may have copied a slice of the active memtable.
+                    steps += SCAN_SLICE_STEPS / 4;
                     let id = self.submit_read(job);
                     self.reads.parked.insert(id, Parked::Scan(scan));
+                    self.reads.parked_scans += 1;
                 }
                 Err(fault) => self.fail_scan(now, scan, &fault, out),
             }
@@ -311,7 +335,7 @@ impl<L: LogStore, S: StateMachine> Node<L, S> {
     }
 
     fn add_slice(&mut self, now: Nanos, mut scan: Scan, slice: Slice, out: &mut Vec<Effect>) {
-        let bytes: usize = slice.entries.iter().map(|e| e.key.len() + e.value.len()).sum();
+        let bytes = slice.bytes();
         scan.plan.limit = scan.plan.limit.saturating_sub(slice.entries.len());
         scan.plan.max_bytes = scan.plan.max_bytes.saturating_sub(bytes);
         if scan.entries.is_empty() {
@@ -376,6 +400,7 @@ impl<L: LogStore, S: StateMachine> Node<L, S> {
                 self.end_read(now, &ticket, response, out);
             }
             Parked::Scan(scan) => {
+                self.reads.parked_scans -= 1;
                 match *done.output.downcast::<Result<Slice, ReadFault>>().expect("a scan's output")
                 {
                     Ok(slice) => self.add_slice(now, scan, slice, out),
@@ -404,7 +429,7 @@ impl<L: LogStore, S: StateMachine> Node<L, S> {
             let passed = waiting.extract_if(.., |(ticket, _)| has_passed(ticket));
             gone.extend(passed.map(|(ticket, _)| ticket));
         }
-        for scan in &self.reads.scans {
+        for scan in self.reads.fresh.iter().chain(&self.reads.scans) {
             has_passed(&scan.ticket);
         }
         for parked in self.reads.parked.values() {

@@ -101,6 +101,13 @@ pub struct Slice {
     pub resume: Option<Vec<u8>>,
 }
 
+impl Slice {
+    /// Key and value bytes in it.
+    pub(super) fn bytes(&self) -> usize {
+        self.entries.iter().map(|e| e.key.len() + e.value.len()).sum()
+    }
+}
+
 /// Whether apply may go on.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Room {

@@ -466,6 +466,39 @@ fn a_long_scan_takes_turns_with_other_work() {
 }
 
 #[test]
+fn few_scans_run_at_once_and_the_others_wait_for_them() {
+    use crate::limits::MAX_RUNNING_SCANS;
+    let mut batch = WriteBatch::new();
+    for n in 0..6_000 {
+        batch.put(format!("k{n:06}").as_bytes(), b"").unwrap();
+    }
+    let mut world = World::over(1, MapMachine::with_reads_on_disk(), &[batch], |_| {});
+    world.driver.settle();
+    let scan = |world: &mut World| world.send(Request::Scan(ScanRequest::new(ALL)), 10_000);
+    let mut scans: Vec<Origin> = (0..500).map(|_| scan(&mut world)).collect();
+    for _ in 0..200 {
+        world.driver.turn();
+    }
+    assert_eq!(world.driver.node.reads.parked(), MAX_RUNNING_SCANS, "each may hold megabytes");
+    assert_eq!(world.driver.node.reads.scans(), 500 - MAX_RUNNING_SCANS);
+    assert_ne!(world.driver.node.next_wakeup(), Some(Nanos(0)), "there is nothing to do but wait");
+    let get = world.get("k000001");
+    world.driver.turn();
+    assert!(world.driver.run_lane(Lane::Read) && world.driver.node.reads.parked() > 0, "{get:?}");
+    world.driver.event(Event::ConnectionClosed { conn: CONN });
+    scans.clear();
+    world.driver.settle();
+    let waiting = (world.driver.node.reads.parked(), world.driver.node.reads.scans());
+    assert_eq!(waiting, (0, 0), "those of a closed connection leave");
+    scans.extend((0..500).map(|_| scan(&mut world)));
+    world.driver.settle();
+    for origin in scans {
+        let reply = world.reply(origin);
+        assert!(matches!(reply, Some(Response::Scan(page)) if page.entries.len() == 6_000));
+    }
+}
+
+#[test]
 fn a_drain_refuses_new_requests_and_finishes_the_admitted_ones() {
     let mut world = World::ready();
     let put = world.put("a", "1");
