@@ -98,10 +98,16 @@ fn new_state(options: &EngineOptions, files: &[DirEntry]) -> Result<State, Engin
     }
 }
 
+/// File numbers start at 1 and a manifest's must fit 32 bits; no directory gets as far as this in its life. A name with
+/// a higher number is somebody else's, and must not push ours to the end of the range.
+const FILE_NUMBER_MAX: u64 = 1 << 31;
+
 /// The number of a file of ours, finished or not.
 fn file_number(name: &str) -> Option<u64> {
     let name = name.strip_suffix(TMP_SUFFIX).unwrap_or(name);
-    parse_table_file_name(name).or_else(|| LogKind::Manifest.parse_file_name(name))
+    parse_table_file_name(name)
+        .or_else(|| LogKind::Manifest.parse_file_name(name))
+        .filter(|&number| number <= FILE_NUMBER_MAX)
 }
 
 /// Removes what `state` does not name. Files that are not ours stay.
@@ -113,14 +119,14 @@ fn remove_orphans(
     manifest_number: u64,
 ) {
     for file in files.iter().filter(|f| !f.is_dir) {
+        let ours = file_number(&file.name).is_some();
         let unfinished = file.name.ends_with(TMP_SUFFIX)
-            && (file_number(&file.name).is_some()
-                || file.name.strip_suffix(TMP_SUFFIX) == Some(manifest::CURRENT));
+            && (ours || file.name.strip_suffix(TMP_SUFFIX) == Some(manifest::CURRENT));
         let old_manifest =
             LogKind::Manifest.parse_file_name(&file.name).is_some_and(|n| n != manifest_number);
         let orphan_table =
             parse_table_file_name(&file.name).is_some_and(|n| !state.tables.contains_key(&n));
-        if unfinished || old_manifest || orphan_table {
+        if unfinished || (ours && (old_manifest || orphan_table)) {
             log::info!("open: removing {}, which nothing names", file.name);
             remove_or_warn(&*env.disk, &options.dir.join(&file.name));
         }
