@@ -9,12 +9,13 @@
 //! Invariants:
 //! - Segments are released oldest first, with the directory synced after each, so that a crash never leaves a gap.
 //! - A recycled segment loses its name durably before a byte of it is overwritten.
+//! - A spare is made only while the disk has twice its size free: it never takes the last space.
 //! - Spares of an earlier process are removed at open, never used: a rotation that crashed may have written records
 //!   of a segment id into one that the next rotation uses again.
 
 use super::error::WalError;
 use super::writer::{Failure, RESERVE_NAME, Segment, Writer, discard, fill_with_zeros};
-use crate::env::{Disk, OpenMode};
+use crate::env::{Disk, IoError, OpenMode};
 use crate::limits::LOG_RESERVE_BYTES;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -99,7 +100,8 @@ impl MaintenanceJob {
     pub fn run(self) -> MaintenanceDone {
         match self.work {
             Work::Fill { path, bytes, reserve } => {
-                let mut result = fill(&*self.disk, &path, bytes);
+                let mut result = check_free(&*self.disk, &path, bytes, reserve)
+                    .and_then(|()| fill(&*self.disk, &path, bytes));
                 if let (true, Ok(()), Some(dir)) = (reserve, &result, path.parent()) {
                     // A spare's name is made durable when it becomes a segment; the reserve's only here.
                     result = self.disk.sync_dir(dir).map_err(Failure::of_sync);
@@ -126,6 +128,27 @@ impl MaintenanceJob {
                 MaintenanceDone { work: Done::Release { recycled, kept }, result }
             }
         }
+    }
+}
+
+/// A spare is a convenience: it must not take what a flush needs in order to release segments, nor fill the disk and
+/// fail again at every retry, with everybody else's writes failing meanwhile. So it leaves as much as it takes.
+fn check_free(
+    disk: &dyn Disk,
+    path: &std::path::Path,
+    bytes: u64,
+    reserve: bool,
+) -> Result<(), Failure> {
+    let needed = if reserve { bytes } else { bytes.saturating_mul(2) };
+    let Some(dir) = path.parent() else { return Ok(()) };
+    match disk.free_bytes(dir) {
+        Ok(free) if free < needed => {
+            let source = std::io::ErrorKind::StorageFull.into();
+            let path = path.to_path_buf();
+            Err(Failure::of_write(IoError { op: "allocate", path, offset: None, source }))
+        }
+        // When it cannot be told, writing tells.
+        _ => Ok(()),
     }
 }
 

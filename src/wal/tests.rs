@@ -296,6 +296,26 @@ fn the_reserve_lets_a_full_node_restart_and_delete() {
 }
 
 #[test]
+fn a_spare_never_takes_the_last_space() {
+    let disk = SimDisk::new(1);
+    let options = Options { segment_bytes: 8192, ..small_options() };
+    let (mut writer, ..) = open_with(&disk, &options).unwrap();
+    let job = writer.maintenance().expect("the reserve");
+    writer.maintenance_done(job.run()).unwrap();
+    let before = disk.used_bytes();
+    disk.set_capacity(Some(before + 2 * 8192 - 1));
+    let done = writer.maintenance().expect("a spare").run();
+    assert_eq!(disk.used_bytes(), before, "a flush may need what is left");
+    assert!(writer.maintenance_done(done).unwrap_err().is_retryable());
+    assert!(writer.maintenance().is_none() && writer.spare_segments() == 0);
+    disk.set_capacity(Some(before + 2 * 8192));
+    writer.retry_maintenance();
+    let job = writer.maintenance().expect("a spare");
+    writer.maintenance_done(job.run()).unwrap();
+    assert_eq!(writer.spare_segments(), 1);
+}
+
+#[test]
 fn the_log_is_cut_at_a_torn_record_even_if_valid_ones_follow_it() {
     let disk = SimDisk::new(1);
     let (mut writer, ..) = open_log(&disk).unwrap();
