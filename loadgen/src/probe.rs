@@ -1,7 +1,7 @@
 //! `beach-bench probe`: what this machine can do at all, so that a result can be read as a share of it.
 //!
 //! Three rows of questions: what an append + fdatasync costs by file mode, how fast loopback and the client loop
-//! are without any log ([`SyncMode::None`]), and what the [`ideal`](crate::ideal) server reaches with the same
+//! are without any log ([`SyncMode::None`]), and what the [`ideal`] server reaches with the same
 //! client, by who syncs and by clients × pipeline. The probe prints as it goes, and all of it as JSON.
 
 use crate::driver::{Driver, DriverOptions, Pace, Until};
