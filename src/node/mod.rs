@@ -73,8 +73,6 @@ pub struct Node<L, S> {
     config: NodeConfig,
     identity: Identity,
     env: Env,
-    /// Held for as long as the node lives.
-    _lock: Option<Box<dyn LockGuard>>,
     raft: Raft,
     raft_effects: Vec<raft::Effect>,
     log: L,
@@ -89,6 +87,9 @@ pub struct Node<L, S> {
     opened_at: Option<Nanos>,
     last_expiry_scan: Nanos,
     recovery: Vec<String>,
+    /// The last field, so that it is dropped after every handle on the jobs: the last of those waits for the helper
+    /// threads, and as long as they may change files nobody else may open the directory.
+    _lock: Option<Box<dyn LockGuard>>,
 }
 
 /// From start to stop.
@@ -133,7 +134,6 @@ impl<L: LogStore, S: StateMachine> Node<L, S> {
         Ok(Self {
             identity,
             env,
-            _lock: lock,
             raft,
             raft_effects: Vec::new(),
             log,
@@ -149,6 +149,7 @@ impl<L: LogStore, S: StateMachine> Node<L, S> {
             last_expiry_scan: Nanos::ZERO,
             recovery,
             config,
+            _lock: lock,
         })
     }
 

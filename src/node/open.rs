@@ -145,7 +145,8 @@ impl Node<RaftLog, EngineMachine> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::env::sim;
+    use crate::base::NodeId;
+    use crate::env::{Disk, Lane, os, sim};
     use crate::raft::{Entry, IoId, LogStore, MemLog, Persist};
 
     #[test]
@@ -181,5 +182,26 @@ mod tests {
         assert_eq!(check(&log, 3, 2), Err(UnfitError::Gap { applied, first }), "engine/ is older");
         let applied = LogIndex(0);
         assert_eq!(check(&log, 0, 0), Err(UnfitError::Gap { applied, first }), "engine/ was wiped");
+    }
+
+    #[test]
+    fn the_lock_is_held_until_the_last_job_is_done() {
+        let dir = tempfile::tempdir_in(".").unwrap();
+        let data = dir.path().join("data");
+        let env = os::env();
+        let node = Node::open(NodeConfig::new(&data, "beach", NodeId(1), 7), env.clone()).unwrap();
+        let (tell, told) = std::sync::mpsc::channel();
+        let job = move || -> crate::env::JobOutput {
+            // Long enough for a node that does not wait to be gone.
+            os::pause(std::time::Duration::from_millis(100));
+            Box::new(tell.send(os::OsDisk::new().lock(&data.join("LOCK")).is_err()))
+        };
+        env.jobs.submit(Lane::Manifest, Box::new(job));
+        drop(env);
+        drop(node);
+        assert!(
+            told.recv().unwrap(),
+            "a manifest may be replaced in a directory that has a new owner"
+        );
     }
 }

@@ -83,6 +83,7 @@ pub struct Settings {
 pub struct EventLoop<S> {
     poll: Poll,
     clock: Arc<dyn Clock>,
+    /// Before `service`, which drops its lock when no job is left.
     jobs: Arc<dyn Jobs>,
     service: S,
     settings: Settings,
