@@ -574,13 +574,18 @@ impl Replay {
                 bad_state(dir, SLOT_BASELINE, "a baseline of format 1, 16 bytes", aux, payload)
             })?,
         };
+        let gap =
+            |expected, found| Err(RaftLogError::Gap { dir: dir.to_path_buf(), expected, found });
         let Some(first) = self.first else {
+            let next = LogIndex(writer.next_index());
+            if next > baseline.0.next() {
+                // There were entries behind the baseline, in a segment that is not there any more.
+                return gap(baseline.0.next(), next);
+            }
             self.shape.reset(baseline);
             return Ok(self.shape);
         };
-        let (last, gap) = (self.shape.last().0, |expected, found| {
-            Err(RaftLogError::Gap { dir: dir.to_path_buf(), expected, found })
-        });
+        let last = self.shape.last().0;
         if first > baseline.0.next() {
             return gap(baseline.0.next(), first);
         }

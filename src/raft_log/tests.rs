@@ -313,6 +313,30 @@ fn a_clean_close_comes_back_and_leaves_nothing_to_copy() {
 }
 
 #[test]
+fn a_missing_first_segment_is_a_gap_also_when_it_held_all_entries() {
+    let mut host = Host::new(1);
+    let (mut log, _) = host.open().unwrap();
+    host.append(&mut log, 1..=3, 1);
+    log.close();
+    host.pump(&mut log).unwrap();
+    drop(log);
+    let mut oldest = host.env.disk.list(DIR.as_ref()).unwrap();
+    oldest.retain(|file| file.name.ends_with(".rlog"));
+    let (log, recovery) = host.open().unwrap();
+    assert_eq!(recovery.last.0, LogIndex(3));
+    drop(log);
+    host.env.disk.remove(&Path::new(DIR).join(&oldest[0].name)).unwrap();
+    for _ in 0..2 {
+        let error = host.open().map(|_| ()).unwrap_err();
+        let expected = (LogIndex(1), LogIndex(4));
+        assert!(
+            matches!(error, RaftLogError::Gap { expected: e, found: f, .. } if (e, f) == expected),
+            "{error}"
+        );
+    }
+}
+
+#[test]
 fn a_missing_first_segment_is_a_gap() {
     let mut host = Host::new(1);
     let (mut log, _) = host.open().unwrap();

@@ -308,6 +308,8 @@ impl Recovery<'_, '_> {
     /// Judges the newest segment, then shows everything below its watermark.
     fn read_durable(&mut self, chain: &Chain) -> Result<Tail, WalError> {
         let Some((newest, older)) = chain.segments.split_last() else { return Ok(Tail::None) };
+        // What came before the oldest segment was given up, or is missing: the owner can tell by the index.
+        self.next_index = chain.segments[0].header.first_index;
         let mut reader = newest.reader(&**self.disk)?;
         let mut has_data = false;
         let end = scan(&mut reader, &mut |record| {

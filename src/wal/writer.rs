@@ -467,7 +467,8 @@ impl Writer {
     pub fn last_marks(&self) -> &[DataMark] {
         &self.last_marks
     }
-    /// One past the newest data written, after truncations.
+    /// One past the newest data written, after truncations. After recovery also of data in segments that are gone: an
+    /// owner that does not hold everything below misses a segment.
     #[must_use]
     pub const fn next_index(&self) -> u64 {
         self.next_index

@@ -69,7 +69,7 @@ use crate::base::batch::{BatchRef, WriteBatch};
 use crate::base::{SequenceNumber, Term};
 use crate::env::{Env, LockGuard, os};
 use crate::limits::{DEFAULT_MEMTABLE_BYTES, DEFAULT_SEGMENT_BYTES};
-use crate::wal::{self, LogKind, RecordKind, RecoveryReport};
+use crate::wal::{self, LogKind, LogPos, RecordKind, RecoveryReport};
 use bytes::Bytes;
 use commit::{Commit, Log};
 use std::path::Path;
@@ -343,10 +343,17 @@ fn replay(
         }
         Ok(())
     })?;
-    match fault {
-        Some(fault) => Err(fault),
-        None => Ok(opened),
+    if let Some(fault) = fault {
+        return Err(fault);
     }
+    let (due, next) = (engine.applied().0.next().0, opened.0.next_index());
+    if next > due {
+        let pos = LogPos::new(opened.0.segment_files().map(|(id, ..)| id).min().unwrap_or(0), 0);
+        let what =
+            format!("it begins at batch {next} where batch {due} is due: segments are missing");
+        return Err(DbError::BadLogRecord { pos, what });
+    }
+    Ok(opened)
 }
 
 fn replay_one(engine: &mut Engine, record: &wal::Record<'_>) -> Result<(), String> {

@@ -356,6 +356,21 @@ fn a_lost_current_and_newer_formats_are_named() {
 }
 
 #[test]
+fn a_missing_log_segment_with_all_unflushed_writes_is_noticed() {
+    let mut rig = closed();
+    let oldest = rig.files("db/wal", ".wal");
+    rig.open().unwrap();
+    rig.db.take().unwrap().close().unwrap();
+    for path in oldest {
+        crate::env::Disk::remove(&rig.sim.disk, Path::new(&path)).unwrap();
+    }
+    for _ in 0..2 {
+        let error = rig.open().unwrap_err();
+        assert!(matches!(error, DbError::BadLogRecord { .. }), "{error}");
+    }
+}
+
+#[test]
 fn leftovers_of_unfinished_work_are_removed_and_foreign_files_stay() {
     let mut rig = closed();
     let orphans = [
