@@ -100,14 +100,17 @@ impl MaintenanceJob {
     pub fn run(self) -> MaintenanceDone {
         match self.work {
             Work::Fill { path, bytes, reserve } => {
+                // A spare counts only in this process, and its name is made durable when it becomes a segment. The
+                // reserve is found again by its name, so it gets it when it is whole.
+                let made = if reserve { path.with_extension("tmp") } else { path.clone() };
                 let mut result = check_free(&*self.disk, &path, bytes, reserve)
-                    .and_then(|()| fill(&*self.disk, &path, bytes));
+                    .and_then(|()| fill(&*self.disk, &made, bytes));
                 if let (true, Ok(()), Some(dir)) = (reserve, &result, path.parent()) {
-                    // A spare's name is made durable when it becomes a segment; the reserve's only here.
-                    result = self.disk.sync_dir(dir).map_err(Failure::of_sync);
+                    result = (self.disk.rename(&made, &path).map_err(Failure::of_write))
+                        .and_then(|()| self.disk.sync_dir(dir).map_err(Failure::of_sync));
                 }
                 if result.is_err() {
-                    discard(&*self.disk, &path);
+                    discard(&*self.disk, &made);
                 }
                 MaintenanceDone { work: Done::Fill { path, reserve }, result }
             }

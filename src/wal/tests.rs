@@ -296,6 +296,28 @@ fn the_reserve_lets_a_full_node_restart_and_delete() {
 }
 
 #[test]
+fn a_reserve_that_was_not_finished_is_made_again() {
+    let options = Options { segment_bytes: 64 << 10, ..small_options() };
+    for changes in 0..8 {
+        let disk = SimDisk::new(1);
+        let (mut writer, ..) = open_with(&disk, &options).unwrap();
+        let job = writer.maintenance().unwrap();
+        disk.crash_at(disk.op_count() + changes);
+        drop(job.run());
+        drop(writer);
+        disk.crash(CrashKind::Process);
+        disk.restart();
+        let (mut writer, ..) = open_with(&disk, &options).unwrap();
+        if !names(&disk).contains(&"reserve".to_string()) {
+            let job = writer.maintenance().unwrap();
+            writer.maintenance_done(job.run()).unwrap();
+        }
+        let reserve = disk.read_file("/log/reserve").expect("a reserve");
+        assert_eq!(reserve.len(), 64 << 10, "after {changes} changes");
+    }
+}
+
+#[test]
 fn a_spare_never_takes_the_last_space() {
     let disk = SimDisk::new(1);
     let options = Options { segment_bytes: 8192, ..small_options() };
