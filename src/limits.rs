@@ -85,6 +85,9 @@ pub const SCAN_TURN_STEPS: usize = 2 * SCAN_SLICE_STEPS;
 pub const TRACE_EVENTS: usize = 1_024;
 /// Size at which the manifest is rotated into a new file with one full edit.
 pub const MANIFEST_ROTATE_BYTES: u64 = 4 << 20;
+/// Largest log index and term that is believed when it is read from a file: the next one must fit. A larger one is
+/// refused as damage; at ten million entries a second it takes 14,000 years to get there.
+pub const MAX_STORED_INDEX: u64 = 1 << 62;
 
 /// Default deadline of a request that names none.
 pub const DEFAULT_DEADLINE_MS: u64 = 10_000;

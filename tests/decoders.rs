@@ -143,7 +143,8 @@ fn mutated_filters_and_properties_are_harmless() {
 /// Counts, indexes, lengths, and positions at their extremes, one at a time, with good checksums around them.
 #[test]
 fn extreme_numbers_in_every_row_are_harmless() {
-    for (target, step) in [("wal", 8), ("manifest", 4), ("sstable", 1), ("edit", 1)] {
+    let targets = [("wal", 8), ("raft_log", 8), ("manifest", 4), ("sstable", 1), ("edit", 1)];
+    for (target, step) in targets {
         let (_, driver) = drivers::ALL.into_iter().find(|(name, _)| *name == target).unwrap();
         let seed = seeds::of(target).into_iter().next().unwrap();
         for at in (0..seed.len()).step_by(step) {

@@ -36,15 +36,15 @@ pub use state::{
 
 use crate::base::{LogIndex, Nanos, Term};
 use crate::env::{Completion, Disk, Env, JobId, Lane, OpenMode};
-use crate::limits::RAFT_LOG_MEMORY_BYTES;
+use crate::limits::{MAX_STORED_INDEX, RAFT_LOG_MEMORY_BYTES};
 use crate::raft::{
     DurableGroup, Entry, HardState, IoId, LogOutcome, LogStats, LogStore, LogView, Persist,
     ReadEntries,
 };
 use crate::wal::segment::SegmentReader;
 use crate::wal::{
-    self, AppendId, GroupDone, LogKind, MaintenanceDone, MaintenanceJob, Options, Record,
-    RecordKind, RecoveryReport, WalError, Writer,
+    self, AppendId, GroupDone, LogKind, MaintenanceDone, MaintenanceJob, Options,
+    RECORD_HEADER_BYTES, Record, RecordKind, RecoveryReport, WalError, Writer,
 };
 use bytes::Bytes;
 use shape::{Mark, Shape};
@@ -55,6 +55,10 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 /// How long the making of spares waits after the disk was full.
 const SPARE_RETRY_NS: u64 = 1_000_000_000;
+
+/// What to do about a number that no log reaches.
+const NO_ROOM_ADVICE: &str = "no log gets that far, so the record is not what was written: keep the file, look at it \
+    with wal_dump, and restore this node from a replica or a backup";
 
 /// What [`RaftLog::open`] found.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -124,7 +128,7 @@ impl RaftLog {
         segment_bytes: u64,
     ) -> Result<(Self, RaftLogRecovery), RaftLogError> {
         let options = Options { segment_bytes, ..Options::new(LogKind::RaftLog, dir) };
-        let mut replay = Replay::default();
+        let mut replay = Replay { dir: dir.to_path_buf(), ..Replay::default() };
         let opened = wal::open(&env.disk, options, &mut |record| replay.add(&record));
         let (writer, report) = match opened {
             Ok(opened) => opened,
@@ -529,6 +533,7 @@ fn read_entries(
 /// Rebuilds the shape from the records of a recovery.
 #[derive(Default)]
 struct Replay {
+    dir: PathBuf,
     shape: Shape,
     first: Option<LogIndex>,
     expected: Option<LogIndex>,
@@ -537,6 +542,7 @@ struct Replay {
 
 impl Replay {
     fn add(&mut self, record: &Record<'_>) -> Result<(), WalError> {
+        self.check_room(record)?;
         let index = LogIndex(record.index);
         match record.kind {
             RecordKind::Data => {
@@ -564,6 +570,35 @@ impl Replay {
             RecordKind::State | RecordKind::Group => {}
         }
         Ok(())
+    }
+
+    /// Refuses an index or term after which there is no next one: a valid checksum does not make it a true one.
+    fn check_room(&self, record: &Record<'_>) -> Result<(), WalError> {
+        let (at, payload) = (record.pos.offset(), RECORD_HEADER_BYTES as u64);
+        let numbers = match (record.kind, record.index) {
+            (RecordKind::Data, index) => [(16, "an index", index), (24, "a term", record.aux)],
+            (RecordKind::Truncate, index) => [(16, "an index", index), (24, "a term", 0)],
+            (RecordKind::State, SLOT_BASELINE) => {
+                let baseline = decode_baseline(record.aux, record.payload);
+                let (index, term) = baseline.unwrap_or_default();
+                [(payload, "a baseline index", index.0), (payload + 8, "a baseline term", term.0)]
+            }
+            (RecordKind::State, SLOT_HARD_STATE) => {
+                let term = decode_hard_state(record.aux, record.payload).unwrap_or_default().term;
+                [(payload, "a term", term.0), (payload, "a term", 0)]
+            }
+            (RecordKind::State | RecordKind::Group, _) => return Ok(()),
+        };
+        match numbers.into_iter().find(|&(_, _, number)| number > MAX_STORED_INDEX) {
+            None => Ok(()),
+            Some((offset, what, found)) => Err(WalError::Corrupt {
+                path: self.dir.join(LogKind::RaftLog.file_name(record.pos.segment())),
+                offset: at + offset,
+                expected: format!("{what} of at most {MAX_STORED_INDEX}"),
+                found: found.to_string(),
+                advice: NO_ROOM_ADVICE,
+            }),
+        }
     }
 
     /// Joins what was replayed with the baseline.

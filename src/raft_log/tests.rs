@@ -349,6 +349,35 @@ fn a_missing_first_segment_is_a_gap() {
     assert!(matches!(error, RaftLogError::Gap { expected: LogIndex(1), .. }), "{error}");
 }
 
+/// Bug: a record with a valid checksum and an index (or term, or baseline) of 2^64 - 1 panicked the open.
+/// Cause: the next one was computed unchecked. Fix: numbers without room are refused as damage, by file and offset.
+#[test]
+fn numbers_without_room_for_the_next_one_are_refused_by_name() {
+    const MAX: u64 = u64::MAX;
+    let baseline = |index, term| encode_baseline((LogIndex(index), Term(term))).to_vec();
+    let voted = encode_hard_state(HardState { term: Term(MAX), vote: None }).to_vec();
+    for (kind, index, aux, payload, what) in [
+        (RecordKind::Data, MAX, 1, vec![], "an index"),
+        (RecordKind::Data, MAX_STORED_INDEX + 1, 1, vec![], "an index"),
+        (RecordKind::Data, 1, MAX, vec![], "a term"),
+        (RecordKind::Truncate, MAX, 0, vec![], "an index"),
+        (RecordKind::State, SLOT_BASELINE, STATE_FORMAT, baseline(MAX, 1), "a baseline index"),
+        (RecordKind::State, SLOT_BASELINE, STATE_FORMAT, baseline(1, MAX), "a baseline term"),
+        (RecordKind::State, SLOT_HARD_STATE, STATE_FORMAT, voted, "a term"),
+    ] {
+        let host = Host::new(1);
+        let options = Options::new(LogKind::RaftLog, DIR);
+        let (mut writer, _) = wal::open(&host.env.disk, options, &mut |_| Ok(())).unwrap();
+        writer.append(kind, index, aux, &payload);
+        writer.sync_blocking().unwrap();
+        drop(writer);
+        let error = host.open().map(|_| ()).unwrap_err();
+        let text = error.to_string();
+        assert!(error.is_corruption() && text.contains(what), "{text}");
+        assert!(text.contains(".rlog: corrupt at offset"), "{text}");
+    }
+}
+
 /// What the owner knows; entries by index after truncations.
 #[derive(Clone, Default)]
 struct Model {
