@@ -88,6 +88,11 @@ pub const MANIFEST_ROTATE_BYTES: u64 = 4 << 20;
 /// Largest log index and term that is believed when it is read from a file: the next one must fit. A larger one is
 /// refused as damage; at ten million entries a second it takes 14,000 years to get there.
 pub const MAX_STORED_INDEX: u64 = 1 << 62;
+/// Largest last sequence number that is believed when it is read from a manifest: half of the 2^56 there are.
+pub const MAX_STORED_SEQ: u64 = 1 << 55;
+/// Largest next file number and log segment id that is believed when it is read from a file: they share 64-bit
+/// positions with offsets, and the next ones must fit. It takes four billion flushes to get there.
+pub const MAX_FILE_NUMBER: u64 = (1 << 32) - (1 << 24);
 
 /// Default deadline of a request that names none.
 pub const DEFAULT_DEADLINE_MS: u64 = 10_000;

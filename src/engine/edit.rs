@@ -21,7 +21,7 @@
 
 use crate::base::varint;
 use crate::base::{LogIndex, SequenceNumber, Term};
-use crate::limits::MAX_KEY_BYTES;
+use crate::limits::{MAX_FILE_NUMBER, MAX_KEY_BYTES, MAX_STORED_INDEX, MAX_STORED_SEQ};
 use std::collections::BTreeMap;
 
 /// The format version this code writes and reads.
@@ -381,6 +381,22 @@ impl State {
         Ok(())
     }
 
+    /// Whether the numbers leave room to go on: what is read from a file may be anything, and the engine computes the
+    /// next ones from it. No state that BeachDB wrote gets there.
+    pub fn check_room(&self) -> Result<(), String> {
+        for (what, found, max) in [
+            ("applied index", self.applied.0.0, MAX_STORED_INDEX),
+            ("applied term", self.applied.1.0, MAX_STORED_INDEX),
+            ("last sequence number", self.last_seq.0, MAX_STORED_SEQ),
+            ("next file number", self.next_file, MAX_FILE_NUMBER),
+        ] {
+            if found > max {
+                return Err(format!("{what} {found}, of which at most {max} is possible"));
+            }
+        }
+        Ok(())
+    }
+
     /// The full edit that says the same.
     #[must_use]
     pub fn to_edit(&self) -> VersionEdit {
@@ -496,6 +512,26 @@ mod tests {
         let mut copy = State::default();
         copy.apply(&state.to_edit()).unwrap();
         assert_eq!(copy, state);
+    }
+
+    #[test]
+    fn numbers_without_room_are_told_from_the_largest_possible_ones() {
+        let most = State {
+            applied: (LogIndex(MAX_STORED_INDEX), Term(MAX_STORED_INDEX)),
+            last_seq: SequenceNumber(MAX_STORED_SEQ),
+            next_file: MAX_FILE_NUMBER,
+            ..State::default()
+        };
+        most.check_room().unwrap();
+        let refused = |change: fn(&mut State)| {
+            let mut state = most.clone();
+            change(&mut state);
+            state.check_room().unwrap_err()
+        };
+        assert!(refused(|s| s.applied.0.0 += 1).contains("applied index"));
+        assert!(refused(|s| s.applied.1.0 = u64::MAX).contains("applied term"));
+        assert!(refused(|s| s.last_seq = SequenceNumber::MAX).contains("last sequence number"));
+        assert!(refused(|s| s.next_file = u64::MAX).contains("next file number"));
     }
 
     proptest! {

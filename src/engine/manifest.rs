@@ -238,6 +238,9 @@ fn read_edit(
     next.apply(&edit).map_err(|why| {
         EngineError::corrupt(path, payload_at, "an edit that fits the edits before it", why)
     })?;
+    next.check_room().map_err(|found| {
+        EngineError::corrupt(path, payload_at, "numbers that leave room for the next ones", found)
+    })?;
     Ok((FoundEdit { number, offset, bytes: record.payload.len(), edit }, next))
 }
 
