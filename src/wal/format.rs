@@ -17,7 +17,7 @@
 
 use super::error::{ADVICE, RecordFault, WalError};
 use crate::base::checksum;
-use crate::limits::MAX_RECORD_BYTES;
+use crate::limits::{MAX_FILE_NUMBER, MAX_RECORD_BYTES};
 use byteorder::{BigEndian, ByteOrder};
 use std::fmt;
 use std::path::Path;
@@ -387,12 +387,11 @@ impl SegmentHeader {
         let born = LogPos(BigEndian::read_u64(&bytes[40..48]));
         let continues = LogPos(BigEndian::read_u64(&bytes[32..40]));
         let aligned = born.offset().is_multiple_of(8) && continues.offset().is_multiple_of(8);
-        if id == 0
-            || id > u64::from(u32::MAX)
-            || born.segment() != id
-            || continues.segment() >= id
-            || !aligned
-        {
+        if id > MAX_FILE_NUMBER {
+            let expected = format!("a segment id of at most {MAX_FILE_NUMBER:016x}");
+            return Err(corrupt(16, expected, format!("{id:016x}")));
+        }
+        if id == 0 || born.segment() != id || continues.segment() >= id || !aligned {
             let expected = "an id, a birth mark in this segment, and an older segment to continue";
             return Err(corrupt(16, expected.into(), format!("id {id}, {born}, {continues}")));
         }

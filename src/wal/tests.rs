@@ -4,7 +4,7 @@ use super::segment::{SegmentReader, SegmentWriter, scan};
 use super::*;
 use crate::env::sim::{CrashKind, FailKind, FailOn, FailPoint, OpKind, SimDisk};
 use crate::env::{Disk, OpenMode};
-use crate::limits::{MAX_GROUP_BYTES, MAX_RECORD_BYTES};
+use crate::limits::{MAX_FILE_NUMBER, MAX_GROUP_BYTES, MAX_RECORD_BYTES};
 use proptest::prelude::*;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -418,6 +418,14 @@ fn foreign_newer_renamed_empty_and_missing_files_are_each_named() {
     let error = error_of(&disk);
     assert!(matches!(&error, WalError::WrongKind { .. }), "{error}");
     assert!(error.to_string().ends_with("expected a wal file, found a manifest file"), "{error}");
+
+    for id in [MAX_FILE_NUMBER + 1, u64::from(u32::MAX)] {
+        // No segment could follow it.
+        let disk = make();
+        disk.write_file(segment(id), &SegmentHeader { kind: LogKind::Wal, id, ..header }.encode());
+        let error = error_of(&disk);
+        assert!(error.is_corruption() && error.to_string().contains("a segment id of"), "{error}");
+    }
 
     let disk = make();
     let mut newer = SegmentHeader { kind: LogKind::Wal, ..header }.encode();
