@@ -119,6 +119,10 @@ fn the_http_pages_tell_the_state() {
     let (_, status) = page("/status");
     let status: serde_json::Value = serde_json::from_str(&status).expect("JSON");
     assert_eq!((status["role"].as_str(), status["ready"].as_bool()), (Some("leader"), Some(true)));
+    for stage in ["parse", "queue", "append", "sync", "commit", "apply", "respond", "total"] {
+        let count = &status["stages"][stage]["count"];
+        assert!(count.as_u64() > Some(0), "{stage} is recorded: {count}");
+    }
     let (_, metrics) = page("/metrics");
     for name in [
         "beachd_ready 1",

@@ -51,7 +51,7 @@ pub mod version;
 pub use db::{Db, DbError, DbIter, DbOptions, DbStats, Effect, Snapshot, WriteOptions};
 pub use error::EngineError;
 pub use scan::{Scan, ScanEntry, ScanJob, ScanOptions, ScanSlice};
-pub use stats::EngineStats;
+pub use stats::{EngineStats, FrozenSize};
 
 use crate::base::batch::{BatchRef, Op};
 use crate::base::hash::key_hash;
@@ -250,6 +250,7 @@ pub struct Engine {
     flush: Flush,
     read_only: Option<String>,
     counters: stats::Counters,
+    last_frozen: FrozenSize,
 }
 
 impl Engine {
@@ -426,6 +427,13 @@ impl Engine {
             return;
         }
         let memtable = Arc::new(std::mem::take(&mut self.active));
+        if !memtable.is_empty() {
+            self.counters.freezes += 1;
+            self.last_frozen = FrozenSize {
+                entries: memtable.len() as u64,
+                bytes: memtable.memory_bytes() as u64,
+            };
+        }
         self.frozen.push_back(Frozen { memtable, applied: self.applied, last_seq: self.last_seq });
     }
 

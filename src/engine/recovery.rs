@@ -69,6 +69,7 @@ impl Engine {
             flush,
             read_only,
             counters: stats::Counters::default(),
+            last_frozen: stats::FrozenSize::default(),
             options,
         })
     }

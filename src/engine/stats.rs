@@ -9,6 +9,7 @@ pub(super) struct Counters {
     pub flushed_bytes: u64,
     pub flush_ns: u64,
     pub versions_dropped: u64,
+    pub freezes: u64,
 }
 
 /// A snapshot of the engine's numbers; `STATS` shows it as JSON. Sizes in bytes.
@@ -58,7 +59,23 @@ pub struct EngineStats {
     pub read_only: Option<String>,
 }
 
+/// The size of a memtable when it was frozen.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct FrozenSize {
+    /// Versions in it.
+    pub entries: u64,
+    /// All of its memory.
+    pub bytes: u64,
+}
+
 impl Engine {
+    /// How many memtables with entries were frozen since the start, and the size of the last one: so that the owner
+    /// can tell that one was, without a list here that grows when nobody asks.
+    #[must_use]
+    pub const fn freezes(&self) -> (u64, FrozenSize) {
+        (self.counters.freezes, self.last_frozen)
+    }
+
     /// The numbers now.
     #[must_use]
     pub fn stats(&self) -> EngineStats {

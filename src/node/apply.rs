@@ -5,9 +5,9 @@
 //! a flush is through (unless the flush waits for disk space: then the memtables that were in memory before the
 //! restart are built again, and reads can be served); later, admission keeps the room.
 
-use super::{Effect, FatalError, Node, Phase, Room, StateMachine};
+use super::{Effect, FatalError, Frozen, Node, Phase, Room, StateMachine};
 use crate::base::batch::BatchRef;
-use crate::base::trace::{Stage, StageStats};
+use crate::base::trace::{Stage, StageStats, TraceEvent};
 use crate::base::{LogIndex, Nanos};
 use crate::env::{Completion, JobId, Lane};
 use crate::limits::APPLY_SLICE_BYTES;
@@ -111,6 +111,7 @@ impl<L: LogStore, S: StateMachine> Node<L, S> {
         let above_flush = live_bytes - self.apply.log_bytes_at_flush;
         let log_is_large = above_flush > self.config.log_bytes_before_flush;
         self.machine.maintain(now, log_is_large);
+        self.trace_frozen(now);
         if self.can_apply() {
             let (lo, hi) = (self.machine.applied().0.next(), self.apply.commit);
             match self.log.entries(lo, hi, APPLY_SLICE_BYTES) {
@@ -143,12 +144,19 @@ impl<L: LogStore, S: StateMachine> Node<L, S> {
             let applied = self.machine.apply(entry.index, entry.term, batch);
             self.writes.applied(now, entry.index, applied, &mut self.desk, out);
         }
+        self.trace_frozen(now);
         let applied = self.machine.applied().0;
         self.log.applied_to(applied);
         self.apply.measuring = Some(now);
         self.apply.caught_up |= self.apply.replay_target.is_some_and(|target| target <= applied);
         self.serve_reads(now, out);
         Ok(())
+    }
+
+    fn trace_frozen(&mut self, now: Nanos) {
+        while let Some(Frozen { entries, bytes }) = self.machine.take_frozen() {
+            self.trace.record(now, TraceEvent::MemtableFrozen { entries, bytes });
+        }
     }
 
     fn submit_replay(&mut self, lo: LogIndex, hi: LogIndex) {

@@ -1,29 +1,44 @@
 //! [`EngineMachine`]: the [`Engine`] as the node's state machine.
 
 use super::state_machine::{
-    Applied, Lookup, MachineError, MachineOutcome, ReadFault, Room, Slice, SliceRange,
+    Applied, Frozen, Lookup, MachineError, MachineOutcome, ReadFault, Room, Slice, SliceRange,
     StateMachine, Versioned,
 };
 use crate::base::batch::BatchRef;
 use crate::base::{LogIndex, Nanos, SequenceNumber, Term};
 use crate::engine::{
-    Engine, EngineError, Get, JobOutcome, Scan, ScanOptions, ScanSlice, WriteRoom,
+    Engine, EngineError, FrozenSize, Get, JobOutcome, Scan, ScanOptions, ScanSlice, WriteRoom,
 };
 use crate::env::Completion;
 use crate::proto::ScanEntry;
 use bytes::Bytes;
+use std::collections::VecDeque;
 
 /// Translates, and decides when to flush: when a memtable is full, or the log is large.
 pub struct EngineMachine {
     engine: Engine,
     flush_started_at: Nanos,
+    /// How many freezes are in `frozen`, or were.
+    freezes_seen: u64,
+    /// Not yet taken by the node.
+    frozen: VecDeque<Frozen>,
 }
 
 impl EngineMachine {
     /// Around an open engine.
     #[must_use]
-    pub const fn new(engine: Engine) -> Self {
-        Self { engine, flush_started_at: Nanos::ZERO }
+    pub fn new(engine: Engine) -> Self {
+        let freezes_seen = engine.freezes().0;
+        Self { engine, flush_started_at: Nanos::ZERO, freezes_seen, frozen: VecDeque::new() }
+    }
+
+    /// Called after whatever may freeze a memtable, which is one at most.
+    fn note_freeze(&mut self) {
+        let (freezes, FrozenSize { entries, bytes }) = self.engine.freezes();
+        if freezes != self.freezes_seen {
+            self.freezes_seen = freezes;
+            self.frozen.push_back(Frozen { entries, bytes });
+        }
     }
 
     /// The engine, to look at.
@@ -52,6 +67,7 @@ impl StateMachine for EngineMachine {
 
     fn apply(&mut self, index: LogIndex, term: Term, batch: BatchRef<'_>) -> Applied {
         let applied = self.engine.apply(index, term, batch);
+        self.note_freeze();
         Applied { first_seq: applied.first_seq, last_seq: applied.last_seq }
     }
 
@@ -103,10 +119,16 @@ impl StateMachine for EngineMachine {
 
     fn maintain(&mut self, now: Nanos, log_is_large: bool) {
         self.engine.tick(now);
+        self.note_freeze();
         let for_the_log = log_is_large && !self.engine.is_flushing() && !self.engine.is_flushed();
         if (self.engine.needs_flush() || for_the_log) && self.engine.start_flush() {
             self.flush_started_at = now;
         }
+        self.note_freeze();
+    }
+
+    fn take_frozen(&mut self) -> Option<Frozen> {
+        self.frozen.pop_front()
     }
 
     fn job_done(&mut self, done: Completion) -> Result<MachineOutcome, MachineError> {

@@ -2,8 +2,8 @@
 //! model that the engine is compared with.
 
 use super::state_machine::{
-    Applied, DiskRead, Lookup, MachineError, MachineOutcome, ReadFault, Room, Slice, SliceRange,
-    StateMachine, Versioned,
+    Applied, DiskRead, Frozen, Lookup, MachineError, MachineOutcome, ReadFault, Room, Slice,
+    SliceRange, StateMachine, Versioned,
 };
 use crate::base::batch::{BatchRef, Op};
 use crate::base::{LogIndex, Nanos, SequenceNumber, Term};
@@ -189,6 +189,10 @@ impl StateMachine for MapMachine {
     }
 
     fn maintain(&mut self, _now: Nanos, _log_is_large: bool) {}
+
+    fn take_frozen(&mut self) -> Option<Frozen> {
+        None
+    }
 
     fn job_done(&mut self, done: Completion) -> Result<MachineOutcome, MachineError> {
         Ok(MachineOutcome::NotMine(done))

@@ -51,8 +51,8 @@ pub use identity::{Identity, IdentityError, MAX_CLUSTER_ID_BYTES};
 pub use map_machine::MapMachine;
 pub use open::{OpenError, UnfitError};
 pub use state_machine::{
-    Applied, DiskRead, Lookup, MachineError, MachineOutcome, ReadFault, Room, Slice, SliceRange,
-    StateMachine, Versioned,
+    Applied, DiskRead, Frozen, Lookup, MachineError, MachineOutcome, ReadFault, Room, Slice,
+    SliceRange, StateMachine, Versioned,
 };
 pub use status::{MemoryStatus, ReadStats, Stages, Stats, Status};
 pub use types::{Effect, Event, FatalError, Origin};
@@ -455,3 +455,5 @@ mod crash_tests;
 mod perf_tests;
 #[cfg(test)]
 mod tests;
+#[cfg(test)]
+mod trace_tests;

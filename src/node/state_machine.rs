@@ -44,6 +44,8 @@ pub trait StateMachine {
     /// Called every turn and every tick: starts a flush when the memtable is large or `log_is_large`, and retries
     /// what failed for lack of space.
     fn maintain(&mut self, now: Nanos, log_is_large: bool);
+    /// The next memtable that was frozen since the last call, oldest first; `None` when all were told.
+    fn take_frozen(&mut self) -> Option<Frozen>;
     /// Takes a completion.
     fn job_done(&mut self, done: Completion) -> Result<MachineOutcome, MachineError>;
     /// Bytes of memory that hold data.
@@ -115,6 +117,15 @@ pub enum Room {
     Ok,
     /// Too many memtables wait for their flush.
     Stalled,
+}
+
+/// A memtable that was frozen: it takes no more entries and waits for its flush.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Frozen {
+    /// Entries in it.
+    pub entries: u64,
+    /// Its memory.
+    pub bytes: u64,
 }
 
 /// Why a read has no answer.
