@@ -30,6 +30,8 @@ pub const BATCH_HEADER_BYTES: usize = 24;
 pub const BATCH_VERSION: u8 = 1;
 /// Keys with this prefix hold replicated internal state (sessions, membership); user requests cannot name them.
 pub const RESERVED_KEY_PREFIX: &[u8] = b"\x00beach\x00";
+/// The first key after all of those.
+pub const RESERVED_KEY_END: &[u8] = b"\x00beach\x01";
 
 /// Operation kind bytes. Below 0x80: user operations. From 0x80: internal, refused from clients.
 pub mod kind {

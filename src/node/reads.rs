@@ -4,11 +4,13 @@
 //! slices, round robin with the other scans and a bounded number a turn, so that a long scan delays nobody. It reads
 //! one sequence number from its first slice to its last page. Only [`MAX_RUNNING_SCANS`] scans hold entries or have a
 //! job; the others wait for one of them to end.
+//! Reserved keys are passed over, whatever the range.
 
 use super::admission::Ticket;
 use super::snapshots::WireSnapshots;
 use super::state_machine::{Lookup, ReadFault, Slice, SliceRange, Versioned};
 use super::{Effect, Node, StateMachine};
+use crate::base::batch::{RESERVED_KEY_END, RESERVED_KEY_PREFIX};
 use crate::base::trace::Stage;
 use crate::base::{LogIndex, Nanos, SequenceNumber};
 use crate::env::{Completion, JobId, JobOutput, Lane};
@@ -26,8 +28,10 @@ pub(super) enum ReadWork {
 
 impl ReadWork {
     pub fn scan(request: &ScanRequest<'_>) -> Self {
+        let first = request.first_key();
+        let reserved = first.starts_with(RESERVED_KEY_PREFIX);
         Self::Scan(Box::new(ScanPlan {
-            next: request.first_key().to_vec(),
+            next: if reserved { RESERVED_KEY_END } else { first }.to_vec(),
             end: request.end_key(),
             snapshot: request.snapshot,
             limit: request.effective_limit(),
@@ -47,6 +51,26 @@ pub(super) struct ScanPlan {
     limit: usize,
     max_bytes: usize,
     keys_only: bool,
+}
+
+impl ScanPlan {
+    /// Whether reserved keys lie between the next key and the end of the range.
+    fn crosses_reserved(&self) -> bool {
+        let ends_behind = self.end.as_deref().is_none_or(|end| end > RESERVED_KEY_PREFIX);
+        self.next.as_slice() < RESERVED_KEY_PREFIX && ends_behind
+    }
+
+    /// The end of what can be scanned from the next key on: the range's, or the first reserved key.
+    fn slice_end(&self) -> Option<&[u8]> {
+        if self.crosses_reserved() { Some(RESERVED_KEY_PREFIX) } else { self.end.as_deref() }
+    }
+
+    /// Where to go on when everything up to [`ScanPlan::slice_end`] was looked at: behind the reserved keys, if the
+    /// range goes on there.
+    fn behind_reserved(&self) -> Option<Vec<u8>> {
+        let goes_on = self.end.as_deref().is_none_or(|end| end > RESERVED_KEY_END);
+        (self.crosses_reserved() && goes_on).then(|| RESERVED_KEY_END.to_vec())
+    }
 }
 
 /// A scan that has begun.
@@ -343,7 +367,7 @@ impl<L: LogStore, S: StateMachine> Node<L, S> {
         } else {
             scan.entries.extend(slice.entries);
         }
-        match slice.resume {
+        match slice.resume.or_else(|| scan.plan.behind_reserved()) {
             Some(next) if scan.plan.limit > 0 && scan.plan.max_bytes > 0 => {
                 scan.plan.next = next;
                 self.reads.scans.push_back(scan);
@@ -450,7 +474,7 @@ impl Scan {
         let plan = &self.plan;
         SliceRange {
             start: &plan.next,
-            end: plan.end.as_deref(),
+            end: plan.slice_end(),
             limit: plan.limit,
             max_bytes: plan.max_bytes,
             keys_only: plan.keys_only,
