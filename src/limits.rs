@@ -54,9 +54,11 @@ pub const SCAN_SLICE_STEPS: usize = 4_096;
 /// Scans that hold entries or have a job on the disk at once, each with at most about three times [`MAX_SCAN_BYTES`];
 /// the others wait for their first slice, at most until their deadline.
 pub const MAX_RUNNING_SCANS: usize = 32;
-/// Snapshots held for paged wire scans; the oldest is released when one more is wanted.
+/// Snapshots held for paged wire scans; the one unused the longest is released when one more
+/// is wanted, as after [`WIRE_SNAPSHOT_TTL_MS`].
 pub const MAX_WIRE_SNAPSHOTS: usize = 256;
-/// A wire snapshot not used for this long is released; its next page gets `SNAPSHOT_TOO_OLD`.
+/// A wire snapshot not used for this long is released. Later pages are still served while nothing they need is gone; once
+/// a flush has dropped a version below the snapshot they get `SNAPSHOT_TOO_OLD`.
 pub const WIRE_SNAPSHOT_TTL_MS: u64 = 60_000;
 
 /// Bytes in one append group: a group is closed when the next record would exceed it.
