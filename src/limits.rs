@@ -23,6 +23,8 @@ pub const MAX_RECORD_BYTES: usize = MAX_BATCH_BYTES + (1 << 10);
 pub const DEFAULT_MAX_CONNECTIONS: usize = 10_000;
 /// Requests admitted and not yet answered, all connections together; above it: `BUSY`.
 pub const MAX_QUEUED_REQUESTS: usize = 65_536;
+/// Up to this many requests in the queue the loop waits for their log group awake, a little while; above, asleep.
+pub const FEW_REQUESTS: u64 = 4;
 /// Bytes of admitted and not yet answered requests; above it: `BUSY`.
 pub const MAX_QUEUED_BYTES: usize = 128 << 20;
 /// Requests in flight on one connection; above it the server stops reading from that connection. A fresh connection

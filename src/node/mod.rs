@@ -60,7 +60,7 @@ pub use types::{Effect, Event, FatalError, Origin};
 use crate::base::trace::{StageStats, TraceEvent, TraceRing};
 use crate::base::{LogIndex, Nanos, SequenceNumber};
 use crate::env::{Completion, Env, LockGuard};
-use crate::limits::{LOG_TAIL_ENTRIES, TRACE_EVENTS};
+use crate::limits::{FEW_REQUESTS, LOG_TAIL_ENTRIES, TRACE_EVENTS};
 use crate::proto::{self, ErrorCode, HelloReply, HelloRequest, Request, Response};
 use crate::raft::{self, HardState, LogOutcome, LogStore, Raft, Role};
 use admission::{Arrival, Desk};
@@ -208,6 +208,14 @@ impl<L: LogStore, S: StateMachine> Node<L, S> {
             self.reads.wire.next_expiry(),
         ];
         times.into_iter().flatten().min().filter(|t| *t != Nanos::MAX)
+    }
+
+    /// The number of the log group that at most [`FEW_REQUESTS`] requests wait for; `None` when none is in flight or
+    /// many wait. The driver may wait for it awake: putting a thread to sleep and waking it costs as much as
+    /// a fast disk's sync.
+    #[must_use]
+    pub fn few_wait_for_log(&self) -> Option<u64> {
+        self.log.in_flight().filter(|_| self.desk.queue().requests <= FEW_REQUESTS)
     }
 
     /// Whether it leads and has applied everything that was committed when it began to: reads and writes are served.

@@ -60,6 +60,9 @@ pub trait LogStore: LogView {
     /// watermark, and [`LogOutcome::Closed`] comes back. Nothing may be submitted after it.
     fn close(&mut self);
 
+    /// The number of the group in flight, counted since the log was opened; `None` while the log is at rest.
+    fn in_flight(&self) -> Option<u64>;
+
     /// Sizes for STATUS and for the flush decision.
     fn stats(&self) -> LogStats;
 }
@@ -280,6 +283,10 @@ impl LogStore for MemLog {
 
     fn close(&mut self) {
         self.closing = true;
+    }
+
+    fn in_flight(&self) -> Option<u64> {
+        self.in_flight.is_some().then_some(self.syncs)
     }
 
     fn stats(&self) -> LogStats {

@@ -479,6 +479,10 @@ impl LogStore for RaftLog {
         self.closing = true;
     }
 
+    fn in_flight(&self) -> Option<u64> {
+        self.in_flight.is_some().then_some(self.syncs)
+    }
+
     fn stats(&self) -> LogStats {
         LogStats {
             first_index: self.shape.first().0,

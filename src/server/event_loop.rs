@@ -17,6 +17,8 @@
 //!   and sent (the other order cost 15 %).
 //! - *Bounded*: connections, bytes held of half-received requests, unsent bytes of each connection and of all; see
 //!   [`crate::limits`]. Running out of file descriptors pauses accepting for [`ACCEPT_PAUSE`]; it never spins.
+//! - It sleeps when there is nothing to do, but for [`AWAKE`] at most while a log group that only a few requests wait for
+//!   is in flight: a lone client would pay for the sleep and the wake-up with every write.
 //! - A connection is known to the node by a key with a generation in it, so that a late answer never reaches the
 //!   connection that has taken the slot since.
 //!
@@ -55,6 +57,8 @@ const EVENTS_PER_POLL: usize = 1_024;
 const ACCEPTS_PER_TURN: usize = 256;
 /// How long accepting rests after it failed for want of descriptors or memory.
 const ACCEPT_PAUSE: u64 = 100_000_000;
+/// How long the loop waits awake for a log group that only a few requests wait for; longer than a fast disk's sync.
+const AWAKE: u64 = 300_000;
 /// How long a closed connection is kept to let the client read its last reply: closing a socket with unread input
 /// resets the connection and may destroy what was sent.
 const LINGER: u64 = 1_000_000_000;
@@ -109,6 +113,8 @@ pub struct EventLoop<S> {
     /// The last attempt to accept failed, and the log says so.
     accept_failing: bool,
     sweep_at: Option<Nanos>,
+    /// The log group that the loop waits for awake, and until when.
+    awake: Option<(u64, Nanos)>,
     announced: bool,
     signals_seen: usize,
     /// Since SIGTERM.
@@ -235,6 +241,7 @@ impl<S: Service> EventLoop<S> {
             accept_at: None,
             accept_failing: false,
             sweep_at: None,
+            awake: None,
             announced: false,
             signals_seen: 0,
             draining: None,
@@ -297,10 +304,23 @@ impl<S: Service> EventLoop<S> {
         Ok(())
     }
 
+    /// Whether to wait awake for the log group in flight: a sleep and a wake-up would double what a lone client waits.
+    /// Only while few requests wait (many keep the loop busy anyway), and no longer than [`AWAKE`] for one group.
+    fn stays_awake(&mut self, now: Nanos) -> bool {
+        let Some(group) = self.service.few_wait_for_log() else { return false };
+        match self.awake {
+            Some((of, until)) if of == group => now < until,
+            _ => {
+                self.awake = Some((group, now.plus(AWAKE)));
+                true
+            }
+        }
+    }
+
     /// How long `poll` may block: `None` for ever.
-    fn timeout(&self, now: Nanos) -> Option<Duration> {
+    fn timeout(&mut self, now: Nanos) -> Option<Duration> {
         let more = !self.ready.is_empty() || !self.effects.is_empty();
-        if more || (self.accept_ready && self.accept_at.is_none()) {
+        if more || (self.accept_ready && self.accept_at.is_none()) || self.stays_awake(now) {
             return Some(Duration::ZERO);
         }
         let drain_by = match (self.draining, self.drained) {

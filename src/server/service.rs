@@ -18,6 +18,8 @@ pub trait Service {
     fn ready(&self, now: Nanos) -> Result<(), String>;
     /// Whether [`Service::ready`] is `Ok`; cheap.
     fn is_ready(&self) -> bool;
+    /// The number of the log group in flight while only a few requests wait for it.
+    fn few_wait_for_log(&self) -> Option<u64>;
     /// Its Raft role, for the `ready` line.
     fn role(&self) -> &'static str;
     /// Its status as one JSON document: what the STATUS opcode answers.
@@ -48,6 +50,10 @@ impl<L: LogStore, S: StateMachine> Service for Node<L, S> {
 
     fn is_ready(&self) -> bool {
         self.is_ready()
+    }
+
+    fn few_wait_for_log(&self) -> Option<u64> {
+        self.few_wait_for_log()
     }
 
     fn role(&self) -> &'static str {

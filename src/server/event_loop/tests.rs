@@ -63,6 +63,10 @@ impl Service for Small {
     fn role(&self) -> &'static str {
         "small"
     }
+    /// A log group that never completes is in flight while a GET waits.
+    fn few_wait_for_log(&self) -> Option<u64> {
+        (!self.kept.is_empty()).then_some(7)
+    }
     fn status(&self, _: Nanos) -> String {
         "{}".into()
     }
@@ -148,6 +152,20 @@ fn hear(client: &mut Client) -> Option<(u64, u32)> {
 fn ask(client: &mut Client, request: Request<'_>, id: u64) {
     send(client, request, id);
     assert_eq!(hear(client), Some((id, 0)));
+}
+
+#[test]
+fn a_slow_log_group_is_waited_for_awake_only_for_a_moment() {
+    let running = Running::start(100, PATIENT);
+    let mut client = running.connect();
+    send(&mut client, GET, 1);
+    thread::sleep(Duration::from_millis(200));
+    send(&mut client, Request::Stats, 2);
+    assert_eq!(hear(&mut client), Some((1, 0)));
+    assert_eq!(hear(&mut client), Some((2, 0)));
+    let (counters, _) = running.stop();
+    // Awake for 200 ms instead of AWAKE it would turn some 100,000 times.
+    assert!(counters.turns < 5_000, "{} turns", counters.turns);
 }
 
 #[test]
