@@ -33,13 +33,15 @@ pub const MAX_QUEUED_BYTES: usize = 128 << 20;
 pub const MAX_CONNECTION_IN_FLIGHT: usize = 1_024;
 /// Unsent reply bytes on one connection above which the server stops reading from it.
 pub const CONNECTION_OUTPUT_SOFT_BYTES: usize = 1 << 20;
-/// Unsent reply bytes on one connection above which it is closed: one maximal frame more than the soft limit.
-pub const CONNECTION_OUTPUT_HARD_BYTES: usize = CONNECTION_OUTPUT_SOFT_BYTES + 2 * (16 << 20);
+/// Unsent reply bytes on one connection above which it is closed: the replies of a fresh connection's first window more
+/// than the soft limit. A single reply may be larger (a text reply escapes its bytes).
+pub const CONNECTION_OUTPUT_HARD_BYTES: usize = CONNECTION_OUTPUT_SOFT_BYTES + 4 * (16 << 20);
 /// Bytes read from one connection in one turn of the loop before the next connection has its turn.
 pub const READ_BUDGET_BYTES: usize = 256 << 10;
 /// Bytes of half-received requests, all connections together; above it a frame is answered `BUSY` and skipped.
 pub const MAX_INPUT_BYTES: usize = 256 << 20;
-/// Unsent reply bytes, all connections together; above it a connection that has not taken its earlier replies is closed.
+/// Unsent reply bytes, all connections together; above it values and scan pages are answered `BUSY`, and a connection
+/// that has not taken its earlier replies is closed.
 pub const MAX_OUTPUT_BYTES: usize = 512 << 20;
 /// Connections at once on the HTTP port; the next one is answered 503 and closed.
 pub const MAX_HTTP_CONNECTIONS: usize = 64;

@@ -53,6 +53,8 @@ const SIGNAL: usize = 2;
 const HTTP: usize = 16;
 
 const EVENTS_PER_POLL: usize = 1_024;
+/// What one read takes while half of [`MAX_INPUT_BYTES`] is held.
+const SMALL_READ: usize = 4 << 10;
 /// Connections accepted in one turn.
 const ACCEPTS_PER_TURN: usize = 256;
 /// How long accepting rests after it failed for want of descriptors or memory.
@@ -521,6 +523,7 @@ impl<S: Service> EventLoop<S> {
             return self.drop_input(key);
         }
         let (held, unsent) = (link.connection.held_bytes(), link.connection.output().len());
+        let mut failed = false;
         let mut front = Front {
             service: &mut self.service,
             effects: &mut self.effects,
@@ -532,7 +535,10 @@ impl<S: Service> EventLoop<S> {
             link.connection.resume(now, &mut front);
         }
         if link.readable && link.connection.wants_bytes() {
-            match link.read(&mut self.scratch) {
+            // When much is held already, everybody gets on in small steps.
+            let budget =
+                if self.held_bytes > MAX_INPUT_BYTES / 2 { SMALL_READ } else { READ_BUDGET_BYTES };
+            match link.read(&mut self.scratch[..budget]) {
                 Ok(Some(0)) => link.connection.end_input(now, &mut front),
                 Ok(Some(n)) => {
                     front.counters.bytes_in += n as u64;
@@ -541,7 +547,7 @@ impl<S: Service> EventLoop<S> {
                 Ok(None) => {}
                 Err(e) => {
                     log::debug!("connection {}: {e}", key.number());
-                    return self.close(now, key, CloseReason::Failed);
+                    failed = true;
                 }
             }
         }
@@ -554,6 +560,9 @@ impl<S: Service> EventLoop<S> {
             }
         }
         self.unsent_bytes += link.connection.output().len() - unsent;
+        if failed {
+            return self.close(now, key, CloseReason::Failed);
+        }
         if !link.connection.output().is_empty() {
             self.mark_dirty(key);
         }
@@ -657,13 +666,22 @@ impl<S: Service> EventLoop<S> {
             return;
         };
         let unsent = link.connection.output().len();
-        link.connection.reply(now, opcode, origin.request_id, response);
+        let large = matches!(response, Response::Value { .. } | Response::Scan(_));
+        if large && self.unsent_bytes > MAX_OUTPUT_BYTES {
+            let message = "too many bytes of replies wait for clients that do not take them";
+            let mut busy = ErrorReply::new(ErrorCode::Busy, WriteEffect::None, message);
+            busy.retry_after_ms = 1_000;
+            link.connection.reply(now, opcode, origin.request_id, &Response::Error(busy));
+        } else {
+            link.connection.reply(now, opcode, origin.request_id, response);
+        }
         let total = link.connection.output().len();
         self.unsent_bytes += total - unsent;
         self.counters.replies += 1;
         // `unsent` was there before this turn's replies when the connection is not dirty yet.
         let slow = !link.dirty && unsent > 0 && self.unsent_bytes > MAX_OUTPUT_BYTES;
-        if total > CONNECTION_OUTPUT_HARD_BYTES || slow {
+        // A single reply is sent whatever its size.
+        if (unsent > 0 && total > CONNECTION_OUTPUT_HARD_BYTES) || slow {
             log::info!("connection {}: closed, {total} reply bytes not taken", key.number());
             return self.close(now, key, CloseReason::SlowReader);
         }

@@ -20,6 +20,11 @@ use mio::{Interest, Registry, Token};
 use std::io::{self, Read, Write};
 use std::net::{Shutdown, SocketAddr};
 
+/// What is read and dropped at most after an answer.
+const MAX_LINGER_BYTES: usize = 64 << 10;
+/// Connections accepted at one event; the next sweep goes on.
+const ACCEPTS_PER_EVENT: usize = 256;
+
 /// A whole exchange, in nanoseconds.
 pub const EXCHANGE_DEADLINE: u64 = 5_000_000_000;
 const MAX_HEADERS: usize = 64;
@@ -53,6 +58,8 @@ struct Exchange {
     input: Vec<u8>,
     output: Vec<u8>,
     sent: usize,
+    /// Bytes dropped while lingering.
+    lingered: usize,
     state: State,
     deadline: Nanos,
 }
@@ -112,7 +119,7 @@ impl HttpPort {
 
     fn accept_all(&mut self, now: Nanos, registry: &Registry, pages: &dyn Pages) {
         self.stalled = false;
-        loop {
+        for _ in 0..ACCEPTS_PER_EVENT {
             let socket = match self.listener.accept() {
                 Ok((socket, _)) => socket,
                 Err(e) if e.kind() == io::ErrorKind::WouldBlock => return,
@@ -139,6 +146,7 @@ impl HttpPort {
             }
             self.drive(free, pages);
         }
+        self.stalled = true;
     }
 
     fn drive(&mut self, slot: usize, pages: &dyn Pages) {
@@ -161,6 +169,7 @@ impl Exchange {
             input: Vec::new(),
             output: Vec::new(),
             sent: 0,
+            lingered: 0,
             state: State::Reading,
             deadline: now.plus(EXCHANGE_DEADLINE),
         })
@@ -215,8 +224,11 @@ impl Exchange {
         Ok(())
     }
 
+    /// Reads and drops what is still sent, so that the answer is not destroyed by a reset; not for ever.
     fn linger(&mut self) -> io::Result<()> {
-        if self.socket.read(&mut [0; 2048])? == 0 {
+        let n = self.socket.read(&mut [0; 2048])?;
+        self.lingered += n;
+        if n == 0 || self.lingered > MAX_LINGER_BYTES {
             self.state = State::Over;
         }
         Ok(())

@@ -155,6 +155,37 @@ fn ask(client: &mut Client, request: Request<'_>, id: u64) {
 }
 
 #[test]
+fn a_reset_in_mid_pipeline_leaves_no_bytes_on_the_books() {
+    let running = Running::start(100, PATIENT);
+    for _ in 0..200 {
+        let mut client = running.connect();
+        client.write_all(b"PING\nBADCMD\nPING\nGET k\nPING").unwrap();
+        reset_on_close(&client);
+    }
+    // `start` checks at the end that nothing is held and nothing unsent.
+    let (counters, _) = running.stop();
+    assert!(counters.requests >= 1);
+}
+
+/// Makes the close of this socket a reset.
+fn reset_on_close(client: &Client) {
+    use std::os::fd::AsRawFd;
+    let linger = libc::linger { l_onoff: 1, l_linger: 0 };
+    let size = size_of::<libc::linger>() as libc::socklen_t;
+    // SAFETY: the descriptor is open for as long as `client` lives, and the option's value is a `linger` of `size`.
+    let done = unsafe {
+        libc::setsockopt(
+            client.as_raw_fd(),
+            libc::SOL_SOCKET,
+            libc::SO_LINGER,
+            (&raw const linger).cast(),
+            size,
+        )
+    };
+    assert_eq!(done, 0);
+}
+
+#[test]
 fn a_slow_log_group_is_waited_for_awake_only_for_a_moment() {
     let running = Running::start(100, PATIENT);
     let mut client = running.connect();
