@@ -11,7 +11,7 @@
 //!
 //! Invariants:
 //! - *Fair*: a connection gets one read of at most [`READ_BUDGET_BYTES`] a turn. What it has left over waits in `ready`,
-//!   and a turn with somebody in `ready` does not block in `poll`. mio is edge-triggered: `readable` remembers the edge
+//!   and a turn with somebody in `ready` does not block in `poll`. A turn serves for [`TURN_BUDGET`] at most. mio is edge-triggered: `readable` remembers the edge
 //!   until a read would block.
 //! - *Submit, then write*: the log group of a turn is on its way to the disk before the replies of the turn are encoded
 //!   and sent (the other order cost 15 %).
@@ -55,6 +55,8 @@ const HTTP: usize = 16;
 const EVENTS_PER_POLL: usize = 1_024;
 /// What one read takes while half of [`MAX_INPUT_BYTES`] is held.
 const SMALL_READ: usize = 4 << 10;
+/// How long a turn goes on serving connections before it proposes, carries out, and answers what it has.
+const TURN_BUDGET: u64 = 10_000_000;
 /// Connections accepted in one turn.
 const ACCEPTS_PER_TURN: usize = 256;
 /// How long accepting rests after it failed for want of descriptors or memory.
@@ -277,13 +279,7 @@ impl<S: Service> EventLoop<S> {
         }
         self.finish_jobs(now);
         self.accept(now);
-        let mut batch = std::mem::take(&mut self.ready);
-        for key in batch.drain(..) {
-            self.serve(now, key);
-        }
-        if self.ready.is_empty() {
-            self.ready = batch;
-        }
+        self.serve_ready(now);
         if self.service.next_wakeup().is_some_and(|at| at <= now) {
             self.service.step(now, Event::Tick, &mut self.effects);
         }
@@ -513,6 +509,19 @@ impl<S: Service> EventLoop<S> {
             link.dirty = true;
             self.dirty.push(key);
         }
+    }
+
+    /// Gives every ready connection its turn, until [`TURN_BUDGET`] is used up; the others are first in the next one.
+    fn serve_ready(&mut self, now: Nanos) {
+        let mut batch = std::mem::take(&mut self.ready);
+        let mut served = 0;
+        while served < batch.len() && (served == 0 || self.clock.now().since(now) < TURN_BUDGET) {
+            self.serve(now, batch[served]);
+            served += 1;
+        }
+        batch.drain(..served);
+        batch.append(&mut self.ready);
+        self.ready = batch;
     }
 
     /// A connection's turn: what was left over, or one read.

@@ -268,7 +268,12 @@ impl Inner {
         let mut log = lead.log();
         let closed = log.writer.close_blocking().map_err(DbError::from);
         drop(log);
-        *self.lock.lock().expect("nobody panics while taking the lock guard") = None;
+        let guard = self.lock.lock().expect("nobody panics while taking the lock guard").take();
+        if self.env.jobs.outstanding() > 0 {
+            // A job on a hung disk may still write: nobody else may open the directory while this process lives.
+            log::error!("a job is still running after a minute; the directory stays locked");
+            std::mem::forget(guard);
+        }
         result.and(closed)
     }
 }
