@@ -797,7 +797,7 @@ impl<S: Service> EventLoop<S> {
 
     /// The node has answered everybody: says goodbye to each connection as soon as its last reply has left.
     fn drained(&mut self, now: Nanos) {
-        self.drained = Some(now);
+        self.drained.get_or_insert(now);
         let keys: Vec<LinkKey> = self.links.keys().collect();
         for key in keys {
             let connection = &mut self.links[key].connection;

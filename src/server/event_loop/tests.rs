@@ -156,7 +156,7 @@ fn ask(client: &mut Client, request: Request<'_>, id: u64) {
 
 #[test]
 fn a_reset_in_mid_pipeline_leaves_no_bytes_on_the_books() {
-    let running = Running::start(100, PATIENT);
+    let running = Running::start(10_000, PATIENT);
     for n in 0..2_000 {
         let mut client = running.connect();
         reset_on_close(&client);
