@@ -6,6 +6,8 @@ macro_rules! id {
     ($(#[$doc:meta])* $name:ident) => {
         $(#[$doc])*
         #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Default)]
+        #[derive(serde::Serialize, serde::Deserialize)]
+        #[serde(transparent)]
         pub struct $name(pub u64);
 
         impl $name {
@@ -56,6 +58,39 @@ id! {
 id! {
     /// Monotonic time in nanoseconds since an origin that only the [`Clock`](crate::env::Clock) knows.
     Nanos
+}
+
+/// One life of a member: the operator's number for it, and the incarnation that its data directory was made with.
+/// *This* is what votes and is counted (design.md): a node whose disk was wiped comes back under a new incarnation and
+/// is a stranger until the log says otherwise.
+#[derive(
+    Clone,
+    Copy,
+    PartialEq,
+    Eq,
+    PartialOrd,
+    Ord,
+    Hash,
+    Debug,
+    Default,
+    serde::Serialize,
+    serde::Deserialize,
+)]
+pub struct ReplicaId {
+    /// The member's number.
+    pub node: NodeId,
+    /// Drawn at random when its data directory was made.
+    pub incarnation: u64,
+}
+
+impl fmt::Display for ReplicaId {
+    /// `3` for incarnation 0 (tests), else `3.00000000000000ab`, as in file IDENTITY.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.incarnation {
+            0 => self.node.fmt(f),
+            incarnation => write!(f, "{}.{incarnation:016x}", self.node),
+        }
+    }
 }
 
 impl SequenceNumber {

@@ -5,6 +5,7 @@
 //! - [`checksum`]: CRC32C, plain and seeded.
 //! - [`hash`]: the one 64-bit key hash that every filter and hash index uses.
 //! - [`internal_key`]: (user key, sequence number, kind) and its order.
+//! - [`membership`]: who belongs to the cluster, and who of them votes.
 //! - [`batch`]: [`batch::WriteBatch`], the one unit of writing.
 //! - [`trace`]: events and per-stage timers.
 //! - [`units`]: sizes and durations as people write them.
@@ -14,8 +15,10 @@ pub mod checksum;
 pub mod hash;
 pub mod ids;
 pub mod internal_key;
+pub mod membership;
 pub mod trace;
 pub mod units;
 pub mod varint;
 
-pub use ids::{LogIndex, Nanos, NodeId, SequenceNumber, Term};
+pub use ids::{LogIndex, Nanos, NodeId, ReplicaId, SequenceNumber, Term};
+pub use membership::{Member, MemberRole, Membership};

@@ -58,7 +58,7 @@ pub use status::{MemoryStatus, ReadStats, Stages, Stats, Status};
 pub use types::{Effect, Event, FatalError, Origin};
 
 use crate::base::trace::{StageStats, TraceEvent, TraceRing};
-use crate::base::{LogIndex, Nanos, SequenceNumber};
+use crate::base::{LogIndex, Membership, Nanos, ReplicaId, SequenceNumber};
 use crate::env::{Completion, Env, LockGuard};
 use crate::limits::{FEW_REQUESTS, LOG_TAIL_ENTRIES, TRACE_EVENTS};
 use crate::proto::{self, ErrorCode, HelloReply, HelloRequest, Request, Response};
@@ -122,16 +122,16 @@ pub struct Parts<L, S> {
 
 impl<L: LogStore, S: StateMachine> Node<L, S> {
     /// A node from its parts: a follower that becomes leader and replays its log once it is stepped.
-    pub fn from_parts(
-        config: NodeConfig,
-        env: Env,
-        parts: Parts<L, S>,
-    ) -> Result<Self, raft::ConfigError> {
+    pub fn from_parts(config: NodeConfig, env: Env, parts: Parts<L, S>) -> Self {
         let Parts { identity, log, hard_state, machine, lock, recovery } = parts;
-        let voters = std::iter::once(identity.node_id).collect();
-        let raft_config = raft::Config { id: identity.node_id, voters };
-        let raft = Raft::new(raft_config, hard_state, machine.applied().0, &log)?;
-        Ok(Self {
+        let id = ReplicaId { node: identity.node_id, incarnation: identity.incarnation };
+        let start = raft::Start {
+            hard_state,
+            applied: machine.applied().0,
+            memberships: vec![(LogIndex::ZERO, Membership::of_voters([id]))],
+        };
+        let raft = Raft::new(&raft::Config::new(id, identity.incarnation), start, &log);
+        Self {
             identity,
             env,
             raft,
@@ -150,7 +150,7 @@ impl<L: LogStore, S: StateMachine> Node<L, S> {
             recovery,
             config,
             _lock: lock,
-        })
+        }
     }
 
     /// One event in, its effects out.
@@ -350,14 +350,16 @@ impl<L: LogStore, S: StateMachine> Node<L, S> {
                 raft::Effect::Persist(persist) => self.log.submit(persist),
                 raft::Effect::Proposed { first, .. } => self.writes.proposed(first),
                 // The caller of propose sees that nothing was proposed.
-                raft::Effect::ProposeRefused => {}
+                raft::Effect::ProposeRefused(_) => {}
                 raft::Effect::Apply { through } => self.apply.committed(now, through),
                 raft::Effect::ReadReady { read, index } => self.reads.ready(read, Some(index)),
                 raft::Effect::ReadRefused { read } => self.reads.ready(read, None),
-                raft::Effect::RoleChange { role, term } => {
+                raft::Effect::RoleChange { role, term, .. } => {
                     self.trace
                         .record(now, TraceEvent::RoleChange { term: term.0, role: role.name() });
                 }
+                // A group of one has nobody to send to.
+                _ => {}
             }
         }
         self.raft_effects = effects;

@@ -12,7 +12,7 @@ use super::{EngineMachine, Identity, IdentityError, Node, NodeConfig, Parts};
 use crate::base::{LogIndex, Term};
 use crate::engine::{Engine, EngineError, EngineOptions};
 use crate::env::{Env, IoError};
-use crate::raft::{self, LogView};
+use crate::raft::LogView;
 use crate::raft_log::{RaftLog, RaftLogError};
 use std::io;
 use std::path::PathBuf;
@@ -38,9 +38,6 @@ pub enum OpenError {
     /// The log's files.
     #[error("raft log: {0}")]
     Log(#[from] RaftLogError),
-    /// The voters.
-    #[error(transparent)]
-    Raft(#[from] raft::ConfigError),
     /// Engine and log are not of one node and one moment.
     #[error("{}: {fault}; restore the whole directory from one backup, or start this node with an empty one", dir.display())]
     Unfit {
@@ -138,7 +135,7 @@ impl Node<RaftLog, EngineMachine> {
             lock: Some(lock),
             recovery: lines,
         };
-        Ok(Self::from_parts(config, env, parts)?)
+        Ok(Self::from_parts(config, env, parts))
     }
 }
 

@@ -136,7 +136,7 @@ impl<L: LogStore, S: StateMachine> Node<L, S> {
             incarnation: format!("{:016x}", self.identity.incarnation),
             role: self.raft.role().name(),
             term: self.raft.term().0,
-            leader: self.raft.leader().map(|id| id.0),
+            leader: self.raft.leader().map(|id| id.node.0),
             ready: self.is_ready(),
             not_ready_reason: self.not_ready_reason(),
             commit: self.raft.commit().0,

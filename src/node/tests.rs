@@ -55,7 +55,7 @@ impl World {
         });
         let identity = Identity { cluster_id: "beach".into(), node_id: NodeId(1), incarnation: 7 };
         let parts = Parts { identity, log, hard_state, machine, lock: None, recovery: Vec::new() };
-        let driver = SimDriver::new(Node::from_parts(config, env, parts).unwrap(), &sim);
+        let driver = SimDriver::new(Node::from_parts(config, env, parts), &sim);
         Self { sim, driver, next_id: 1 }
     }
 

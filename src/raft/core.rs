@@ -1,125 +1,47 @@
 //! [`Raft`]: one node's state and its step function. The module above has the contract and the invariants.
 
 use super::persisting::{Persisting, Proof};
-use super::{Entry, HardState, IoId, LogView, Persist, quorum};
+use super::{
+    Config, Effect, Entry, Event, HardState, IoId, LogView, Persist, ProposeError, ReadId, Role,
+    Start, quorum,
+};
 use crate::base::batch::WriteBatch;
-use crate::base::{LogIndex, Nanos, NodeId, Term};
+use crate::base::{LogIndex, Nanos, ReplicaId, Term};
 use bytes::Bytes;
 use std::collections::{BTreeMap, BTreeSet};
 
-/// Who takes part.
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub struct Config {
-    /// This node.
-    pub id: NodeId,
-    /// The nodes that vote.
-    pub voters: BTreeSet<NodeId>,
-}
+/// The shortest election timeout of a default [`Config`].
+const ELECTION_TIMEOUT_NS: u64 = 1_000_000_000;
 
-/// A [`Config`] that cannot run.
-#[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
-#[error(
-    "node {id} with the voters {voters:?}: this version runs groups of one, whose only voter is the node itself"
-)]
-pub struct ConfigError {
-    /// This node.
-    pub id: NodeId,
-    /// The voters given.
-    pub voters: BTreeSet<NodeId>,
-}
-
-/// What a node is in its term.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Role {
-    /// It follows whoever leads.
-    Follower,
-    /// It asks for votes, its own first.
-    Candidate,
-    /// It leads.
-    Leader,
-}
-
-impl Role {
-    /// The name in STATUS and traces.
+impl Config {
+    /// The defaults.
     #[must_use]
-    pub const fn name(self) -> &'static str {
-        match self {
-            Self::Follower => "follower",
-            Self::Candidate => "candidate",
-            Self::Leader => "leader",
+    pub const fn new(id: ReplicaId, seed: u64) -> Self {
+        Self {
+            id,
+            seed,
+            heartbeat_ns: ELECTION_TIMEOUT_NS / 10,
+            election_timeout_ns: ELECTION_TIMEOUT_NS,
+            max_inflight_messages: 64,
+            max_inflight_bytes: 8 << 20,
+            max_append_bytes: 1 << 20,
+            max_uncommitted_bytes: 64 << 20,
+            lease_drift_ppm: None,
+            trace: false,
         }
     }
-}
-
-/// The driver's name for a read (one id may stand for all reads of a turn).
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
-pub struct ReadId(pub u64);
-
-/// What happens to a node.
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub enum Event {
-    /// Time passed.
-    Tick,
-    /// Append these payloads as one group. Answered in the same step by [`Effect::Proposed`] or
-    /// [`Effect::ProposeRefused`].
-    Propose(Vec<Bytes>),
-    /// Everything up to this id is durable.
-    Persisted(IoId),
-    /// A linearizable read begins now (§8). Answered, now or later, by [`Effect::ReadReady`], or at once by
-    /// [`Effect::ReadRefused`].
-    Read(ReadId),
-}
-
-/// What the driver must do, in order.
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub enum Effect {
-    /// Make this durable and report it.
-    Persist(Persist),
-    /// The proposed payloads stand in the log at `first`, `first + 1`, …; they are not yet committed.
-    Proposed {
-        /// The index of the first one.
-        first: LogIndex,
-        /// Their term.
-        term: Term,
-    },
-    /// This node does not lead; nothing was appended.
-    ProposeRefused,
-    /// Everything up to `through` is committed: apply it.
-    Apply {
-        /// The commit index.
-        through: LogIndex,
-    },
-    /// The read may be answered from any state that has applied `index`.
-    ReadReady {
-        /// The read.
-        read: ReadId,
-        /// What must be applied first.
-        index: LogIndex,
-    },
-    /// This node does not lead; nothing is known about the read.
-    ReadRefused {
-        /// The read.
-        read: ReadId,
-    },
-    /// The role or the term changed.
-    RoleChange {
-        /// The role now.
-        role: Role,
-        /// The term now.
-        term: Term,
-    },
 }
 
 /// One node's Raft state.
 #[derive(Debug)]
 pub struct Raft {
-    id: NodeId,
+    id: ReplicaId,
     role: Role,
     hard_state: HardState,
     /// Votes for this candidate, its own included once it is durable.
-    votes: BTreeSet<NodeId>,
+    votes: BTreeSet<ReplicaId>,
     /// Each voter's durable match index in this term, as the leader knows it.
-    matches: BTreeMap<NodeId, LogIndex>,
+    matches: BTreeMap<ReplicaId, LogIndex>,
     /// The end of the log, including what was just handed out in an [`Effect::Persist`].
     last: (LogIndex, Term),
     commit: LogIndex,
@@ -132,32 +54,28 @@ impl Raft {
     /// A node as it comes up: a follower with what it remembers. `applied` is what the state machine holds, which
     /// was committed once. When the log's last term is above the hard state's (a crash tore the hard state off),
     /// the term is raised to it and the vote cleared (pitfall 3).
-    pub fn new(
-        config: Config,
-        hard_state: HardState,
-        applied: LogIndex,
-        log: &dyn LogView,
-    ) -> Result<Self, ConfigError> {
-        if config.voters.len() != 1 || !config.voters.contains(&config.id) {
-            return Err(ConfigError { id: config.id, voters: config.voters });
-        }
+    #[must_use]
+    pub fn new(config: &Config, start: Start, log: &dyn LogView) -> Self {
+        let Start { hard_state, applied, memberships } = start;
+        let voters =
+            memberships.last().map(|(_, m)| m.voters().collect::<Vec<_>>()).unwrap_or_default();
         let last = log.last();
         let hard_state = if last.1 > hard_state.term {
             HardState { term: last.1, vote: None }
         } else {
             hard_state
         };
-        Ok(Self {
+        Self {
             id: config.id,
             role: Role::Follower,
             hard_state,
             votes: BTreeSet::new(),
-            matches: config.voters.into_iter().map(|voter| (voter, LogIndex::ZERO)).collect(),
+            matches: voters.into_iter().map(|voter| (voter, LogIndex::ZERO)).collect(),
             last,
             commit: applied,
             persisting: Persisting::default(),
             waiting_reads: Vec::new(),
-        })
+        }
     }
 
     /// The role.
@@ -180,7 +98,7 @@ impl Raft {
 
     /// The leader, when this node knows one.
     #[must_use]
-    pub fn leader(&self) -> Option<NodeId> {
+    pub fn leader(&self) -> Option<ReplicaId> {
         (self.role == Role::Leader).then_some(self.id)
     }
 
@@ -191,6 +109,7 @@ impl Raft {
             Event::Propose(payloads) => self.propose(payloads, out),
             Event::Persisted(io) => self.persisted(io, log, out),
             Event::Read(read) => self.read(read, log, out),
+            _ => {}
         }
     }
 
@@ -211,7 +130,7 @@ impl Raft {
 
     fn propose(&mut self, payloads: Vec<Bytes>, out: &mut Vec<Effect>) {
         if self.role != Role::Leader {
-            out.push(Effect::ProposeRefused);
+            out.push(Effect::ProposeRefused(ProposeError::NotLeader { leader: None }));
             return;
         }
         let first = self.last.0.next();
@@ -247,7 +166,7 @@ impl Raft {
     fn persisted(&mut self, io: IoId, log: &dyn LogView, out: &mut Vec<Effect>) {
         let Some(proof) = self.persisting.complete(io, self.term()) else { return };
         match self.role {
-            Role::Follower => {}
+            Role::Follower | Role::PreCandidate => {}
             Role::Candidate => {
                 if proof.vote {
                     self.votes.insert(self.id);
@@ -299,7 +218,7 @@ impl Raft {
 
     fn set_role(&mut self, role: Role, out: &mut Vec<Effect>) {
         self.role = role;
-        out.push(Effect::RoleChange { role, term: self.term() });
+        out.push(Effect::RoleChange { role, term: self.term(), leader: self.leader() });
     }
 }
 

@@ -36,12 +36,18 @@
 //! vote or an acknowledgement cannot leave before its sync), followers' progress, pre-vote, check-quorum, transfer,
 //! membership changes, and snapshots; nothing here changes shape for it.
 
+mod api;
 mod core;
 mod log;
+pub mod message;
 mod persisting;
 mod quorum;
+mod trace;
 mod types;
 
-pub use self::core::{Config, ConfigError, Effect, Event, Raft, ReadId, Role};
+pub use self::core::Raft;
+pub use api::{Change, Config, Effect, Event, ProposeError, ReadId, Role, Start};
 pub use log::{DurableGroup, LogOutcome, LogStats, LogStore, LogView, MemLog, ReadEntries};
+pub use message::Message;
+pub use trace::Trace;
 pub use types::{Entry, HardState, IoId, Persist};

@@ -1,6 +1,6 @@
 //! The nouns of the algorithm: entries, hard state, and what must be persisted together.
 
-use crate::base::{LogIndex, NodeId, Term};
+use crate::base::{LogIndex, ReplicaId, Term};
 use bytes::Bytes;
 use std::fmt;
 
@@ -23,7 +23,7 @@ pub struct HardState {
     /// The highest term this node has seen.
     pub term: Term,
     /// Whom it voted for in that term; `None` when it has not voted. A new term clears it (pitfall 3).
-    pub vote: Option<NodeId>,
+    pub vote: Option<ReplicaId>,
 }
 
 /// Identifies one [`Persist`]. Ids are issued in increasing order by one [`Raft`](super::Raft) and complete in that

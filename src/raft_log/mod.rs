@@ -645,7 +645,7 @@ fn read_hard_state(dir: &Path, writer: &Writer) -> Result<HardState, RaftLogErro
         return Ok(HardState::default());
     };
     decode_hard_state(aux, payload).ok_or_else(|| {
-        bad_state(dir, SLOT_HARD_STATE, "a hard state of format 1, 24 bytes", aux, payload)
+        bad_state(dir, SLOT_HARD_STATE, "a hard state of format 1, 32 bytes", aux, payload)
     })
 }
 

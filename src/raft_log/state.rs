@@ -1,15 +1,16 @@
 //! The two state slots of the Raft log, and its errors.
 //!
 //! ```text
-//! slot 1, hard state, 24 bytes        slot 2, baseline, 16 bytes
+//! slot 1, hard state, 32 bytes        slot 2, baseline, 16 bytes
 //!  0  term                             0  index of the last released entry
 //!  8  has voted: 0 or 1                8  its term
-//! 16  voted for (0 when it has not)
+//! 16  voted for: node (0 when it has not)
+//! 24  voted for: incarnation
 //! ```
 //!
 //! Big-endian, eight bytes each; `aux` is the format of the slot, 1. `proto-spec/wal.md` has an example.
 
-use crate::base::{LogIndex, NodeId, Term};
+use crate::base::{LogIndex, NodeId, ReplicaId, Term};
 use crate::raft::HardState;
 use crate::wal::WalError;
 use byteorder::{BigEndian, ByteOrder};
@@ -80,24 +81,29 @@ impl RaftLogError {
 
 /// The payload of the hard state.
 #[must_use]
-pub fn encode_hard_state(state: HardState) -> [u8; 24] {
-    let mut out = [0; 24];
+pub fn encode_hard_state(state: HardState) -> [u8; 32] {
+    let mut out = [0; 32];
+    let vote = state.vote.unwrap_or_default();
     BigEndian::write_u64(&mut out[..8], state.term.0);
     BigEndian::write_u64(&mut out[8..16], state.vote.is_some().into());
-    BigEndian::write_u64(&mut out[16..], state.vote.map_or(0, |node| node.0));
+    BigEndian::write_u64(&mut out[16..24], vote.node.0);
+    BigEndian::write_u64(&mut out[24..], vote.incarnation);
     out
 }
 
 /// The hard state in a record's payload; `None` when it is not one.
 #[must_use]
 pub fn decode_hard_state(aux: u64, payload: &[u8]) -> Option<HardState> {
-    if aux != STATE_FORMAT || payload.len() != 24 {
+    if aux != STATE_FORMAT || payload.len() != 32 {
         return None;
     }
-    let node = NodeId(BigEndian::read_u64(&payload[16..]));
+    let replica = ReplicaId {
+        node: NodeId(BigEndian::read_u64(&payload[16..24])),
+        incarnation: BigEndian::read_u64(&payload[24..]),
+    };
     let vote = match BigEndian::read_u64(&payload[8..16]) {
-        0 if node.0 == 0 => None,
-        1 => Some(node),
+        0 if replica == ReplicaId::default() => None,
+        1 => Some(replica),
         _ => return None,
     };
     Some(HardState { term: Term(BigEndian::read_u64(&payload[..8])), vote })
@@ -127,7 +133,7 @@ mod tests {
 
     #[test]
     fn states_round_trip_and_others_are_refused() {
-        for vote in [None, Some(NodeId(3))] {
+        for vote in [None, Some(ReplicaId { node: NodeId(3), incarnation: 7 })] {
             let state = HardState { term: Term(9), vote };
             let bytes = encode_hard_state(state);
             assert_eq!(decode_hard_state(STATE_FORMAT, &bytes), Some(state));

@@ -1,7 +1,7 @@
 //! The Raft log on the simulated disk.
 
 use super::*;
-use crate::base::NodeId;
+use crate::base::{NodeId, ReplicaId};
 use crate::env::sim::{CrashKind, FailKind, FailOn, FailPoint, OpKind, SimHandles, SimRandom, env};
 use std::time::Duration;
 
@@ -98,7 +98,7 @@ fn what_completed_survives_a_power_loss_with_its_hard_state() {
         (recovery.last, recovery.hard_state),
         ((LogIndex(0), Term(0)), HardState::default())
     );
-    let hard_state = HardState { term: Term(3), vote: Some(NodeId(1)) };
+    let hard_state = HardState { term: Term(3), vote: Some(replica(1)) };
     let entries = vec![entry(1, 3), entry(2, 3)];
     let persist =
         Persist { hard_state: Some(hard_state), entries: entries.clone(), ..host.persist() };
@@ -190,7 +190,7 @@ fn a_truncation_alone_in_its_group_hides_the_old_entries_from_readers() {
 fn a_released_prefix_stays_released_and_state_survives_it() {
     let mut host = Host::new(1);
     let (mut log, _) = host.open().unwrap();
-    let hard_state = HardState { term: Term(2), vote: Some(NodeId(9)) };
+    let hard_state = HardState { term: Term(2), vote: Some(replica(9)) };
     log.submit(Persist { hard_state: Some(hard_state), ..host.persist() });
     for index in 1..=200 {
         host.append(&mut log, index..=index, 2);
@@ -399,7 +399,7 @@ fn random_run(host: &mut Host, seed: u64) -> (Vec<Model>, usize, u64) {
         let (last, term) = (model.log.len() as u64, model.hard_state.term.0);
         if random.chance(1, 5) {
             model.hard_state =
-                HardState { term: Term(term + 1), vote: Some(NodeId(1 + random.below(3))) };
+                HardState { term: Term(term + 1), vote: Some(replica(1 + random.below(3))) };
             persist.hard_state = Some(model.hard_state);
         }
         model.kept = model.log.len();
@@ -533,4 +533,8 @@ fn spares_are_made_off_the_log_lane_and_tried_again_after_a_full_disk() {
     host.sim.clock.advance(2 * SPARE_RETRY_NS);
     host.append(&mut log, 5..=5, 1);
     assert_eq!(log.stats().spare_segments, 1);
+}
+
+fn replica(node: u64) -> ReplicaId {
+    ReplicaId { node: NodeId(node), incarnation: 0 }
 }

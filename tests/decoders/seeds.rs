@@ -140,7 +140,10 @@ fn raft_logs() -> Vec<Vec<u8>> {
         (2, None, vec![entry(4, 2)]),
     ];
     for (io, (term, truncate_from, entries)) in persists.into_iter().enumerate() {
-        let hard_state = Some(HardState { term: Term(term), vote: Some(NodeId(1)) });
+        let hard_state = Some(HardState {
+            term: Term(term),
+            vote: Some(beachdb::base::ReplicaId { node: NodeId(1), incarnation: 7 }),
+        });
         log.submit(Persist { io: IoId(io as u64 + 1), hard_state, truncate_from, entries });
         log.kick();
         let mut done = Vec::new();

@@ -488,8 +488,7 @@ fn decode_json(record: &Record<'_>, doc: &mut Value) {
         },
         (RecordKind::State, SLOT_HARD_STATE) => {
             if let Some(state) = decode_hard_state(record.aux, record.payload) {
-                doc["hard_state"] =
-                    json!({ "term": state.term.0, "vote": state.vote.map(|node| node.0) });
+                doc["hard_state"] = json!({ "term": state.term.0, "vote": state.vote.map(|replica| replica.node.0) });
             }
         }
         (RecordKind::State, SLOT_BASELINE) => {
