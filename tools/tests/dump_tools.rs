@@ -209,7 +209,10 @@ fn a_flipped_byte_of_a_raft_log_is_named() {
         let payload = batch.into_bytes().into();
         log.submit(Persist {
             io: IoId(index),
-            hard_state: Some(HardState { term: Term(1), vote: Some(NodeId(1)) }),
+            hard_state: Some(HardState {
+                term: Term(1),
+                vote: Some(beachdb::base::ReplicaId { node: NodeId(1), incarnation: 7 }),
+            }),
             truncate_from: None,
             entries: vec![Entry { index: LogIndex(index), term: Term(1), payload }],
         });
