@@ -105,7 +105,10 @@ fn small_wal() -> TempDir {
 fn raft_log() -> TempDir {
     let dir = tempfile::tempdir().unwrap();
     let mut writer = open_log(&dir, LogKind::RaftLog);
-    let vote = HardState { term: Term(2), vote: Some(NodeId(1)) };
+    let vote = HardState {
+        term: Term(2),
+        vote: Some(beachdb::base::ReplicaId { node: NodeId(1), incarnation: 7 }),
+    };
     writer.append(RecordKind::State, SLOT_HARD_STATE, STATE_FORMAT, &encode_hard_state(vote));
     writer.append(RecordKind::Data, 1, 2, WriteBatch::no_op().as_bytes());
     writer.sync_blocking().unwrap();
