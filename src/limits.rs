@@ -83,6 +83,14 @@ pub const MAX_FROZEN_MEMTABLES: usize = 4;
 pub const DEFAULT_LOG_BYTES_BEFORE_FLUSH: u64 = 512 << 20;
 /// Log entries kept below the last flush (in whole segments), so that a follower a little behind needs no snapshot.
 pub const LOG_TAIL_ENTRIES: u64 = 1_024;
+/// Default most log bytes that a follower takes while its apply is paused (no room in its memtables); above, appends are
+/// dropped until a flush is through, and the leader tries again.
+pub const DEFAULT_MAX_UNAPPLIED_BYTES: u64 = 256 << 20;
+/// Default most log bytes that are kept for snapshots on their way to followers; above, the log is released all the same
+/// and a follower that was too slow needs another snapshot.
+pub const DEFAULT_MAX_HELD_LOG_BYTES: u64 = 1 << 30;
+/// Default size of the pieces in which a snapshot is sent.
+pub const DEFAULT_SNAPSHOT_CHUNK_BYTES: usize = 1 << 20;
 /// Payload bytes applied in one step of the node before other work has its turn.
 pub const APPLY_SLICE_BYTES: usize = 4 << 20;
 /// Entries that the scans of one turn look at, together (at least one slice).

@@ -1,8 +1,53 @@
 //! [`NodeConfig`]: what a node must be told.
 
-use crate::base::NodeId;
-use crate::limits;
+use crate::base::{Membership, NodeId, ReplicaId};
+use crate::{limits, raft};
 use std::path::PathBuf;
+
+/// Who belongs to the cluster before its log says so: read once, when the data directory is new.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Bootstrap {
+    /// A cluster of this node alone.
+    Alone,
+    /// These; every one of them starts with the same list.
+    Members(Membership),
+    /// A cluster exists: wait until its leader sends a log or a snapshot, and campaign never before.
+    Join,
+}
+
+/// Raft's timing and windows; see [`raft::Config`] for each.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct RaftSettings {
+    /// See [`raft::Config::heartbeat_ns`].
+    pub heartbeat_ns: u64,
+    /// See [`raft::Config::election_timeout_ns`].
+    pub election_timeout_ns: u64,
+    /// See [`raft::Config::max_inflight_messages`].
+    pub max_inflight_messages: usize,
+    /// See [`raft::Config::max_inflight_bytes`].
+    pub max_inflight_bytes: usize,
+    /// See [`raft::Config::max_append_bytes`].
+    pub max_append_bytes: usize,
+    /// See [`raft::Config::max_uncommitted_bytes`].
+    pub max_uncommitted_bytes: usize,
+    /// See [`raft::Config::lease_drift_ppm`].
+    pub lease_drift_ppm: Option<u32>,
+}
+
+impl Default for RaftSettings {
+    fn default() -> Self {
+        let defaults = raft::Config::new(ReplicaId::default(), 0);
+        Self {
+            heartbeat_ns: defaults.heartbeat_ns,
+            election_timeout_ns: defaults.election_timeout_ns,
+            max_inflight_messages: defaults.max_inflight_messages,
+            max_inflight_bytes: defaults.max_inflight_bytes,
+            max_append_bytes: defaults.max_append_bytes,
+            max_uncommitted_bytes: defaults.max_uncommitted_bytes,
+            lease_drift_ppm: defaults.lease_drift_ppm,
+        }
+    }
+}
 
 /// Settings of a node. [`NodeConfig::new`] has the defaults.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -29,6 +74,22 @@ pub struct NodeConfig {
     pub max_queued_requests: usize,
     /// Most bytes of requests admitted and not yet answered.
     pub max_queued_bytes: usize,
+    /// Election timeouts are drawn from it: another number for every start.
+    pub seed: u64,
+    /// Who belongs to the cluster, if the data directory is new.
+    pub bootstrap: Bootstrap,
+    /// Raft's timing and windows.
+    pub raft: RaftSettings,
+    /// Log entries kept below the last flush, so that a follower a little behind needs no snapshot.
+    pub log_tail_entries: u64,
+    /// Log bytes that a follower whose apply is paused takes; above, it takes no more until there is room.
+    pub max_unapplied_bytes: u64,
+    /// Log bytes that are kept for a snapshot on its way to a follower; above, the log is released all the same.
+    pub max_held_log_bytes: u64,
+    /// Size of the pieces in which a snapshot is sent.
+    pub snapshot_chunk_bytes: usize,
+    /// Whether [`Effect::Observed`](super::Effect::Observed) is wanted.
+    pub observe: bool,
 }
 
 impl NodeConfig {
@@ -53,6 +114,14 @@ impl NodeConfig {
             idle_timeout_ms: 0,
             max_queued_requests: limits::MAX_QUEUED_REQUESTS,
             max_queued_bytes: limits::MAX_QUEUED_BYTES,
+            seed: new_incarnation,
+            bootstrap: Bootstrap::Alone,
+            raft: RaftSettings::default(),
+            log_tail_entries: limits::LOG_TAIL_ENTRIES,
+            max_unapplied_bytes: limits::DEFAULT_MAX_UNAPPLIED_BYTES,
+            max_held_log_bytes: limits::DEFAULT_MAX_HELD_LOG_BYTES,
+            snapshot_chunk_bytes: limits::DEFAULT_SNAPSHOT_CHUNK_BYTES,
+            observe: false,
         }
     }
 }

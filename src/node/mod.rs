@@ -45,7 +45,7 @@ mod writes;
 
 pub use admission::{QueueStatus, RequestCounters};
 pub use apply::ReplayStatus;
-pub use config::NodeConfig;
+pub use config::{Bootstrap, NodeConfig, RaftSettings};
 pub use engine_machine::EngineMachine;
 pub use identity::{Identity, IdentityError, MAX_CLUSTER_ID_BYTES};
 pub use map_machine::MapMachine;
@@ -55,7 +55,7 @@ pub use state_machine::{
     SliceRange, StateMachine, Versioned,
 };
 pub use status::{MemoryStatus, ReadStats, Stages, Stats, Status};
-pub use types::{Effect, Event, FatalError, Origin};
+pub use types::{Admin, Effect, EntryOutcome, Event, FatalError, Observed, Origin};
 
 use crate::base::trace::{StageStats, TraceEvent, TraceRing};
 use crate::base::{LogIndex, Membership, Nanos, ReplicaId, SequenceNumber};
@@ -176,6 +176,12 @@ impl<L: LogStore, S: StateMachine> Node<L, S> {
                 Ok(())
             }
             Event::JobDone(done) => self.job_done(now, done, out),
+            Event::Peer(_) | Event::PeerUnreachable(_) => Ok(()),
+            Event::Admin { origin, .. } => {
+                let refused = self.no_leader(proto::Opcode::Write);
+                self.desk.reply_unadmitted(origin, proto::Opcode::Write, refused, out);
+                Ok(())
+            }
             Event::Tick => self.tick(now, out),
             Event::EndOfTurn => self.end_of_turn(now, out),
             Event::Drain => {

@@ -2,12 +2,12 @@
 //! under the test's control. It checks what must hold in every run: no request is answered twice, nothing follows a
 //! fatal effect, and a drain answers everybody.
 
-use super::{Effect, Event, FatalError, Node, Origin, StateMachine};
+use super::{Effect, Event, FatalError, Node, Observed, Origin, StateMachine};
 use crate::base::Nanos;
 use crate::env::sim::{SimClock, SimHandles, SimJobs};
 use crate::env::{Clock, Completion, Jobs, Lane};
 use crate::proto::{Request, Response};
-use crate::raft::LogStore;
+use crate::raft::{LogStore, Message};
 use std::collections::BTreeMap;
 
 /// Turns of [`SimDriver::settle`] after which a node that finds no rest is reported.
@@ -24,6 +24,10 @@ pub struct SimDriver<L, S> {
     pub fatal: Option<FatalError>,
     /// Whether the node drained.
     pub drained: bool,
+    /// Messages to other replicas, for the test to carry.
+    pub sent: Vec<Message>,
+    /// What the node showed of its inside, for the test to take.
+    pub observed: Vec<Observed>,
     trace: Vec<String>,
     effects: Vec<Effect>,
     completions: Vec<Completion>,
@@ -40,6 +44,8 @@ impl<L: LogStore, S: StateMachine> SimDriver<L, S> {
             replies: BTreeMap::new(),
             fatal: None,
             drained: false,
+            sent: Vec::new(),
+            observed: Vec::new(),
             trace: Vec::new(),
             effects: Vec::new(),
             completions: Vec::new(),
@@ -61,6 +67,8 @@ impl<L: LogStore, S: StateMachine> SimDriver<L, S> {
                 }
                 Effect::Fatal(fatal) => self.fatal = Some(fatal),
                 Effect::Drained => self.drained = true,
+                Effect::Send(message) => self.sent.push(message),
+                Effect::Observed(observed) => self.observed.push(observed),
             }
         }
     }

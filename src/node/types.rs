@@ -1,8 +1,10 @@
 //! What goes into a node and what comes out.
 
-use crate::base::Nanos;
+use crate::base::{LogIndex, Member, Nanos, NodeId, ReplicaId, SequenceNumber, Term};
 use crate::env::Completion;
-use crate::proto::{Opcode, Request, Response};
+use crate::proto::{ErrorCode, Opcode, Request, Response};
+use crate::raft::{Message, Trace};
+use bytes::Bytes;
 
 /// Where a request came from; it comes back with the reply. Connection numbers are the server's and never reused.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
@@ -36,12 +38,39 @@ pub enum Event<'a> {
     },
     /// A job of this node finished.
     JobDone(Completion),
+    /// A message from another replica arrived. One that is not for this very replica is dropped and counted.
+    Peer(Message),
+    /// The connection to this replica broke: what was on its way may be lost.
+    PeerUnreachable(ReplicaId),
+    /// The operator wants something of the cluster. Answered like a request, by one [`Effect::Reply`] with opcode
+    /// [`Opcode::Write`]: [`Response::Written`] when it is done, or an error that says what became of it.
+    Admin {
+        /// Who wants the answer.
+        origin: Origin,
+        /// What is wanted.
+        command: Admin,
+        /// When the operator gives up.
+        deadline: Nanos,
+    },
     /// Time passed; wanted at [`Node::next_wakeup`](super::Node::next_wakeup), harmless at any time.
     Tick,
     /// All events of this turn are in: propose its writes as one group, start the log's job, serve its reads.
     EndOfTurn,
     /// Refuse new requests, finish the admitted ones, close the log, then [`Effect::Drained`].
     Drain,
+}
+
+/// What an operator may want of the cluster. The leader does it; another node refuses with `NOT_LEADER`.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Admin {
+    /// A new replica that gets the log and does not vote. Its node number must not be a member's.
+    AddLearner(Member),
+    /// This learner votes from now on; refused while it has not caught up.
+    Promote(NodeId),
+    /// Out with this member, the leader included.
+    Remove(NodeId),
+    /// Another voter leads: this one, or (`None`) the one that has most of the log.
+    Transfer(Option<NodeId>),
 }
 
 /// What the driver must do, in order.
@@ -56,11 +85,64 @@ pub enum Effect {
         /// The reply.
         response: Response,
     },
+    /// Carry this to the replica it is addressed to. It may be lost, and need not stay in order.
+    Send(Message),
+    /// What happened inside, for checkers; only with [`NodeConfig::observe`](super::NodeConfig::observe).
+    Observed(Observed),
     /// Stop the process at once, without another reply: durability can no longer be promised. The node ignores all
     /// further events.
     Fatal(FatalError),
     /// The drain is complete and the log is closed: the process may exit 0. The node ignores all further events.
     Drained,
+}
+
+/// What a checker sees of the inside of a node.
+#[derive(Clone, PartialEq, Debug)]
+pub enum Observed {
+    /// A step of the algorithm.
+    Raft(Trace),
+    /// An entry was applied.
+    Applied {
+        /// Its index.
+        index: LogIndex,
+        /// Its term.
+        term: Term,
+        /// Its batch.
+        payload: Bytes,
+        /// What applying it came to.
+        outcome: EntryOutcome,
+    },
+    /// A snapshot replaced the state.
+    Installed {
+        /// The last entry in it.
+        index: LogIndex,
+        /// Its term.
+        term: Term,
+    },
+    /// The log gave up its entries up to this one.
+    Released {
+        /// The last one that is gone.
+        index: LogIndex,
+    },
+}
+
+/// What applying an entry came to. The same on every replica.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum EntryOutcome {
+    /// Its operations were applied under these sequence numbers.
+    Written {
+        /// Of the first operation.
+        first_seq: SequenceNumber,
+        /// Of the last one.
+        last_seq: SequenceNumber,
+    },
+    /// A retry of a write that its session remembers; nothing was applied again.
+    Duplicate {
+        /// The entry that applied it.
+        index: LogIndex,
+    },
+    /// Nothing was applied, by the rules of sessions.
+    Refused(ErrorCode),
 }
 
 /// Why the process must stop.

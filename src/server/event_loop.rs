@@ -657,6 +657,8 @@ impl<S: Service> EventLoop<S> {
                     Effect::Reply { origin, opcode, response } => {
                         self.reply(now, origin, opcode, &response);
                     }
+                    // Until the peer port carries them (the cluster issue), a group has one member and none are sent.
+                    Effect::Send(_) | Effect::Observed(_) => {}
                     Effect::Drained => self.drained(now),
                     Effect::Fatal(error) => return Err(ServerError::Fatal(error)),
                 }

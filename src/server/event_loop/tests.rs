@@ -47,7 +47,7 @@ impl Service for Small {
                     effects.push(Effect::Drained);
                 }
             }
-            Event::JobDone(_) | Event::Tick | Event::Drain => {}
+            _ => {}
         }
     }
     fn next_wakeup(&self) -> Option<Nanos> {
