@@ -1,0 +1,3 @@
+//! `beach-sim`: whole clusters of real nodes in a world that is made up from one seed.
+
+pub mod hooks;
