@@ -15,6 +15,14 @@
 //! Start reading at [`base::batch`] (what a write is), then [`wal`] (how it becomes durable), [`engine`] (where
 //! it lives), [`node`] (who decides), and [`server`] (how it arrives).
 
+/// Whether this bug is planted and awake; `false` unless the build is for the simulator's own test. See
+/// [`base::planted`].
+macro_rules! planted {
+    ($bug:ident) => {
+        $crate::base::planted::is($crate::base::planted::Bug::$bug)
+    };
+}
+
 pub mod base;
 pub mod client;
 pub mod engine;

@@ -6,6 +6,9 @@ use beachdb::env::os::OsDisk;
 use beachdb::server::{self, Cli, Config};
 use clap::Parser;
 
+#[cfg(beach_planted)]
+compile_error!("beachd is never built with planted bugs: build -p beach-tools --bin beach-sim");
+
 fn main() {
     std::process::exit(run());
 }

@@ -7,6 +7,7 @@
 //! - [`internal_key`]: (user key, sequence number, kind) and its order.
 //! - [`membership`]: who belongs to the cluster, and who of them votes.
 //! - [`batch`]: [`batch::WriteBatch`], the one unit of writing.
+//! - [`planted`]: bugs on purpose, for the simulator's own test; absent from every normal build.
 //! - [`trace`]: events and per-stage timers.
 //! - [`units`]: sizes and durations as people write them.
 
@@ -16,6 +17,7 @@ pub mod hash;
 pub mod ids;
 pub mod internal_key;
 pub mod membership;
+pub mod planted;
 pub mod trace;
 pub mod units;
 pub mod varint;

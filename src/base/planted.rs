@@ -1,0 +1,132 @@
+//! Planted bugs: one-line mutants of known kinds that the simulator must find, or the simulator has a hole.
+//!
+//! A mutant stands in the real code as `if planted!(Name) { wrong } else { right }`. In every normal build
+//! `planted!` is the constant `false` and nothing of it is left in the program. A build with
+//! `RUSTFLAGS='--cfg beach_planted'` (never a cargo feature: features unify, and one dependent would switch them on for
+//! all) carries them all, asleep, and [`select`] wakes one of them on one thread.
+//!
+//! Invariants:
+//! - without the cfg, [`is`] is a `const fn` that returns `false` (proved at compile time below);
+//! - `beachd` cannot be built with the cfg at all (`main.rs`), and [`MARKER`] is in every binary that has them:
+//!   `tests/planted.rs` looks for it in the real `beachd`;
+//! - every bug listed here is planted somewhere (`tests/planted.rs`);
+//! - the choice belongs to a thread: simulated nodes and their jobs run on one, so that several runs of one
+//!   process do not disturb each other.
+//!
+//! It does not: decide anything at run time in a normal build, or reach code outside this crate.
+
+macro_rules! bugs {
+    ($($name:ident: $what:literal,)*) => {
+        /// A planted bug, by name.
+        #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+        pub enum Bug {
+            $(#[doc = $what] $name,)*
+        }
+
+        impl Bug {
+            /// All of them, in the order of the table in `loadgen/RESULTS.md`.
+            pub const ALL: &'static [Self] = &[$(Self::$name,)*];
+
+            /// Its name, as in `planted!(Name)` and `beach-sim planted --only Name`.
+            #[must_use]
+            pub const fn name(self) -> &'static str {
+                match self { $(Self::$name => stringify!($name),)* }
+            }
+
+            /// What the mutant does wrong.
+            #[must_use]
+            pub const fn what(self) -> &'static str {
+                match self { $(Self::$name => $what,)* }
+            }
+        }
+    };
+}
+
+bugs! {
+    EvenQuorum: "half of an even number of voters is a majority",
+}
+
+impl Bug {
+    /// The bug with this name.
+    #[must_use]
+    pub fn by_name(name: &str) -> Option<Self> {
+        Self::ALL.iter().copied().find(|bug| bug.name() == name)
+    }
+}
+
+/// Whether this build carries the planted bugs.
+pub const PRESENT: bool = cfg!(beach_planted);
+
+/// In every binary that carries planted bugs, and in no other.
+#[cfg(beach_planted)]
+pub static MARKER: &str = "this program carries planted bugs of BeachDB: never run it with data";
+
+#[cfg(beach_planted)]
+thread_local! {
+    static SELECTED: std::cell::Cell<Option<Bug>> = const { std::cell::Cell::new(None) };
+}
+
+/// Wakes `bug` on this thread and puts the one before it to sleep; `None`: all sleep.
+#[cfg(beach_planted)]
+pub fn select(bug: Option<Bug>) {
+    std::hint::black_box(MARKER);
+    SELECTED.set(bug);
+}
+
+/// Whether `bug` is awake on this thread; what `planted!` asks.
+#[cfg(beach_planted)]
+#[must_use]
+pub fn is(bug: Bug) -> bool {
+    SELECTED.get() == Some(bug)
+}
+
+/// Never, in this build.
+#[cfg(not(beach_planted))]
+#[must_use]
+#[inline(always)]
+pub const fn is(_bug: Bug) -> bool {
+    false
+}
+
+#[cfg(not(beach_planted))]
+const _: () = {
+    let mut at = 0;
+    while at < Bug::ALL.len() {
+        assert!(!is(Bug::ALL[at]));
+        at += 1;
+    }
+};
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_bug_is_found_by_its_name() {
+        for bug in Bug::ALL {
+            assert_eq!(Bug::by_name(bug.name()), Some(*bug));
+            assert!(!bug.what().is_empty());
+        }
+        assert_eq!(Bug::by_name("NoSuchBug"), None);
+    }
+
+    #[test]
+    #[cfg(not(beach_planted))]
+    fn a_normal_build_has_no_planted_bug() {
+        const { assert!(!PRESENT) };
+        assert!(Bug::ALL.iter().all(|bug| !is(*bug)));
+        assert!(!planted!(EvenQuorum));
+    }
+
+    #[test]
+    #[cfg(beach_planted)]
+    fn one_bug_is_awake_at_a_time_and_only_on_its_own_thread() {
+        assert!(Bug::ALL.iter().all(|bug| !is(*bug)), "all asleep at first");
+        select(Some(Bug::EvenQuorum));
+        assert!(planted!(EvenQuorum));
+        let elsewhere = std::thread::spawn(|| planted!(EvenQuorum)).join().expect("no panic");
+        assert!(!elsewhere);
+        select(None);
+        assert!(!planted!(EvenQuorum));
+    }
+}
