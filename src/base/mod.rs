@@ -5,6 +5,7 @@
 //! - [`checksum`]: CRC32C, plain and seeded.
 //! - [`hash`]: the one 64-bit key hash that every filter and hash index uses.
 //! - [`internal_key`]: (user key, sequence number, kind) and its order.
+//! - [`internal_op`]: a change of a row under the reserved prefix.
 //! - [`membership`]: who belongs to the cluster, and who of them votes.
 //! - [`batch`]: [`batch::WriteBatch`], the one unit of writing.
 //! - [`planted`]: bugs on purpose, for the simulator's own test; absent from every normal build.
@@ -16,6 +17,7 @@ pub mod checksum;
 pub mod hash;
 pub mod ids;
 pub mod internal_key;
+pub mod internal_op;
 pub mod membership;
 pub mod planted;
 pub mod trace;
@@ -23,4 +25,5 @@ pub mod units;
 pub mod varint;
 
 pub use ids::{LogIndex, Nanos, NodeId, ReplicaId, SequenceNumber, Term};
+pub use internal_op::InternalOp;
 pub use membership::{Member, MemberRole, Membership};

@@ -1,7 +1,7 @@
 //! L3: the LSM engine. Batches go into a memtable; full memtables become tables; reads merge both.
 //!
 //! ```text
-//!  apply(index, term, batch) ─▶ active memtable ──freeze──▶ frozen memtables ──flush (jobs)──▶ tables, level 0
+//!  apply(index, term, ops) ──▶ active memtable ──freeze──▶ frozen memtables ──flush (jobs)──▶ tables, level 0
 //!                                     │                          │                               │
 //!  get / scan at a sequence number ◀──┴────────── newest first ──┴───────────────────────────────┘
 //! ```
@@ -53,10 +53,10 @@ pub use error::EngineError;
 pub use scan::{Scan, ScanEntry, ScanJob, ScanOptions, ScanSlice};
 pub use stats::{EngineStats, FrozenSize};
 
-use crate::base::batch::{BatchRef, Op};
+use crate::base::batch::{BatchRef, Op, RESERVED_KEY_END, RESERVED_KEY_PREFIX};
 use crate::base::hash::key_hash;
 use crate::base::internal_key::ValueKind;
-use crate::base::{LogIndex, Nanos, SequenceNumber, Term};
+use crate::base::{InternalOp, LogIndex, Nanos, SequenceNumber, Term};
 use crate::env::{Completion, Env, JobId, JobOutput, Lane};
 use crate::limits::{DEFAULT_MEMTABLE_BYTES, MANIFEST_ROTATE_BYTES, MAX_FROZEN_MEMTABLES};
 use crate::sstable::{BloomPolicy, BuildOptions};
@@ -278,15 +278,23 @@ impl Engine {
         self.durable.oldest_readable
     }
 
-    /// Applies the batch of log entry `index`: memory only, never refuses. Entries come in log order; one that was
-    /// applied before is a mistake of the owner and stops the process.
-    pub fn apply(&mut self, index: LogIndex, term: Term, batch: BatchRef<'_>) -> Applied {
+    /// Applies log entry `index`: memory only, never refuses. Its batch comes first (`None`: the entry changes nothing that
+    /// a user sees, a duplicate write for one), then the rows under the reserved prefix that it changes; each operation
+    /// gets the next sequence number. Returns those of the batch. Entries come in log order; one that was applied before
+    /// is a mistake of the owner and stops the process.
+    pub fn apply(
+        &mut self,
+        index: LogIndex,
+        term: Term,
+        user: Option<BatchRef<'_>>,
+        internal: &[InternalOp],
+    ) -> Applied {
         assert!(index > self.applied.0, "entry {index} is applied after entry {}", self.applied.0);
         if self.active_is_full() {
             self.freeze();
         }
         let first_seq = self.last_seq.next();
-        for op in batch.ops() {
+        for op in user.iter().flat_map(BatchRef::ops) {
             self.last_seq = self.last_seq.next();
             match op {
                 Op::Put { key, value } => {
@@ -295,11 +303,43 @@ impl Engine {
                 Op::Delete { key } => {
                     self.active.insert(key, self.last_seq, ValueKind::Delete, &[]);
                 }
-                Op::NoOp => {}
+                // What a no-op or another internal kind changes comes as `internal`.
+                _ => {}
             }
         }
+        let applied = Applied { first_seq, last_seq: self.last_seq };
+        for op in internal {
+            self.last_seq = self.last_seq.next();
+            let (kind, value) = match op.value() {
+                Some(value) => (ValueKind::Put, &value[..]),
+                None => (ValueKind::Delete, &[][..]),
+            };
+            self.active.insert(op.key(), self.last_seq, kind, value);
+        }
         self.applied = (index, term);
-        Applied { first_seq, last_seq: self.last_seq }
+        applied
+    }
+
+    /// All rows under the reserved prefix as they are now, by ascending key. Blocks on the disk: for the time before the
+    /// owner's loop begins.
+    pub fn internal_rows(&self) -> Result<Vec<(Vec<u8>, Bytes)>, EngineError> {
+        let mut options = ScanOptions {
+            start: RESERVED_KEY_PREFIX.to_vec(),
+            end: Some(RESERVED_KEY_END.to_vec()),
+            ..ScanOptions::default()
+        };
+        let mut rows = Vec::new();
+        loop {
+            let slice = match self.scan(&options)? {
+                Scan::Done(slice) => slice,
+                Scan::NeedsDisk(job) => job.run()?,
+            };
+            rows.extend(slice.entries.into_iter().map(|entry| (entry.key, entry.value)));
+            match slice.resume {
+                Some(resume) => options.start = resume,
+                None => return Ok(rows),
+            }
+        }
     }
 
     /// The newest version of `key` at `seq` (`None` = the last sequence number). Never blocks: what memory and the

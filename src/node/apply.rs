@@ -141,7 +141,7 @@ impl<L: LogStore, S: StateMachine> Node<L, S> {
                 ));
                 FatalError::new("apply", what)
             })?;
-            let applied = self.machine.apply(entry.index, entry.term, batch);
+            let applied = self.machine.apply(entry.index, entry.term, Some(batch), &[]);
             self.writes.applied(now, entry.index, applied, &mut self.desk, out);
         }
         self.trace_frozen(now);

@@ -2,17 +2,19 @@
 
 use super::state_machine::{
     Applied, Frozen, Lookup, MachineError, MachineOutcome, ReadFault, Room, Slice, SliceRange,
-    StateMachine, Versioned,
+    SnapshotSink, SnapshotSource, StateMachine, Versioned,
 };
 use crate::base::batch::BatchRef;
-use crate::base::{LogIndex, Nanos, SequenceNumber, Term};
+use crate::base::{InternalOp, LogIndex, Membership, Nanos, SequenceNumber, Term};
 use crate::engine::{
     Engine, EngineError, FrozenSize, Get, JobOutcome, Scan, ScanOptions, ScanSlice, WriteRoom,
 };
 use crate::env::Completion;
 use crate::proto::ScanEntry;
+use crate::raft::message::SnapshotMeta;
 use bytes::Bytes;
 use std::collections::VecDeque;
+use std::sync::Arc;
 
 /// Translates, and decides when to flush: when a memtable is full, or the log is large.
 pub struct EngineMachine {
@@ -65,10 +67,20 @@ impl StateMachine for EngineMachine {
         self.engine.oldest_readable_seq()
     }
 
-    fn apply(&mut self, index: LogIndex, term: Term, batch: BatchRef<'_>) -> Applied {
-        let applied = self.engine.apply(index, term, batch);
+    fn apply(
+        &mut self,
+        index: LogIndex,
+        term: Term,
+        user: Option<BatchRef<'_>>,
+        internal: &[InternalOp],
+    ) -> Applied {
+        let applied = self.engine.apply(index, term, user, internal);
         self.note_freeze();
         Applied { first_seq: applied.first_seq, last_seq: applied.last_seq }
+    }
+
+    fn internal_rows(&self) -> Result<Vec<(Vec<u8>, Bytes)>, ReadFault> {
+        Ok(self.engine.internal_rows()?)
     }
 
     fn get(
@@ -104,6 +116,24 @@ impl StateMachine for EngineMachine {
 
     fn release_snapshot(&mut self, seq: SequenceNumber) {
         self.engine.release_snapshot(seq);
+    }
+
+    fn file_snapshot(
+        &mut self,
+        _membership: (LogIndex, Membership),
+    ) -> Option<Box<dyn SnapshotSource>> {
+        None
+    }
+
+    fn begin_install(
+        &mut self,
+        _meta: &Arc<SnapshotMeta>,
+    ) -> Result<Box<dyn SnapshotSink>, String> {
+        Err("this build does not install snapshots yet".to_owned())
+    }
+
+    fn install(&mut self, _sink: Box<dyn SnapshotSink>) {
+        unreachable!("no sink was made");
     }
 
     fn room(&self) -> Room {

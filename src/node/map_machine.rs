@@ -3,16 +3,18 @@
 
 use super::state_machine::{
     Applied, DiskRead, Frozen, Lookup, MachineError, MachineOutcome, ReadFault, Room, Slice,
-    SliceRange, StateMachine, Versioned,
+    SliceRange, SnapshotSink, SnapshotSource, StateMachine, Versioned,
 };
-use crate::base::batch::{BatchRef, Op};
-use crate::base::{LogIndex, Nanos, SequenceNumber, Term};
+use crate::base::batch::{BatchRef, Op, RESERVED_KEY_END, RESERVED_KEY_PREFIX};
+use crate::base::{InternalOp, LogIndex, Membership, Nanos, SequenceNumber, Term};
 use crate::env::Completion;
 use crate::limits::SCAN_SLICE_STEPS;
 use crate::proto::ScanEntry;
+use crate::raft::message::SnapshotMeta;
 use bytes::Bytes;
 use std::collections::BTreeMap;
 use std::ops::Bound;
+use std::sync::Arc;
 
 /// All versions of all keys, in memory, lost with the process: a restart applies the log from its beginning. Old
 /// versions go at once when no snapshot holds them.
@@ -58,6 +60,13 @@ impl MapMachine {
     #[must_use]
     pub fn holds(&self) -> u32 {
         self.holds.values().sum()
+    }
+
+    /// A new version of `key`, under the next sequence number.
+    fn add(&mut self, key: &[u8], value: Option<Bytes>) {
+        self.last_seq = self.last_seq.next();
+        let versions = self.versions.entry(Bytes::copy_from_slice(key)).or_default();
+        versions.push((self.last_seq, value));
     }
 
     fn check(&self, at: SequenceNumber) -> Result<(), ReadFault> {
@@ -134,21 +143,39 @@ impl StateMachine for MapMachine {
         self.oldest_readable
     }
 
-    fn apply(&mut self, index: LogIndex, term: Term, batch: BatchRef<'_>) -> Applied {
+    fn apply(
+        &mut self,
+        index: LogIndex,
+        term: Term,
+        user: Option<BatchRef<'_>>,
+        internal: &[InternalOp],
+    ) -> Applied {
         assert_eq!(index, self.applied.0.next(), "entries are applied in order");
         let first_seq = self.last_seq.next();
-        for op in batch.ops() {
-            self.last_seq = self.last_seq.next();
-            let (key, value) = match op {
-                Op::Put { key, value } => (key, Some(Bytes::copy_from_slice(value))),
-                Op::Delete { key } => (key, None),
-                Op::NoOp => continue,
-            };
-            let versions = self.versions.entry(Bytes::copy_from_slice(key)).or_default();
-            versions.push((self.last_seq, value));
+        for op in user.iter().flat_map(BatchRef::ops) {
+            match op {
+                Op::Put { key, value } => self.add(key, Some(Bytes::copy_from_slice(value))),
+                Op::Delete { key } => self.add(key, None),
+                // What a no-op or another internal kind changes comes as `internal`.
+                _ => self.last_seq = self.last_seq.next(),
+            }
+        }
+        let applied = Applied { first_seq, last_seq: self.last_seq };
+        for op in internal {
+            self.add(op.key(), op.value().cloned());
         }
         self.applied = (index, term);
-        Applied { first_seq, last_seq: self.last_seq }
+        applied
+    }
+
+    fn internal_rows(&self) -> Result<Vec<(Vec<u8>, Bytes)>, ReadFault> {
+        let range = self.versions.range::<[u8], _>((
+            Bound::Included(RESERVED_KEY_PREFIX),
+            Bound::Excluded(RESERVED_KEY_END),
+        ));
+        let newest =
+            range.filter_map(|(key, versions)| Some((key.to_vec(), versions.last()?.1.clone()?)));
+        Ok(newest.collect())
     }
 
     fn get(
@@ -178,6 +205,24 @@ impl StateMachine for MapMachine {
             self.holds.remove(&seq);
             self.drop_unheld_versions();
         }
+    }
+
+    fn file_snapshot(
+        &mut self,
+        _membership: (LogIndex, Membership),
+    ) -> Option<Box<dyn SnapshotSource>> {
+        None
+    }
+
+    fn begin_install(
+        &mut self,
+        _meta: &Arc<SnapshotMeta>,
+    ) -> Result<Box<dyn SnapshotSink>, String> {
+        Err("this build does not install snapshots yet".to_owned())
+    }
+
+    fn install(&mut self, _sink: Box<dyn SnapshotSink>) {
+        unreachable!("no sink was made");
     }
 
     fn room(&self) -> Room {

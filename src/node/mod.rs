@@ -51,8 +51,9 @@ pub use identity::{Identity, IdentityError, MAX_CLUSTER_ID_BYTES};
 pub use map_machine::MapMachine;
 pub use open::{OpenError, UnfitError};
 pub use state_machine::{
-    Applied, DiskRead, Frozen, Lookup, MachineError, MachineOutcome, ReadFault, Room, Slice,
-    SliceRange, StateMachine, Versioned,
+    Applied, DiskRead, Frozen, Lookup, MachineError, MachineOutcome, ReadFault, Room, SinkFault,
+    SinkJob, Slice, SliceRange, SnapshotRead, SnapshotSink, SnapshotSource, StateMachine,
+    Versioned,
 };
 pub use status::{MemoryStatus, ReadStats, Stages, Stats, Status};
 pub use types::{Admin, Effect, EntryOutcome, Event, FatalError, Observed, Origin};
@@ -439,6 +440,8 @@ impl<L: LogStore, S: StateMachine> Node<L, S> {
         match self.machine.job_done(done).map_err(|e| FatalError::new("the engine", e))? {
             MachineOutcome::NotMine(done) => return Ok(Some(done)),
             MachineOutcome::Nothing => {}
+            // Nothing is received yet, so nothing is installed.
+            MachineOutcome::Installed { .. } | MachineOutcome::InstallFailed { .. } => {}
             MachineOutcome::Flushed { index, table, ns } => {
                 if let Some((table, bytes)) = table {
                     self.trace.record(now, TraceEvent::Flush { table, bytes, ns });
@@ -467,6 +470,8 @@ impl<L: LogStore, S: StateMachine> Node<L, S> {
 
 #[cfg(test)]
 mod crash_tests;
+#[cfg(test)]
+mod machine_tests;
 #[cfg(test)]
 mod perf_tests;
 #[cfg(test)]

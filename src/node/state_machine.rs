@@ -1,11 +1,26 @@
 //! [`StateMachine`]: what the log is applied to and reads come from. The engine is the real one
 //! ([`EngineMachine`](super::EngineMachine)), [`MapMachine`](super::MapMachine) its twin in a `BTreeMap`.
+//!
+//! # Snapshots between replicas
+//! ```text
+//!  leader    file_snapshot ─▶ SnapshotSource: meta, read(offset, len) as jobs in Lane::Read      (dropped: unpinned)
+//!  follower  begin_install(meta) ─▶ SnapshotSink: write(offset, data) as jobs in Lane::Maintenance, one after the other
+//!                                        └─▶ install(sink) ─ jobs ─▶ MachineOutcome::Installed | InstallFailed
+//! ```
+//! A snapshot is what the machine holds *durably*: it stands at [`StateMachine::durable_applied`] and never forces a flush.
+//! It is immutable and stays readable while its source is held, whatever is applied, flushed, or installed meanwhile.
+//! An install replaces everything in one step: a crash at any moment leaves the old state or the new one (pitfall 25).
+//! While one is in flight the owner applies nothing, and begins no other. Layout: `proto-spec/snapshot.md`.
 
 use crate::base::batch::BatchRef;
-use crate::base::{LogIndex, Nanos, SequenceNumber, Term};
+use crate::base::{InternalOp, LogIndex, Membership, Nanos, SequenceNumber, Term};
 use crate::env::Completion;
 use crate::proto::ScanEntry;
+use crate::raft::message::SnapshotMeta;
 use bytes::Bytes;
+use std::any::Any;
+use std::io;
+use std::sync::Arc;
 
 /// Applied, read, flushed. All calls are on the loop and never block; what needs the disk becomes a job.
 pub trait StateMachine {
@@ -19,8 +34,18 @@ pub trait StateMachine {
     fn oldest_readable_seq(&self) -> SequenceNumber;
 
     /// Applies the next entry: `index` is one more than [`StateMachine::applied`]'s. Never refuses, never looks at
-    /// a clock, and gives every operation the next sequence number.
-    fn apply(&mut self, index: LogIndex, term: Term, batch: BatchRef<'_>) -> Applied;
+    /// a clock, and gives every operation the next sequence number: those of `user` first, then the changes of rows
+    /// under the reserved prefix. Without `user` only the rows change, if any (a duplicate or refused write). Answers about
+    /// `user` alone.
+    fn apply(
+        &mut self,
+        index: LogIndex,
+        term: Term,
+        user: Option<BatchRef<'_>>,
+        internal: &[InternalOp],
+    ) -> Applied;
+    /// The rows under the reserved prefix, by ascending key, as they are now. Blocks on the disk: at open only.
+    fn internal_rows(&self) -> Result<Vec<(Vec<u8>, Bytes)>, ReadFault>;
 
     /// Reads a key as of `at` (`None` = now).
     fn get(
@@ -36,6 +61,19 @@ pub trait StateMachine {
     fn snapshot(&mut self) -> SequenceNumber;
     /// Ends one hold.
     fn release_snapshot(&mut self, seq: SequenceNumber);
+
+    /// Pins what is durable, to be sent to another replica; `None` when nothing is. `membership` is the one in force at
+    /// [`StateMachine::durable_applied`], with the index of the entry that set it.
+    fn file_snapshot(
+        &mut self,
+        membership: (LogIndex, Membership),
+    ) -> Option<Box<dyn SnapshotSource>>;
+    /// Makes ready to take the snapshot that `meta` describes. Refused, with the reason for people, when it is not newer
+    /// than what is applied (pitfall 24) or its description is not valid.
+    fn begin_install(&mut self, meta: &Arc<SnapshotMeta>) -> Result<Box<dyn SnapshotSink>, String>;
+    /// Installs a snapshot whose stream is complete and whose last write is done. It is checked first, whole: a damaged one
+    /// leaves everything as it was. Answered by [`MachineOutcome::Installed`] or [`MachineOutcome::InstallFailed`].
+    fn install(&mut self, sink: Box<dyn SnapshotSink>);
 
     /// Whether more may be applied now.
     fn room(&self) -> Room;
@@ -110,6 +148,43 @@ impl Slice {
     }
 }
 
+/// A pinned snapshot, to be sent. Dropping it unpins.
+pub trait SnapshotSource: Send {
+    /// What it is.
+    fn meta(&self) -> &Arc<SnapshotMeta>;
+    /// The job that reads at most `len` bytes of the stream from `offset`, fewer only at its end. Jobs may run in any order,
+    /// also after the source was dropped.
+    fn read(&self, offset: u64, len: usize) -> SnapshotRead;
+}
+
+/// A read of a snapshot's stream, for [`Lane::Read`](crate::env::Lane::Read): the bytes and their CRC32C. An error concerns
+/// this read; it names the file and the offset.
+pub type SnapshotRead = Box<dyn FnOnce() -> io::Result<(Bytes, u32)> + Send>;
+
+/// Takes in a snapshot's stream. What was written counts for nothing before [`StateMachine::install`]; dropping the sink
+/// abandons it, and the machine then removes what was written.
+pub trait SnapshotSink: Send {
+    /// What is taken in.
+    fn meta(&self) -> &Arc<SnapshotMeta>;
+    /// How much of the stream has been given to [`SnapshotSink::write`].
+    fn written(&self) -> u64;
+    /// The job that writes the next piece of the stream. `offset` is [`SnapshotSink::written`], and `data` ends within the
+    /// stream; whatever else is asked makes a job that fails. The owner submits it to
+    /// [`Lane::Maintenance`](crate::env::Lane::Maintenance) at once. After a failure the sink is of no use.
+    fn write(&mut self, offset: u64, data: Bytes) -> SinkJob;
+    /// For the machine that made it.
+    fn into_any(self: Box<Self>) -> Box<dyn Any>;
+}
+
+/// See [`SnapshotSink::write`].
+pub type SinkJob = Box<dyn FnOnce() -> Result<(), SinkFault> + Send>;
+
+/// A piece of a snapshot could not be written (no space, or the disk failed): the transfer is of no use any more, and what
+/// the machine holds is as it was.
+#[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
+#[error("{0}")]
+pub struct SinkFault(pub String);
+
 /// Whether apply may go on.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Room {
@@ -158,6 +233,22 @@ pub enum MachineOutcome {
         table: Option<(u64, u64)>,
         /// Nanoseconds from the start of the flush.
         ns: u64,
+    },
+    /// A snapshot is installed, durably: the machine stands at it, nothing of what it held before is left.
+    Installed {
+        /// The last entry in it.
+        index: LogIndex,
+        /// Its term.
+        term: Term,
+        /// The membership in force there, as its description said.
+        membership: (LogIndex, Membership),
+        /// The rows under the reserved prefix, by ascending key.
+        rows: Vec<(Vec<u8>, Bytes)>,
+    },
+    /// A snapshot was not installed, and everything is as it was before.
+    InstallFailed {
+        /// Why, for people: which file, where, and how.
+        reason: String,
     },
 }
 

@@ -378,7 +378,7 @@ impl Lead<'_> {
         {
             let batch =
                 BatchRef::parse(&next.batch).expect("batches are validated before they queue");
-            let applied = engine.apply(next.index, Term::ZERO, batch);
+            let applied = engine.apply(next.index, Term::ZERO, Some(batch), &[]);
             outcomes.extend(next.ticket.map(|ticket| (ticket, Outcome::Applied(applied))));
             log.in_log.pop_front();
         }

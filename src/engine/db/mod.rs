@@ -372,7 +372,7 @@ fn replay_one(engine: &mut Engine, record: &wal::Record<'_>) -> Result<(), Strin
         return Err(format!("batch {index} where batch {expected} is due"));
     }
     let batch = BatchRef::parse(record.payload).map_err(|e| format!("batch {index}: {e}"))?;
-    engine.apply(index, Term::ZERO, batch);
+    engine.apply(index, Term::ZERO, Some(batch), &[]);
     Ok(())
 }
 

@@ -9,7 +9,7 @@
 //! - An entry never moves and never spans two chunks; its bytes are written once.
 //! - Shared chunks double from 4 KiB to 1 MiB; an entry over [`OWN_CHUNK_BYTES`] has a chunk of its own, at offset
 //!   0. So the 4096 chunk numbers hold at least 250 MiB of anything and at most 4 GiB, plus one large entry each.
-//! - [`Arena::has_room`] leaves room for the largest legal batch; whoever inserts asks first.
+//! - [`Arena::has_room`] leaves room for the largest legal batch and its internal rows; whoever inserts asks first.
 
 use crate::base::varint;
 use crate::limits::MAX_BATCH_BYTES;
@@ -111,9 +111,9 @@ impl Arena {
         EntryRef { key, trailer: u64::from_be_bytes(*trailer), value: &rest[..value_len] }
     }
 
-    /// Whether a batch at its limits fits.
+    /// Whether a batch at its limits fits, and as much again of the internal rows that its entry changes.
     pub fn has_room(&self) -> bool {
-        self.chunks.len() + CHUNKS_PER_BATCH <= MAX_CHUNKS
+        self.chunks.len() + 2 * CHUNKS_PER_BATCH <= MAX_CHUNKS
     }
 
     /// All memory reserved, used or not.

@@ -42,8 +42,12 @@ fn sequence_numbers_count_operations_and_reads_carry_them() {
     let first = rig.write(&[("a", Some("1")), ("b", Some("2"))]);
     assert_eq!((first.first_seq.0, first.last_seq.0), (1, 2));
     let no_op = WriteBatch::no_op();
-    let applied =
-        rig.engine.apply(LogIndex(2), Term(2), BatchRef::parse(no_op.as_bytes()).unwrap());
+    let applied = rig.engine.apply(
+        LogIndex(2),
+        Term(2),
+        Some(BatchRef::parse(no_op.as_bytes()).unwrap()),
+        &[],
+    );
     assert_eq!(applied.first_seq, SequenceNumber(3));
     let Get::Found { seq, .. } = rig.engine.get(b"b", None).unwrap() else { panic!("in memory") };
     assert_eq!(seq, SequenceNumber(2));
@@ -246,7 +250,7 @@ fn full_memtables_freeze_by_themselves_and_write_room_says_when_to_stop() {
 fn no_ops_alone_are_flushed_without_a_table() {
     let mut rig = Rig::new(1);
     let no_op = WriteBatch::no_op();
-    rig.engine.apply(LogIndex(5), Term(3), BatchRef::parse(no_op.as_bytes()).unwrap());
+    rig.engine.apply(LogIndex(5), Term(3), Some(BatchRef::parse(no_op.as_bytes()).unwrap()), &[]);
     assert_eq!(rig.flush(), [LogIndex(5)]);
     assert_eq!((rig.engine.stats().tables, rig.engine.stats().flushes), (0, 0));
     assert!(!rig.engine.start_flush(), "nothing more");

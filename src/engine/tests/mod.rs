@@ -36,7 +36,7 @@ impl Rig {
         }
         let index = LogIndex(self.next_index);
         self.next_index += 1;
-        self.engine.apply(index, Term(1), BatchRef::parse(batch.as_bytes()).unwrap())
+        self.engine.apply(index, Term(1), Some(BatchRef::parse(batch.as_bytes()).unwrap()), &[])
     }
 
     /// Runs all jobs, also those that their completions start.
