@@ -46,6 +46,7 @@ local f = {
   applied = ProtoField.uint64("beachdb.applied", "Applied sequence"),
   index = ProtoField.uint64("beachdb.index", "Log index"),
   ops = ProtoField.uint32("beachdb.batch.ops", "Operations"),
+  window = ProtoField.uint16("beachdb.batch.window", "Session window"),
   client_id = ProtoField.uint64("beachdb.batch.client_id", "Client id"),
   client_seq = ProtoField.uint64("beachdb.batch.client_seq", "Client sequence"),
   op_kind = ProtoField.uint8("beachdb.op.kind", "Operation", base.HEX, KINDS),
@@ -154,6 +155,7 @@ local function batch(tvb, at, tree)
   local size = tvb:len()
   local head = tree:add(beachdb, tvb(at), "Batch")
   local ops = tvb(at + 4, 4):uint()
+  head:add(f.window, tvb(at + 2, 2))
   head:add(f.ops, tvb(at + 4, 4))
   head:add(f.client_id, tvb(at + 8, 8))
   head:add(f.client_seq, tvb(at + 16, 8))

@@ -11,6 +11,15 @@ pub const MAX_VALUE_BYTES: usize = 8 << 20;
 pub const MAX_BATCH_OPS: usize = 100_000;
 /// Largest encoded batch. A larger one is refused with `BATCH_TOO_LARGE`; nothing is applied.
 pub const MAX_BATCH_BYTES: usize = 12 << 20;
+/// Writes of one session that may be unacknowledged at once: a client waits when its window is full, a batch that says
+/// more is refused with `BAD_REQUEST`, and a session keeps at most this many outcomes.
+pub const MAX_SESSION_WINDOW: u16 = 256;
+/// Most members of a cluster, voters and learners together; adding one more is refused.
+pub const MAX_MEMBERS: usize = 32;
+/// Longest address of a member; a longer one is refused. A DNS name has at most 253 bytes, `:65535` has 6.
+pub const MAX_ADDRESS_BYTES: usize = 260;
+/// Largest encoded membership: all members, with the longest addresses.
+pub const MAX_MEMBERSHIP_BYTES: usize = 2 + MAX_MEMBERS * (21 + 2 * MAX_ADDRESS_BYTES);
 /// Largest frame, header included. It is below 2^24, so the first byte of a binary frame is always 00.
 /// A longer one is refused with `FRAME_TOO_LARGE` before any memory is reserved, and the connection is closed.
 pub const MAX_FRAME_BYTES: usize = (16 << 20) - 1;

@@ -7,7 +7,7 @@
 #![allow(clippy::disallowed_methods, reason = "a test that reads the repository's own files")]
 
 use beachdb::base::batch::{BatchRef, WriteBatch};
-use beachdb::base::{LogIndex, NodeId, SequenceNumber};
+use beachdb::base::{LogIndex, Member, MemberRole, Membership, NodeId, ReplicaId, SequenceNumber};
 use beachdb::proto::explain::{batch_json, explain, explain_batch, frame_json};
 use beachdb::proto::frame::{CrcPolicy, Decoded, FLAG_NO_CRC, decode};
 use beachdb::proto::text::{from_hex, to_hex};
@@ -76,6 +76,26 @@ fn write_batch() -> WriteBatch {
     batch.put(b"b", b"").unwrap();
     batch.delete(b"beach").unwrap();
     batch
+}
+
+fn session_batch() -> WriteBatch {
+    let mut batch = put_batch();
+    batch.set_client(7, 9, 6);
+    batch
+}
+
+fn membership() -> Membership {
+    let member = |node, incarnation, role, peer: &str, client: &str| Member {
+        replica: ReplicaId { node: NodeId(node), incarnation },
+        role,
+        peer_address: peer.into(),
+        client_address: client.into(),
+    };
+    let mut out = Membership::new();
+    let first = 0x9f3c_62a1_d04e_77b8;
+    out.insert(member(1, first, MemberRole::Voter, "10.0.0.1:7401", "10.0.0.1:7400"));
+    out.insert(member(2, 0xab, MemberRole::Learner, "b:1", ""));
+    out
 }
 
 /// Every example frame of the pages, by name. Each opcode has its request and its reply.
@@ -247,11 +267,17 @@ fn every_opcode_has_a_worked_request_and_reply() {
 #[test]
 fn every_worked_batch_in_the_page_is_what_the_codec_says() {
     let mut page = std::fs::read_to_string(spec("batch.md")).unwrap();
-    let expected = [("three-operations", write_batch()), ("no-op", WriteBatch::no_op())];
+    let expected = [
+        ("three-operations", write_batch().into_bytes()),
+        ("no-op", WriteBatch::no_op().into_bytes()),
+        ("session", session_batch().into_bytes()),
+        ("register", WriteBatch::register().into_bytes()),
+        ("membership", membership().to_entry().to_vec()),
+    ];
     let found = blocks(&page, "batch");
     assert_eq!(found.len(), expected.len());
     for (name, start, end) in found.iter().rev() {
-        let bytes = expected.iter().find(|(n, _)| n == name).unwrap().1.as_bytes();
+        let bytes = &expected.iter().find(|(n, _)| n == name).unwrap().1;
         let explained = explain_batch(bytes);
         assert_eq!(explained.fault, None, "{name}");
         if !blessing() {

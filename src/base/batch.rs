@@ -7,21 +7,29 @@
 //! OFFSET SIZE DESCRIPTION (integers big-endian)
 //! 0      1    format version, 1
 //! 1      1    flags, 0
-//! 2      2    reserved, 0
+//! 2      2    session window: client sequence - acked below; 0 without a client id
 //! 4      4    number of operations
 //! 8      8    client id, 0 = none
-//! 16     8    client sequence, 0 = none
+//! 16     8    client sequence, 0 without a client id, else from 1
 //! 24     …    operations: kind (1) | varint key length | key | for Put: varint value length | value
 //! ```
+//!
+//! A session's write says which of its outcomes the client still waits for: those from *acked below* on, which is the
+//! client sequence less the window. The replicas forget the ones below.
 //!
 //! Invariants:
 //! - Encoding is deterministic: equal batches have equal bytes, and there is one spelling of each ([`BatchRef::parse`]
 //!   refuses the others).
 //! - A parsed [`BatchRef`] is fully validated; iterating it cannot fail.
+//! - An internal operation is alone in its batch, and the batch has no client: a write cannot carry a change of the
+//!   membership past raft.
 //! - It carries no checksum of its own: the frame or log record around it does.
 
 use super::varint;
-use crate::limits::{MAX_BATCH_BYTES, MAX_BATCH_OPS, MAX_KEY_BYTES, MAX_VALUE_BYTES};
+use crate::limits::{
+    MAX_BATCH_BYTES, MAX_BATCH_OPS, MAX_KEY_BYTES, MAX_MEMBERSHIP_BYTES, MAX_SESSION_WINDOW,
+    MAX_VALUE_BYTES,
+};
 use byteorder::{BigEndian, ByteOrder};
 
 /// Bytes before the first operation.
@@ -41,6 +49,12 @@ pub mod kind {
     pub const DELETE: u8 = 0x02;
     /// The no-op that a new leader appends (Raft §8).
     pub const NO_OP: u8 = 0x80;
+    /// A client's session begins; its id is the entry's index.
+    pub const REGISTER: u8 = 0x81;
+    /// The cluster's members change, from this entry on.
+    pub const MEMBERSHIP: u8 = 0x82;
+    /// The first internal kind.
+    pub const INTERNAL: u8 = 0x80;
 }
 
 /// Why bytes are not a valid batch, or an operation does not fit in one.
@@ -61,6 +75,32 @@ pub enum BatchError {
         found: u64,
         /// What it must be.
         expected: u64,
+    },
+    /// A client sequence or session window that cannot be.
+    #[error(
+        "batch of client {client_id} with sequence {client_sequence} and window {window}: {problem}"
+    )]
+    Session {
+        /// The client id.
+        client_id: u64,
+        /// The client sequence.
+        client_sequence: u64,
+        /// The session window.
+        window: u16,
+        /// What is wrong.
+        problem: &'static str,
+    },
+    /// An internal operation with another one, or of a client.
+    #[error("operation kind {kind:#04x} is internal, alone in its batch, and of no client")]
+    NotAlone {
+        /// The kind byte.
+        kind: u8,
+    },
+    /// A membership over [`MAX_MEMBERSHIP_BYTES`].
+    #[error("membership of {len} bytes, the limit is {MAX_MEMBERSHIP_BYTES}")]
+    MembershipTooLarge {
+        /// Its length.
+        len: u64,
     },
     /// An operation kind this version does not know.
     #[error("unknown operation kind {kind:#04x} at byte {offset}")]
@@ -138,6 +178,11 @@ pub enum Op<'a> {
     },
     /// Nothing; see [`kind::NO_OP`].
     NoOp,
+    /// A session begins; see [`kind::REGISTER`].
+    Register,
+    /// The members from here on, as [`Membership::encode`](super::Membership::encode) writes them; their length is
+    /// checked, not what they say.
+    Membership(&'a [u8]),
 }
 
 /// Builds a batch. It holds the final encoding at all times.
@@ -165,14 +210,45 @@ impl WriteBatch {
     /// The batch of a new leader's no-op entry.
     #[must_use]
     pub fn no_op() -> Self {
+        Self::internal(kind::NO_OP)
+    }
+
+    /// The batch that begins a client's session.
+    #[must_use]
+    pub fn register() -> Self {
+        Self::internal(kind::REGISTER)
+    }
+
+    /// The batch of a membership's encoding; [`Membership::to_entry`](super::Membership::to_entry) makes it.
+    pub(super) fn membership(encoded: &[u8]) -> Self {
+        assert!(encoded.len() <= MAX_MEMBERSHIP_BYTES, "{} bytes", encoded.len());
+        let mut batch = Self::internal(kind::MEMBERSHIP);
+        varint::put_u64(&mut batch.bytes, encoded.len() as u64);
+        batch.bytes.extend_from_slice(encoded);
+        batch
+    }
+
+    fn internal(kind: u8) -> Self {
         let mut batch = Self::new();
-        batch.bytes.push(kind::NO_OP);
+        batch.bytes.push(kind);
         batch.set_ops(1);
         batch
     }
 
-    /// Sets the session's client id and sequence (0, 0 = none).
-    pub fn set_client(&mut self, client_id: u64, client_sequence: u64) {
+    /// Makes it the write `client_sequence` (from 1) of session `client_id`, whose client needs no outcome below
+    /// `acked_below` any more; (0, 0, 0): of no session.
+    ///
+    /// # Panics
+    /// When `acked_below` is above `client_sequence` or more than [`MAX_SESSION_WINDOW`] below it, or one of id and
+    /// sequence is 0 and the other is not: a client waits when its window is full.
+    pub fn set_client(&mut self, client_id: u64, client_sequence: u64, acked_below: u64) {
+        let window = client_sequence.checked_sub(acked_below);
+        let window = window.filter(|&w| w <= u64::from(MAX_SESSION_WINDOW)).map(|w| w as u16);
+        let session = window.map(|w| (w, check_session(client_id, client_sequence, w)));
+        let Some((window, Ok(()))) = session else {
+            panic!("client {client_id}, sequence {client_sequence}, acked below {acked_below}");
+        };
+        BigEndian::write_u16(&mut self.bytes[2..4], window);
         BigEndian::write_u64(&mut self.bytes[8..16], client_id);
         BigEndian::write_u64(&mut self.bytes[16..24], client_sequence);
     }
@@ -276,20 +352,24 @@ impl<'a> BatchRef<'a> {
         };
         expect("version", bytes[0].into(), BATCH_VERSION.into())?;
         expect("flags", bytes[1].into(), 0)?;
-        expect("reserved", BigEndian::read_u16(&bytes[2..4]).into(), 0)?;
         let ops = BigEndian::read_u32(&bytes[4..8]);
         if ops as usize > MAX_BATCH_OPS {
             return Err(BatchError::TooLarge { ops: ops.into(), bytes: bytes.len() as u64 });
         }
+        let batch = Self { bytes };
+        check_session(batch.client_id(), batch.client_sequence(), batch.window())?;
         let mut offset = BATCH_HEADER_BYTES;
         for _ in 0..ops {
             let (_, next) = decode_op(bytes, offset)?;
+            if bytes[offset] >= kind::INTERNAL && (ops > 1 || batch.client_id() != 0) {
+                return Err(BatchError::NotAlone { kind: bytes[offset] });
+            }
             offset = next;
         }
         if offset != bytes.len() {
             return Err(BatchError::TrailingBytes { extra: bytes.len() - offset });
         }
-        Ok(Self { bytes })
+        Ok(batch)
     }
 
     /// Refuses what a client may not send: an empty batch, internal kinds, and reserved keys.
@@ -305,6 +385,10 @@ impl<'a> BatchRef<'a> {
                     }
                 }
                 Op::NoOp => return Err(BatchError::InternalKind { kind: kind::NO_OP }),
+                Op::Register => return Err(BatchError::InternalKind { kind: kind::REGISTER }),
+                Op::Membership(_) => {
+                    return Err(BatchError::InternalKind { kind: kind::MEMBERSHIP });
+                }
             }
         }
         Ok(())
@@ -340,6 +424,17 @@ impl<'a> BatchRef<'a> {
         BigEndian::read_u64(&self.bytes[16..24])
     }
 
+    /// The client holds the outcome of every write of its session below this sequence, or gave it up; 0 without a
+    /// client id.
+    #[must_use]
+    pub fn acked_below(&self) -> u64 {
+        self.client_sequence() - u64::from(self.window())
+    }
+
+    fn window(&self) -> u16 {
+        BigEndian::read_u16(&self.bytes[2..4])
+    }
+
     /// The operations, in order. The i-th gets the batch's first sequence number + i.
     #[must_use]
     pub const fn ops(&self) -> Ops<'a> {
@@ -364,6 +459,26 @@ impl<'a> Iterator for Ops<'a> {
         let (op, next) = decode_op(self.bytes, self.offset).expect("batch was validated");
         self.offset = next;
         Some(op)
+    }
+}
+
+fn check_session(client_id: u64, client_sequence: u64, window: u16) -> Result<(), BatchError> {
+    let problem = match (client_id, client_sequence, window) {
+        (0, 0, 0) => return Ok(()),
+        (0, _, _) => "without a client id both are 0",
+        (_, 0, _) => "a client's sequences begin with 1",
+        (_, _, window) if window > MAX_SESSION_WINDOW => "the window is over its limit",
+        (_, sequence, window) if u64::from(window) > sequence => "the window is over the sequence",
+        _ => return Ok(()),
+    };
+    Err(BatchError::Session { client_id, client_sequence, window, problem })
+}
+
+fn check_membership_len(len: u64) -> Result<(), BatchError> {
+    if len > MAX_MEMBERSHIP_BYTES as u64 {
+        Err(BatchError::MembershipTooLarge { len })
+    } else {
+        Ok(())
     }
 }
 
@@ -394,6 +509,11 @@ fn decode_op(bytes: &[u8], at: usize) -> Result<(Op<'_>, usize), BatchError> {
             Ok((Op::Delete { key }, next))
         }
         kind::NO_OP => Ok((Op::NoOp, at + 1)),
+        kind::REGISTER => Ok((Op::Register, at + 1)),
+        kind::MEMBERSHIP => {
+            let (encoded, next) = decode_slice(bytes, at + 1, check_membership_len)?;
+            Ok((Op::Membership(encoded), next))
+        }
         other => Err(BatchError::UnknownKind { kind: other, offset: at }),
     }
 }
@@ -427,7 +547,7 @@ mod tests {
 
     fn sample() -> WriteBatch {
         let mut batch = WriteBatch::new();
-        batch.set_client(7, 9);
+        batch.set_client(7, 9, 6);
         batch.put(b"k1", b"v1").unwrap();
         batch.delete(b"k2").unwrap();
         batch.put(b"k3", b"").unwrap();
@@ -439,7 +559,7 @@ mod tests {
         let hex: String = sample().as_bytes().iter().map(|b| format!("{b:02x}")).collect();
         assert_eq!(
             hex,
-            "0100000000000003000000000000000700000000000000090102\
+            "0100000300000003000000000000000700000000000000090102\
              6b310276310202\
              6b320102\
              6b3300"
@@ -481,9 +601,62 @@ mod tests {
         assert_eq!(check(&sample()), Ok(()));
         assert_eq!(check(&WriteBatch::new()), Err(BatchError::Empty));
         assert_eq!(check(&WriteBatch::no_op()), Err(BatchError::InternalKind { kind: 0x80 }));
+        assert_eq!(check(&WriteBatch::register()), Err(BatchError::InternalKind { kind: 0x81 }));
+        let membership = WriteBatch::membership(b"any");
+        assert_eq!(check(&membership), Err(BatchError::InternalKind { kind: 0x82 }));
         let mut reserved = WriteBatch::new();
         reserved.put(b"\x00beach\x00x", b"").unwrap();
         assert_eq!(check(&reserved), Err(BatchError::ReservedKey));
+    }
+
+    #[test]
+    fn a_session_has_an_id_a_sequence_and_a_bounded_window_or_nothing() {
+        let parse = |id: u64, sequence: u64, window: u16| {
+            let mut bytes = sample().into_bytes();
+            BigEndian::write_u16(&mut bytes[2..4], window);
+            BigEndian::write_u64(&mut bytes[8..16], id);
+            BigEndian::write_u64(&mut bytes[16..24], sequence);
+            BatchRef::parse(&bytes).map(|b| b.acked_below())
+        };
+        assert_eq!(parse(0, 0, 0), Ok(0));
+        assert_eq!(parse(7, 9, 3), Ok(6));
+        assert_eq!(parse(7, 9, 9), Ok(0));
+        assert_eq!(parse(u64::MAX, u64::MAX, MAX_SESSION_WINDOW), Ok(u64::MAX - 256));
+        for (id, sequence, window) in [
+            (0, 1, 0),
+            (0, 0, 1),
+            (0, 9, 3),
+            (7, 0, 0),
+            (7, 9, 10),
+            (7, 900, MAX_SESSION_WINDOW + 1),
+        ] {
+            let found = parse(id, sequence, window);
+            assert!(matches!(found, Err(BatchError::Session { .. })), "{id} {sequence} {window}");
+        }
+    }
+
+    #[test]
+    #[should_panic(expected = "client 7, sequence 300, acked below 43")]
+    fn a_client_that_overruns_its_window_is_a_programmers_mistake() {
+        WriteBatch::new().set_client(7, 300, 43);
+    }
+
+    #[test]
+    fn an_internal_operation_is_alone_and_of_no_client() {
+        for internal in
+            [WriteBatch::no_op(), WriteBatch::register(), WriteBatch::membership(b"any")]
+        {
+            let good = internal.as_bytes().to_vec();
+            assert_eq!(BatchRef::parse(&good).unwrap().len(), 1);
+            let mut with_put = good.clone();
+            with_put[7] = 2;
+            with_put.extend_from_slice(&[kind::PUT, 1, b'k', 1, b'v']);
+            let expected = Err(BatchError::NotAlone { kind: good[24] });
+            assert_eq!(BatchRef::parse(&with_put), expected);
+            let mut of_client = good.clone();
+            (of_client[15], of_client[23]) = (7, 1);
+            assert_eq!(BatchRef::parse(&of_client), expected);
+        }
     }
 
     #[test]

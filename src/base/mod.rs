@@ -26,4 +26,4 @@ pub mod varint;
 
 pub use ids::{LogIndex, Nanos, NodeId, ReplicaId, SequenceNumber, Term};
 pub use internal_op::InternalOp;
-pub use membership::{Member, MemberRole, Membership};
+pub use membership::{Member, MemberRole, Membership, MembershipError};

@@ -303,8 +303,8 @@ impl Engine {
                 Op::Delete { key } => {
                     self.active.insert(key, self.last_seq, ValueKind::Delete, &[]);
                 }
-                // What a no-op or another internal kind changes comes as `internal`.
-                _ => {}
+                // What these change comes as `internal`.
+                Op::NoOp | Op::Register | Op::Membership(_) => {}
             }
         }
         let applied = Applied { first_seq, last_seq: self.last_seq };

@@ -156,8 +156,8 @@ impl StateMachine for MapMachine {
             match op {
                 Op::Put { key, value } => self.add(key, Some(Bytes::copy_from_slice(value))),
                 Op::Delete { key } => self.add(key, None),
-                // What a no-op or another internal kind changes comes as `internal`.
-                _ => self.last_seq = self.last_seq.next(),
+                // What these change comes as `internal`.
+                Op::NoOp | Op::Register | Op::Membership(_) => self.last_seq = self.last_seq.next(),
             }
         }
         let applied = Applied { first_seq, last_seq: self.last_seq };

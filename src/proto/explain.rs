@@ -15,7 +15,7 @@ use super::request::{Request, ScanRange};
 use super::response::{HelloReply, Response};
 use super::{CONNECTION_OPCODE, Opcode, REPLY_BIT, text};
 use crate::base::batch::{BATCH_HEADER_BYTES, BatchRef, Op, kind};
-use crate::base::varint;
+use crate::base::{Member, Membership, varint};
 use byteorder::{BigEndian, ByteOrder};
 use bytes::Bytes;
 use serde_json::{Value, json};
@@ -315,8 +315,9 @@ fn explain_batch_rows(rows: &mut Rows<'_>) {
         return;
     }
     let (version, flags) = (rows.bytes[rows.at], rows.bytes[rows.at + 1]);
-    let ops = rows.u32(4);
-    rows.row(8, format!("batch version {version}, flags {flags}, {ops} operations"));
+    let (window, ops) = (rows.u16(2), rows.u32(4));
+    let session = if window == 0 { String::new() } else { format!(", session window {window}") };
+    rows.row(8, format!("batch version {version}, flags {flags}{session}, {ops} operations"));
     for name in ["client id", "client sequence"] {
         match rows.u64(0) {
             0 => rows.row(8, format!("{name} 0: none")),
@@ -332,6 +333,18 @@ fn explain_batch_rows(rows: &mut Rows<'_>) {
             kind::DELETE => "DELETE",
             kind::NO_OP => {
                 rows.row(1, format!("operation {i}: no-op"));
+                continue;
+            }
+            kind::REGISTER => {
+                rows.row(1, format!("operation {i}: a session begins"));
+                continue;
+            }
+            kind::MEMBERSHIP => {
+                let Some((len, n)) = varint::get_u32(&rows.bytes[rows.at + 1..]) else {
+                    return;
+                };
+                rows.row(1 + n, format!("operation {i}: membership of {len} bytes"));
+                explain_membership(rows, len as usize);
                 continue;
             }
             _ => return,
@@ -351,13 +364,43 @@ fn explain_batch_rows(rows: &mut Rows<'_>) {
     }
 }
 
+/// The bytes of a membership; what cannot be read stays unexplained.
+fn explain_membership(rows: &mut Rows<'_>, len: usize) {
+    let bytes = rows.bytes;
+    let Some(encoded) = bytes.get(rows.at..rows.at.saturating_add(len)) else { return };
+    let Ok(membership) = Membership::decode(encoded) else { return };
+    rows.row(2, format!("membership version 1, {} members", membership.members().count()));
+    for member in membership.members() {
+        let (peer, client) = (member.peer_address.len(), member.client_address.len());
+        rows.row(8, format!("node {}", member.replica.node));
+        rows.row(8, format!("incarnation {:016x}", member.replica.incarnation));
+        rows.row(1, member.role.name());
+        rows.row(4, format!("addresses: for peers {peer} bytes, for clients {client}"));
+        rows.data(peer, "peer address");
+        rows.data(client, "client address");
+    }
+}
+
+/// A membership as JSON: `[{"node", "incarnation", "role", "peer_address", "client_address"}]`.
+#[must_use]
+pub fn membership_json(membership: &Membership) -> Value {
+    let member = |m: &Member| {
+        json!({
+            "node": m.replica.node.0, "incarnation": format!("{:016x}", m.replica.incarnation),
+            "role": m.role.name(), "peer_address": m.peer_address, "client_address": m.client_address,
+        })
+    };
+    membership.members().map(member).collect()
+}
+
 fn escaped(bytes: &[u8]) -> String {
     let mut out = Vec::new();
     text::escape_into(&mut out, bytes);
     String::from_utf8_lossy(&out).into_owned()
 }
 
-/// A batch as JSON: `{"client_id", "client_sequence", "ops": [{"op", "key", "value"?}]}`; bytes as escaped text.
+/// A batch as JSON: `{"client_id", "client_sequence", "acked_below", "ops": [{"op", "key", "value"?}]}`; bytes as
+/// escaped text.
 #[must_use]
 pub fn batch_json(batch: &BatchRef<'_>) -> Value {
     let ops: Vec<Value> = batch
@@ -368,9 +411,19 @@ pub fn batch_json(batch: &BatchRef<'_>) -> Value {
             }
             Op::Delete { key } => json!({"op": "delete", "key": escaped(key)}),
             Op::NoOp => json!({"op": "no_op"}),
+            Op::Register => json!({"op": "register"}),
+            Op::Membership(encoded) => match Membership::decode(encoded) {
+                Ok(membership) => {
+                    json!({"op": "membership", "members": membership_json(&membership)})
+                }
+                Err(error) => json!({"op": "membership", "error": error.to_string()}),
+            },
         })
         .collect();
-    json!({"client_id": batch.client_id(), "client_sequence": batch.client_sequence(), "ops": ops})
+    json!({
+        "client_id": batch.client_id(), "client_sequence": batch.client_sequence(),
+        "acked_below": batch.acked_below(), "ops": ops,
+    })
 }
 
 /// A request as JSON; `kind` is its opcode's name, bytes are escaped text.

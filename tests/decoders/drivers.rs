@@ -10,7 +10,7 @@
 
 use beachdb::base::batch::{BatchRef, Op, WriteBatch};
 use beachdb::base::hash::key_hash;
-use beachdb::base::{SequenceNumber, checksum};
+use beachdb::base::{Membership, SequenceNumber, checksum};
 use beachdb::engine::edit::{State, VersionEdit};
 use beachdb::engine::manifest;
 use beachdb::env::sim::SimDisk;
@@ -56,18 +56,21 @@ pub fn batch(data: &[u8]) {
     };
     assert_eq!(batch.ops().count(), batch.len());
     drop(batch_json(&batch));
-    let internal = batch.ops().any(|op| matches!(op, Op::NoOp));
+    let internal = batch.ops().any(|op| matches!(op, Op::NoOp | Op::Register | Op::Membership(_)));
     assert!(!internal || batch.check_user().is_err(), "internal kinds are refused from users");
+    if let Some(Ok(membership)) = Membership::from_entry(data) {
+        assert_eq!(membership.to_entry(), data, "one spelling");
+    }
     if internal {
         return;
     }
     let mut again = WriteBatch::new();
-    again.set_client(batch.client_id(), batch.client_sequence());
+    again.set_client(batch.client_id(), batch.client_sequence(), batch.acked_below());
     for op in batch.ops() {
         match op {
             Op::Put { key, value } => again.put(key, value),
             Op::Delete { key } => again.delete(key),
-            Op::NoOp => Ok(()),
+            Op::NoOp | Op::Register | Op::Membership(_) => Ok(()),
         }
         .expect("what was in a batch fits in one");
     }

@@ -79,7 +79,7 @@ fn batch(n: u64) -> WriteBatch {
     let mut batch = WriteBatch::new();
     batch.put(format!("key{n}").as_bytes(), format!("value {n}").as_bytes()).unwrap();
     if n == 3 {
-        batch.set_client(7, 1);
+        batch.set_client(7, 1, 1);
         batch.delete(b"\xffbinary\n").unwrap();
     }
     batch

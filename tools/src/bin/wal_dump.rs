@@ -5,8 +5,10 @@
 //! and the dump goes on at the next valid group behind it.
 
 use beachdb::base::batch::{BatchRef, Op};
+use beachdb::base::{Member, Membership, ReplicaId};
 use beachdb::env::os::OsDisk;
 use beachdb::env::{Disk, OpenMode};
+use beachdb::proto::explain::membership_json;
 use beachdb::raft_log::{SLOT_BASELINE, SLOT_HARD_STATE, decode_baseline, decode_hard_state};
 use beachdb::wal::recovery::Chain;
 use beachdb::wal::segment::{ScanEnd, SegmentReader, scan};
@@ -443,7 +445,12 @@ fn decoded(record: &Record<'_>) -> Vec<String> {
 fn batch_lines(batch: &BatchRef<'_>) -> Vec<String> {
     let mut lines = Vec::new();
     if batch.client_id() != 0 {
-        lines.push(format!("client {}, sequence {}", batch.client_id(), batch.client_sequence()));
+        lines.push(format!(
+            "client {}, sequence {}, acked below {}",
+            batch.client_id(),
+            batch.client_sequence(),
+            batch.acked_below()
+        ));
     }
     lines.extend(batch.ops().map(|op| match op {
         Op::Put { key, value } => {
@@ -454,6 +461,11 @@ fn batch_lines(batch: &BatchRef<'_>) -> Vec<String> {
         }
         Op::Delete { key } => format!("delete \"{}\"", text(key)),
         Op::NoOp => "no-op".to_owned(),
+        Op::Register => "register a session".to_owned(),
+        Op::Membership(encoded) => match Membership::decode(encoded) {
+            Ok(membership) => format!("membership: {}", members_text(&membership)),
+            Err(error) => format!("not a membership: {error}"),
+        },
     }));
     lines
 }
@@ -463,7 +475,7 @@ fn state_line(record: &Record<'_>) -> String {
     match record.index {
         SLOT_HARD_STATE => match decode_hard_state(record.aux, record.payload) {
             Some(state) => {
-                let vote = state.vote.map_or("nobody".to_owned(), |node| format!("node {node}"));
+                let vote = state.vote.map_or("nobody".to_owned(), |vote| format!("node {vote}"));
                 format!("hard state: term {}, voted for {vote}", state.term)
             }
             None => unknown(),
@@ -482,13 +494,15 @@ fn decode_json(record: &Record<'_>, doc: &mut Value) {
             Ok(batch) => {
                 doc["client"] = batch.client_id().into();
                 doc["client_sequence"] = batch.client_sequence().into();
+                doc["acked_below"] = batch.acked_below().into();
                 doc["ops"] = batch.ops().map(op_json).collect();
             }
             Err(error) => doc["not_a_batch"] = error.to_string().into(),
         },
         (RecordKind::State, SLOT_HARD_STATE) => {
             if let Some(state) = decode_hard_state(record.aux, record.payload) {
-                doc["hard_state"] = json!({ "term": state.term.0, "vote": state.vote.map(|replica| replica.node.0) });
+                let vote = state.vote.map(replica_json);
+                doc["hard_state"] = json!({ "term": state.term.0, "vote": vote });
             }
         }
         (RecordKind::State, SLOT_BASELINE) => {
@@ -505,7 +519,28 @@ fn op_json(op: Op<'_>) -> Value {
         Op::Put { key, value } => json!({ "op": "put", "key": text(key), "value": text(value) }),
         Op::Delete { key } => json!({ "op": "delete", "key": text(key) }),
         Op::NoOp => json!({ "op": "no_op" }),
+        Op::Register => json!({ "op": "register" }),
+        Op::Membership(encoded) => match Membership::decode(encoded) {
+            Ok(membership) => {
+                json!({ "op": "membership", "members": membership_json(&membership) })
+            }
+            Err(error) => json!({ "op": "membership", "error": error.to_string() }),
+        },
     }
+}
+
+fn replica_json(replica: ReplicaId) -> Value {
+    json!({ "node": replica.node.0, "incarnation": format!("{:016x}", replica.incarnation) })
+}
+
+/// `node 1.… voter "peer" "client"`, with commas between them.
+fn members_text(membership: &Membership) -> String {
+    let member = |m: &Member| {
+        let (peer, client) = (&m.peer_address, &m.client_address);
+        format!("node {} {} \"{peer}\" \"{client}\"", m.replica, m.role.name())
+    };
+    let members: Vec<String> = membership.members().map(member).collect();
+    if members.is_empty() { "nobody".to_owned() } else { members.join(", ") }
 }
 
 fn text(bytes: &[u8]) -> String {
