@@ -261,6 +261,30 @@ impl<L: LogStore, S: StateMachine> Node<L, S> {
         &self.trace
     }
 
+    /// The algorithm's state, to look at (checkers, STATUS).
+    #[must_use]
+    pub const fn raft(&self) -> &Raft {
+        &self.raft
+    }
+
+    /// The log, to look at.
+    #[must_use]
+    pub const fn log(&self) -> &L {
+        &self.log
+    }
+
+    /// The state machine, to look at.
+    #[must_use]
+    pub const fn machine(&self) -> &S {
+        &self.machine
+    }
+
+    /// What it was told.
+    #[must_use]
+    pub const fn config(&self) -> &NodeConfig {
+        &self.config
+    }
+
     /// Stage times of requests. The server adds [`Stage::Respond`](crate::base::trace::Stage::Respond).
     #[must_use]
     pub const fn stages_mut(&mut self) -> &mut StageStats {
