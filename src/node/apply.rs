@@ -106,7 +106,7 @@ impl<L: LogStore, S: StateMachine> Node<L, S> {
         if self.phase == Phase::Closing {
             return Ok(());
         }
-        let live_bytes = self.log.stats().live_bytes;
+        let live_bytes = self.log.live_bytes();
         self.apply.log_bytes_at_flush = self.apply.log_bytes_at_flush.min(live_bytes);
         let above_flush = live_bytes - self.apply.log_bytes_at_flush;
         let log_is_large = above_flush > self.config.log_bytes_before_flush;

@@ -2,7 +2,7 @@
 //! The real one is [`raft_log`](crate::raft_log), over segments on the disk.
 
 use super::{Entry, HardState, IoId, Persist};
-use crate::base::{LogIndex, Nanos, Term};
+use crate::base::{LogIndex, Membership, Nanos, Term};
 use crate::env::{Completion, JobId, Jobs, Lane};
 use std::collections::VecDeque;
 use std::convert::Infallible;
@@ -53,6 +53,18 @@ pub trait LogStore: LogView {
     /// by a job. `index` must be durable and applied. A lower index than before is ignored.
     fn release_to(&mut self, index: LogIndex);
 
+    /// Discards all entries and goes on behind `baseline` (not below the present one) with the membership in force there
+    /// and the index of the entry that set it; the hard state stays. For a state machine that stands at `baseline`
+    /// because it was installed. At any time, also with groups in flight: their [`IoId`]s complete in order. Becomes
+    /// durable with, and in front of, whatever is submitted next.
+    fn reset(&mut self, baseline: (LogIndex, Term), membership: (LogIndex, Membership));
+
+    /// The first membership of a cluster, before anything else is in the log; empty: this node waits to be added.
+    fn bootstrap(&mut self, membership: Membership) {
+        assert_eq!(self.last(), (LogIndex::ZERO, Term::ZERO), "the log has a beginning");
+        self.reset((LogIndex::ZERO, Term::ZERO), (LogIndex::ZERO, membership));
+    }
+
     /// Lets the next group use the space held back for a full disk. For writes that free space (deletes).
     fn use_reserve(&mut self);
 
@@ -63,7 +75,10 @@ pub trait LogStore: LogView {
     /// The number of the group in flight, counted since the log was opened; `None` while the log is at rest.
     fn in_flight(&self) -> Option<u64>;
 
-    /// Sizes for STATUS and for the flush decision.
+    /// [`LogStats::live_bytes`] alone: cheap enough for every completion.
+    fn live_bytes(&self) -> u64;
+
+    /// Sizes for STATUS.
     fn stats(&self) -> LogStats;
 }
 
@@ -119,6 +134,78 @@ pub struct LogStats {
     pub syncs: u64,
 }
 
+/// The first of `entries` whose payloads together reach `max_bytes`, at least one; see [`LogView::entries`].
+pub(crate) fn take_entries<'a>(
+    entries: impl Iterator<Item = &'a Entry>,
+    max_bytes: usize,
+) -> Vec<Entry> {
+    let mut out = Vec::new();
+    let mut bytes = 0;
+    for entry in entries {
+        out.push(entry.clone());
+        bytes += entry.payload.len();
+        if bytes >= max_bytes {
+            break;
+        }
+    }
+    out
+}
+
+/// The memberships in force from a log's baseline on, each with the index of the entry that set it, oldest first: what
+/// [`Start::memberships`](super::Start::memberships) wants. The first one is at or below the baseline, the others are
+/// entries of the log.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub(crate) struct MembershipLog {
+    list: VecDeque<(LogIndex, Membership)>,
+}
+
+impl MembershipLog {
+    /// Only this one is in force.
+    pub fn reset(&mut self, membership: (LogIndex, Membership)) {
+        self.list.clear();
+        self.list.push_back(membership);
+    }
+
+    /// An entry was appended. What raft lets into a log is sound.
+    pub fn append(&mut self, entry: &Entry) {
+        match Membership::from_entry(&entry.payload) {
+            None => {}
+            Some(Ok(membership)) => self.list.push_back((entry.index, membership)),
+            Some(Err(error)) => panic!("entry {} was never checked: {error}", entry.index),
+        }
+    }
+
+    /// As [`MembershipLog::append`], for a membership that was read already.
+    pub fn push(&mut self, index: LogIndex, membership: Membership) {
+        self.list.push_back((index, membership));
+    }
+
+    /// Goes on with those of `later` that come after the ones here.
+    pub fn extend(&mut self, later: Self) {
+        let last = self.list.back().map(|(index, _)| *index);
+        self.list.extend(later.list.into_iter().filter(|(index, _)| Some(*index) > last));
+    }
+
+    /// The entries at and above `from` are gone.
+    pub fn truncate(&mut self, from: LogIndex) {
+        while self.list.pop_back_if(|(index, _)| *index >= from).is_some() {}
+    }
+
+    /// The log begins behind `baseline`. Returns the membership in force there when it is another one than before.
+    pub fn release(&mut self, baseline: LogIndex) -> Option<&(LogIndex, Membership)> {
+        let before = self.list.len();
+        while self.list.get(1).is_some_and(|(index, _)| *index <= baseline) {
+            self.list.pop_front();
+        }
+        self.list.front().filter(|_| self.list.len() < before)
+    }
+
+    /// All, oldest first.
+    pub fn to_vec(&self) -> Vec<(LogIndex, Membership)> {
+        self.list.iter().cloned().collect()
+    }
+}
+
 /// A log in memory, for tests of raft and node that are not about the disk. Its "sync" is an empty job in
 /// [`Lane::Log`], so that its timing is that of the given [`Jobs`]. `DiskFull` never happens.
 pub struct MemLog {
@@ -126,6 +213,7 @@ pub struct MemLog {
     hard_state: HardState,
     baseline: (LogIndex, Term),
     entries: VecDeque<Entry>,
+    memberships: MembershipLog,
     /// Payload bytes of `entries`.
     bytes: u64,
     pending: Option<Group>,
@@ -151,6 +239,7 @@ impl MemLog {
             hard_state: HardState::default(),
             baseline: (LogIndex::ZERO, Term::ZERO),
             entries: VecDeque::new(),
+            memberships: MembershipLog::default(),
             bytes: 0,
             pending: None,
             in_flight: None,
@@ -163,6 +252,12 @@ impl MemLog {
     #[must_use]
     pub const fn hard_state(&self) -> HardState {
         self.hard_state
+    }
+
+    /// The memberships from the baseline on, as a restart would find them.
+    #[must_use]
+    pub fn memberships(&self) -> Vec<(LogIndex, Membership)> {
+        self.memberships.to_vec()
     }
 
     fn slot(&self, index: LogIndex) -> Option<usize> {
@@ -189,16 +284,7 @@ impl LogView for MemLog {
 
     fn entries(&self, lo: LogIndex, hi: LogIndex, max_bytes: usize) -> Option<Vec<Entry>> {
         let (from, to) = (self.slot(lo)?, self.slot(hi)?);
-        let mut bytes = 0;
-        let mut out = Vec::new();
-        for entry in self.entries.range(from..=to) {
-            out.push(entry.clone());
-            bytes += entry.payload.len();
-            if bytes >= max_bytes {
-                break;
-            }
-        }
-        Some(out)
+        (from <= to).then(|| take_entries(self.entries.range(from..=to), max_bytes))
     }
 }
 
@@ -222,6 +308,7 @@ impl LogStore for MemLog {
             for dropped in self.entries.drain(keep.min(self.entries.len())..) {
                 self.bytes -= dropped.payload.len() as u64;
             }
+            self.memberships.truncate(from);
             group.records += 1;
         }
         for entry in persist.entries {
@@ -230,6 +317,7 @@ impl LogStore for MemLog {
             group.records += 1;
             group.bytes += entry.payload.len() as u64;
             self.bytes += entry.payload.len() as u64;
+            self.memberships.append(&entry);
             self.entries.push_back(entry);
         }
         self.pending = Some(group);
@@ -277,6 +365,18 @@ impl LogStore for MemLog {
             self.baseline = (entry.index, entry.term);
             self.bytes -= entry.payload.len() as u64;
         }
+        self.memberships.release(self.baseline.0);
+    }
+
+    fn reset(&mut self, baseline: (LogIndex, Term), membership: (LogIndex, Membership)) {
+        let now = self.baseline.0;
+        assert!(baseline.0 >= now, "a reset to {} in a log from {now}", baseline.0);
+        self.baseline = baseline;
+        self.entries.clear();
+        self.bytes = 0;
+        self.memberships.reset(membership);
+        // Three records, as in the real one; they are durable with what is submitted next, or alone.
+        self.pending.get_or_insert_default().records += 3;
     }
 
     fn use_reserve(&mut self) {}
@@ -287,6 +387,10 @@ impl LogStore for MemLog {
 
     fn in_flight(&self) -> Option<u64> {
         self.in_flight.is_some().then_some(self.syncs)
+    }
+
+    fn live_bytes(&self) -> u64 {
+        self.bytes
     }
 
     fn stats(&self) -> LogStats {

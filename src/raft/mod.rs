@@ -48,6 +48,7 @@ mod types;
 pub use self::core::Raft;
 pub use api::{Change, Config, Effect, Event, ProposeError, ReadId, Role, Start};
 pub use log::{DurableGroup, LogOutcome, LogStats, LogStore, LogView, MemLog, ReadEntries};
+pub(crate) use log::{MembershipLog, take_entries};
 pub use message::Message;
 pub use trace::Trace;
 pub use types::{Entry, HardState, IoId, Persist};

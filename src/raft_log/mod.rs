@@ -13,16 +13,19 @@
 //! | truncation | truncate: first dropped index |
 //! | hard state | state, slot [`SLOT_HARD_STATE`] |
 //! | baseline: the last released entry | state, slot [`SLOT_BASELINE`] |
+//! | membership in force at the baseline | state, slot [`SLOT_MEMBERSHIP`]; those after it are entries |
 //!
 //! Invariants:
 //! - `baseline <= released to <= applied`, and `baseline < first <= last + 1`; entries are contiguous.
 //! - [`IoId`]s complete in order, each when its records and all before them are durable.
 //! - Hard state, truncation, and entries of one [`Persist`] share one sync and are recovered as a prefix in that order.
-//! - The baseline is durable before a segment that held entries up to it is given up; state survives every release,
-//!   because the wal carries it into each new segment.
+//! - The baseline and the membership at it are durable before a segment that held entries up to it is given up; state
+//!   survives every release, because the wal carries it into each new segment.
+//! - A reset is a truncation of everything, then the membership, then the baseline. What a crash leaves of it is a log
+//!   that is empty behind the old baseline or the new one: the node, whose state machine stands at the new one, resets again.
 //!
 //! What it does not do: it does not know what is committed, it does not decide when to release, and it does not
-//! judge whether its entries fit the engine's applied (index, term): the node does, and calls [`RaftLog::reset`].
+//! judge whether its entries fit the engine's applied (index, term): the node does, and calls [`LogStore::reset`].
 
 mod shape;
 mod state;
@@ -30,16 +33,16 @@ mod state;
 mod tests;
 
 pub use state::{
-    RaftLogError, SLOT_BASELINE, SLOT_HARD_STATE, STATE_FORMAT, decode_baseline, decode_hard_state,
-    encode_baseline, encode_hard_state,
+    RaftLogError, SLOT_BASELINE, SLOT_HARD_STATE, SLOT_MEMBERSHIP, STATE_FORMAT, decode_baseline,
+    decode_hard_state, decode_membership, encode_baseline, encode_hard_state, encode_membership,
 };
 
-use crate::base::{LogIndex, Nanos, Term};
+use crate::base::{LogIndex, Membership, Nanos, Term};
 use crate::env::{Completion, Disk, Env, JobId, Lane, OpenMode};
 use crate::limits::{MAX_STORED_INDEX, RAFT_LOG_MEMORY_BYTES};
 use crate::raft::{
-    DurableGroup, Entry, HardState, IoId, LogOutcome, LogStats, LogStore, LogView, Persist,
-    ReadEntries,
+    DurableGroup, Entry, HardState, IoId, LogOutcome, LogStats, LogStore, LogView, MembershipLog,
+    Persist, ReadEntries, take_entries,
 };
 use crate::wal::segment::SegmentReader;
 use crate::wal::{
@@ -69,6 +72,9 @@ pub struct RaftLogRecovery {
     pub first: LogIndex,
     /// Index and term of the last entry (or the baseline).
     pub last: (LogIndex, Term),
+    /// The memberships from the baseline on, each with the index of the entry that set it, oldest first. Empty in a log
+    /// that was never begun ([`LogStore::bootstrap`]).
+    pub memberships: Vec<(LogIndex, Membership)>,
     /// What the recovery of the record log found and did.
     pub report: RecoveryReport,
 }
@@ -80,6 +86,7 @@ pub struct RaftLog {
     writer: Writer,
     shape: Shape,
     hard_state: HardState,
+    memberships: MembershipLog,
     /// The newest entries, up to the last one.
     tail: VecDeque<Entry>,
     tail_bytes: usize,
@@ -139,20 +146,27 @@ impl RaftLog {
             }
             Err(error) => return Err(error.into()),
         };
-        let shape = replay.finish(dir, &writer)?;
+        let (shape, memberships) = replay.finish(dir, &writer)?;
         let mut hard_state = read_hard_state(dir, &writer)?;
         let last = shape.last();
         if hard_state.term < last.1 {
             // The log proves a newer term; nobody was voted for in it (pitfall 3).
             hard_state = HardState { term: last.1, vote: None };
         }
-        let recovery = RaftLogRecovery { hard_state, first: shape.first(), last, report };
+        let recovery = RaftLogRecovery {
+            hard_state,
+            first: shape.first(),
+            last,
+            memberships: memberships.to_vec(),
+            report,
+        };
         log::info!("raft log: entries {} to {}; {}", recovery.first, last.0, recovery.report);
         let log = Self {
             env: env.clone(),
             dir: dir.to_path_buf(),
             writer,
             hard_state,
+            memberships,
             tail: VecDeque::new(),
             tail_bytes: 0,
             applied: shape.baseline().0,
@@ -177,22 +191,6 @@ impl RaftLog {
         self.hard_state
     }
 
-    /// Discards all entries and goes on behind `baseline`, keeping the hard state: for an engine whose applied
-    /// (index, term) the log does not have, because it came from a snapshot or a checkpoint. Becomes durable with,
-    /// and in front of, whatever is submitted next.
-    pub fn reset(&mut self, baseline: (LogIndex, Term)) {
-        assert!(self.unfinished.is_empty(), "the log is reset before anything is submitted");
-        self.writer.append(RecordKind::Truncate, 0, 0, &[]);
-        let id = self.append_baseline(baseline);
-        self.truncations.push_back((id, LogIndex::ZERO));
-        self.durable_below = LogIndex::ZERO;
-        self.shape.reset(baseline);
-        self.tail.clear();
-        self.tail_bytes = 0;
-        self.applied = baseline.0;
-        self.release = Some((baseline.0, id));
-    }
-
     fn append_baseline(&mut self, baseline: (LogIndex, Term)) -> AppendId {
         self.writer.append(
             RecordKind::State,
@@ -202,6 +200,11 @@ impl RaftLog {
         )
     }
 
+    fn append_membership(&mut self, (index, membership): &(LogIndex, Membership)) {
+        let payload = encode_membership(*index, membership);
+        self.writer.append(RecordKind::State, SLOT_MEMBERSHIP, STATE_FORMAT, &payload);
+    }
+
     fn truncate(&mut self, from: LogIndex) {
         let baseline = self.shape.baseline().0;
         assert!(from > baseline, "truncation from {from} in a log behind {baseline}");
@@ -209,6 +212,7 @@ impl RaftLog {
         self.truncations.push_back((id, from));
         self.durable_below = self.durable_below.min(from);
         self.shape.truncate(from);
+        self.memberships.truncate(from);
         while let Some(dropped) = self.tail.pop_back_if(|entry| entry.index >= from) {
             self.tail_bytes -= dropped.payload.len();
         }
@@ -219,6 +223,7 @@ impl RaftLog {
         assert_eq!(entry.index, last.next(), "entry {} does not follow on {last}", entry.index);
         self.writer.append(RecordKind::Data, entry.index.0, entry.term.0, &entry.payload);
         self.shape.append(entry.index, entry.term);
+        self.memberships.append(&entry);
         self.tail_bytes += entry.payload.len();
         self.tail.push_back(entry);
     }
@@ -346,16 +351,7 @@ impl LogView for RaftLog {
         if from > to || to >= self.tail.len() {
             return None;
         }
-        let mut out = Vec::new();
-        let mut bytes = 0;
-        for entry in self.tail.range(from..=to) {
-            out.push(entry.clone());
-            bytes += entry.payload.len();
-            if bytes >= max_bytes {
-                break;
-            }
-        }
-        Some(out)
+        Some(take_entries(self.tail.range(from..=to), max_bytes))
     }
 }
 
@@ -463,12 +459,31 @@ impl LogStore for RaftLog {
         let Some(term) = self.shape.term(index).filter(|_| self.shape.contains(index)) else {
             return;
         };
+        if let Some(membership) = self.memberships.release(index).cloned() {
+            self.append_membership(&membership);
+        }
         let id = self.append_baseline((index, term));
         self.shape.release(index);
         while let Some(entry) = self.tail.pop_front_if(|entry| entry.index <= index) {
             self.tail_bytes -= entry.payload.len();
         }
         self.release = Some((index, id));
+    }
+
+    fn reset(&mut self, baseline: (LogIndex, Term), membership: (LogIndex, Membership)) {
+        let now = self.shape.baseline().0;
+        assert!(baseline.0 >= now, "a reset to {} in a log from {now}", baseline.0);
+        self.writer.append(RecordKind::Truncate, 0, 0, &[]);
+        self.append_membership(&membership);
+        let id = self.append_baseline(baseline);
+        self.truncations.push_back((id, LogIndex::ZERO));
+        self.durable_below = LogIndex::ZERO;
+        self.shape.reset(baseline);
+        self.memberships.reset(membership);
+        self.tail.clear();
+        self.tail_bytes = 0;
+        self.applied = baseline.0;
+        self.release = Some((baseline.0, id));
     }
 
     fn use_reserve(&mut self) {
@@ -481,6 +496,10 @@ impl LogStore for RaftLog {
 
     fn in_flight(&self) -> Option<u64> {
         self.in_flight.is_some().then_some(self.syncs)
+    }
+
+    fn live_bytes(&self) -> u64 {
+        self.writer.live_bytes()
     }
 
     fn stats(&self) -> LogStats {
@@ -539,6 +558,7 @@ fn read_entries(
 struct Replay {
     dir: PathBuf,
     shape: Shape,
+    memberships: MembershipLog,
     first: Option<LogIndex>,
     expected: Option<LogIndex>,
     gap: Option<(LogIndex, LogIndex)>,
@@ -559,12 +579,14 @@ impl Replay {
                     });
                 }
                 self.first.get_or_insert(index);
+                self.add_membership(index, record)?;
                 self.shape.append(index, Term(record.aux));
                 self.shape.place(index, record.pos, false);
                 self.expected = Some(index.next());
             }
             RecordKind::Truncate => {
                 self.shape.truncate(index);
+                self.memberships.truncate(index);
                 self.shape.note_truncation();
                 // From 0: a reset; what follows begins behind a new baseline.
                 self.expected =
@@ -574,6 +596,23 @@ impl Replay {
             RecordKind::State | RecordKind::Group => {}
         }
         Ok(())
+    }
+
+    fn add_membership(&mut self, index: LogIndex, record: &Record<'_>) -> Result<(), WalError> {
+        match Membership::from_entry(record.payload) {
+            None => Ok(()),
+            Some(Ok(membership)) => {
+                self.memberships.push(index, membership);
+                Ok(())
+            }
+            Some(Err(error)) => Err(WalError::Corrupt {
+                path: self.dir.join(LogKind::RaftLog.file_name(record.pos.segment())),
+                offset: record.pos.offset() + RECORD_HEADER_BYTES as u64,
+                expected: "a membership".into(),
+                found: format!("an entry that says it is one: {error}"),
+                advice: NO_ROOM_ADVICE,
+            }),
+        }
     }
 
     /// Refuses an index or term after which there is no next one: a valid checksum does not make it a true one.
@@ -591,6 +630,10 @@ impl Replay {
                 let term = decode_hard_state(record.aux, record.payload).unwrap_or_default().term;
                 [(payload, "a term", term.0), (payload, "a term", 0)]
             }
+            (RecordKind::State, SLOT_MEMBERSHIP) => {
+                let found = decode_membership(record.aux, record.payload).unwrap_or_default();
+                [(payload, "a membership's index", found.0.0), (payload, "an index", 0)]
+            }
             (RecordKind::State | RecordKind::Group, _) => return Ok(()),
         };
         match numbers.into_iter().find(|&(_, _, number)| number > MAX_STORED_INDEX) {
@@ -605,14 +648,37 @@ impl Replay {
         }
     }
 
-    /// Joins what was replayed with the baseline.
-    fn finish(mut self, dir: &Path, writer: &Writer) -> Result<Shape, RaftLogError> {
+    /// Joins what was replayed with the baseline and the membership there.
+    fn finish(
+        mut self,
+        dir: &Path,
+        writer: &Writer,
+    ) -> Result<(Shape, MembershipLog), RaftLogError> {
         let baseline = match writer.state(SLOT_BASELINE) {
             None => (LogIndex::ZERO, Term::ZERO),
             Some((aux, payload)) => decode_baseline(aux, payload).ok_or_else(|| {
                 bad_state(dir, SLOT_BASELINE, "a baseline of format 1, 16 bytes", aux, payload)
             })?,
         };
+        let mut memberships = MembershipLog::default();
+        if let Some((aux, payload)) = writer.state(SLOT_MEMBERSHIP) {
+            let expected = "an index and a membership of format 1";
+            let first = decode_membership(aux, payload)
+                .ok_or_else(|| bad_state(dir, SLOT_MEMBERSHIP, expected, aux, payload))?;
+            memberships.reset(first);
+        }
+        // Released entries may still lie in the oldest segment, and the slot may be ahead of the baseline.
+        memberships.extend(std::mem::take(&mut self.memberships));
+        memberships.release(baseline.0);
+        Ok((self.join_baseline(dir, writer, baseline)?, memberships))
+    }
+
+    fn join_baseline(
+        mut self,
+        dir: &Path,
+        writer: &Writer,
+        baseline: (LogIndex, Term),
+    ) -> Result<Shape, RaftLogError> {
         let gap =
             |expected, found| Err(RaftLogError::Gap { dir: dir.to_path_buf(), expected, found });
         let Some(first) = self.first else {

@@ -1,16 +1,16 @@
-//! The two state slots of the Raft log, and its errors.
+//! The three state slots of the Raft log, and its errors.
 //!
 //! ```text
-//! slot 1, hard state, 32 bytes        slot 2, baseline, 16 bytes
-//!  0  term                             0  index of the last released entry
-//!  8  has voted: 0 or 1                8  its term
+//! slot 1, hard state, 32 bytes        slot 2, baseline, 16 bytes                 slot 3, membership at the baseline
+//!  0  term                             0  index of the last released entry        0  index of the entry that set it
+//!  8  has voted: 0 or 1                8  its term                                8  the membership (batch.md)
 //! 16  voted for: node (0 when it has not)
 //! 24  voted for: incarnation
 //! ```
 //!
-//! Big-endian, eight bytes each; `aux` is the format of the slot, 1. `proto-spec/wal.md` has an example.
+//! Big-endian, eight bytes each but for the membership; `aux` is the format of the slot, 1. `proto-spec/wal.md` has an example.
 
-use crate::base::{LogIndex, NodeId, ReplicaId, Term};
+use crate::base::{LogIndex, Membership, NodeId, ReplicaId, Term};
 use crate::raft::HardState;
 use crate::wal::WalError;
 use byteorder::{BigEndian, ByteOrder};
@@ -20,7 +20,9 @@ use std::path::PathBuf;
 pub const SLOT_HARD_STATE: u64 = 1;
 /// The slot of the baseline.
 pub const SLOT_BASELINE: u64 = 2;
-/// The format of both, in `aux`.
+/// The slot of the membership in force at the baseline.
+pub const SLOT_MEMBERSHIP: u64 = 3;
+/// The format of all three, in `aux`.
 pub const STATE_FORMAT: u64 = 1;
 
 /// A failed Raft log operation. Except [`WalError::DiskFull`] all are final: stop the process.
@@ -127,6 +129,19 @@ pub fn decode_baseline(aux: u64, payload: &[u8]) -> Option<(LogIndex, Term)> {
     })
 }
 
+/// The payload of the membership in force at the baseline and the index of the entry that set it.
+#[must_use]
+pub fn encode_membership(index: LogIndex, membership: &Membership) -> Vec<u8> {
+    [index.0.to_be_bytes().as_slice(), &membership.encode()].concat()
+}
+
+/// The membership in a record's payload; `None` when it is not one.
+#[must_use]
+pub fn decode_membership(aux: u64, payload: &[u8]) -> Option<(LogIndex, Membership)> {
+    let (index, membership) = payload.split_first_chunk().filter(|_| aux == STATE_FORMAT)?;
+    Some((LogIndex(u64::from_be_bytes(*index)), Membership::decode(membership).ok()?))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -146,5 +161,15 @@ mod tests {
         let baseline = (LogIndex(4), Term(2));
         assert_eq!(decode_baseline(STATE_FORMAT, &encode_baseline(baseline)), Some(baseline));
         assert_eq!(decode_baseline(STATE_FORMAT, &[0; 15]), None);
+        let voter = ReplicaId { node: NodeId(3), incarnation: 7 };
+        for membership in [Membership::new(), Membership::of_voters([voter])] {
+            let bytes = encode_membership(LogIndex(4), &membership);
+            assert_eq!(decode_membership(2, &bytes), None);
+            for cut in 0..bytes.len() {
+                assert_eq!(decode_membership(STATE_FORMAT, &bytes[..cut]), None, "{cut}");
+            }
+            let expected = Some((LogIndex(4), membership));
+            assert_eq!(decode_membership(STATE_FORMAT, &bytes), expected);
+        }
     }
 }

@@ -233,7 +233,7 @@ fn reset_goes_on_behind_a_new_baseline_and_keeps_the_hard_state() {
     let hard_state = HardState { term: Term(2), vote: None };
     log.submit(Persist { hard_state: Some(hard_state), ..host.persist() });
     host.append(&mut log, 1..=60, 2);
-    log.reset((LogIndex(500), Term(2)));
+    log.reset((LogIndex(500), Term(2)), membership(480, 1));
     assert_eq!((log.first_index(), log.last()), (LogIndex(501), (LogIndex(500), Term(2))));
     host.append(&mut log, 501..=510, 3);
     assert_eq!(log.stats().segments, 1, "what was discarded is given up");
@@ -533,6 +533,11 @@ fn spares_are_made_off_the_log_lane_and_tried_again_after_a_full_disk() {
     host.sim.clock.advance(2 * SPARE_RETRY_NS);
     host.append(&mut log, 5..=5, 1);
     assert_eq!(log.stats().spare_segments, 1);
+}
+
+/// A membership that entry `index` set, different for each.
+fn membership(index: u64, voters: u64) -> (LogIndex, Membership) {
+    (LogIndex(index), Membership::of_voters((1..=voters).map(replica)))
 }
 
 fn replica(node: u64) -> ReplicaId {
