@@ -133,6 +133,8 @@ pub enum StopKind {
     Crash(CrashKind),
     /// It stopped itself after a failure of its disk that was injected.
     Fatal,
+    /// It stopped in good order.
+    Drained,
     /// Its disk was taken away; the next start is another incarnation on an empty one.
     Wiped,
 }

@@ -1,0 +1,288 @@
+//! The end of a run: is the cluster still alive, and do all nodes hold the same?
+//!
+//! 1. **Liveness.** Faults stop. A random quorum of the voters stays up (the others go down), with whole disks and a
+//!    good network. Within [`LIVENESS_TIMEOUTS`] longest election timeouts it must have a leader that serves, and
+//!    every one of the quorum must have applied what that leader had applied when it began to serve.
+//! 2. **Convergence.** Everybody comes up, damaged nodes are rebuilt, the operator makes everybody a voter, clients stop.
+//!    Within [`CONVERGENCE_TIMEOUTS`] longest election timeouts all nodes have applied the same entry.
+//! 3. **Equality.** All user rows and all internal rows of all nodes are equal.
+
+use super::api::membership;
+use super::hooks::{SimNode, Verdict, Violation};
+use super::slot::{Goal, Health};
+use super::world::{What, World};
+use beachdb::base::{LogIndex, Membership, Nanos, SequenceNumber};
+use beachdb::env::sim::CrashKind;
+use beachdb::node::{Lookup, SliceRange, StateMachine};
+
+/// Longest election timeouts (twice the shortest one) that a healthy quorum may take to elect, commit, and catch up.
+/// An election takes one or two; a split vote one more, rarely twice; a snapshot and a restart's replay the rest.
+pub const LIVENESS_TIMEOUTS: u64 = 20;
+/// The same for all nodes to come back (each after a remove, an add, a snapshot, and a promote) and be equal.
+pub const CONVERGENCE_TIMEOUTS: u64 = 100;
+/// How often it is looked whether it is done.
+const LOOKS_PER_TIMEOUT: u64 = 40;
+
+/// What one node holds.
+type Rows = Vec<(Vec<u8>, Vec<u8>)>;
+
+impl World {
+    /// See the module. Called once, when the time of the faults is over.
+    pub fn finish(&mut self) -> Verdict {
+        self.calm();
+        let core = self.choose_core();
+        self.core.note(format_args!("=== faults stop; the quorum {core:?} stays"));
+        self.isolate(&core)?;
+        let mut target = None;
+        let alive = |world: &Self| world.lives(&core, &mut target);
+        if !self.wait_for(LIVENESS_TIMEOUTS, alive)? {
+            let what = format!(
+                "slots {core:?} are a quorum without faults, but after {LIVENESS_TIMEOUTS} longest election \
+                 timeouts: {}",
+                self.describe()
+            );
+            return Err(Violation::new("liveness", what));
+        }
+        self.core.note(format_args!("=== everything heals"));
+        self.clients.stop();
+        self.heal()?;
+        if !self.wait_for(CONVERGENCE_TIMEOUTS, |world| world.converged())? {
+            let what = format!(
+                "everything is healed, but after {CONVERGENCE_TIMEOUTS} longest election timeouts: {}",
+                self.describe()
+            );
+            return Err(Violation::new("convergence", what));
+        }
+        self.compare()?;
+        self.observer.finish(&self.core)
+    }
+
+    /// No fault from here on.
+    fn calm(&mut self) {
+        let core = &mut self.core;
+        core.calm = true;
+        core.operator.rests = true;
+        core.operator.queue.clear();
+        core.net.heal();
+        for slot in 0..core.slots.len() {
+            let now = core.now;
+            let s = &mut core.slots[slot];
+            s.disk.clear_faults();
+            s.disk.set_capacity(None);
+            s.cramped = false;
+            s.crash_on_start = None;
+            s.slow = (1, now);
+            for lane in &mut s.lanes {
+                lane.hung_until = now;
+            }
+            let life = s.life;
+            core.resume(slot, life);
+        }
+    }
+
+    /// A random set of slots with whole data that is a quorum of every membership that may be in force.
+    fn choose_core(&mut self) -> Vec<usize> {
+        let mut order: Vec<usize> = (0..self.core.slots.len()).collect();
+        for n in (1..order.len()).rev() {
+            order.swap(n, self.core.random.below(n as u64 + 1) as usize);
+        }
+        let memberships: Vec<Membership> = self
+            .core
+            .slots
+            .iter()
+            .filter_map(|s| s.node.as_ref())
+            .map(|n| membership(n).1)
+            .collect();
+        // A process that is down may know a newer membership: then everybody stays.
+        let all_up = self.core.slots.iter().all(|s| s.is_up() || s.health != Health::Whole);
+        let mut chosen = Vec::new();
+        for slot in order {
+            if all_up && !memberships.is_empty() && self.is_quorum(&chosen, &memberships) {
+                break;
+            }
+            if self.core.slots[slot].health != Health::Rotten {
+                chosen.push(slot);
+            }
+        }
+        chosen.sort_unstable();
+        chosen
+    }
+
+    fn is_quorum(&self, chosen: &[usize], memberships: &[Membership]) -> bool {
+        memberships.iter().all(|m| {
+            let there = chosen.iter().filter(|n| m.is_voter(self.core.slots[**n].replica)).count();
+            m.is_empty() || 2 * there > m.voter_count()
+        })
+    }
+
+    /// The core comes up, the others go down.
+    fn isolate(&mut self, core: &[usize]) -> Verdict {
+        for slot in 0..self.core.slots.len() {
+            if core.contains(&slot) {
+                if !self.core.slots[slot].is_up() {
+                    self.start(slot)?;
+                }
+                continue;
+            }
+            self.core.slots[slot].held_down = true;
+            if self.core.slots[slot].is_up() {
+                let kind = CrashKind::Process;
+                self.stop(slot, super::hooks::StopKind::Crash(kind), kind, 1)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Everybody comes up; what is damaged is rebuilt; the operator wants all of them.
+    fn heal(&mut self) -> Verdict {
+        self.core.operator.rests = false;
+        for slot in 0..self.core.slots.len() {
+            let now = self.core.now;
+            let s = &mut self.core.slots[slot];
+            s.held_down = false;
+            s.goal = Goal::In;
+            if s.health == Health::Rotten {
+                self.rebuild(slot)?;
+            } else if !s.is_up() {
+                let life = s.life;
+                self.core.at(now, What::Start { slot, life });
+            }
+        }
+        Ok(())
+    }
+
+    /// Runs until `done` or so many longest election timeouts have passed; whether it is done.
+    fn wait_for(
+        &mut self,
+        timeouts: u64,
+        mut done: impl FnMut(&Self) -> bool,
+    ) -> Result<bool, Violation> {
+        let longest = 2 * self.core.shape.election_timeout_ns;
+        for _ in 0..timeouts * LOOKS_PER_TIMEOUT {
+            if done(self) {
+                return Ok(true);
+            }
+            self.run_until(self.core.now.plus(longest / LOOKS_PER_TIMEOUT))?;
+        }
+        Ok(done(self))
+    }
+
+    /// Whether the core has a leader that serves and everybody in it has caught up with what it had then.
+    fn lives(&self, core: &[usize], target: &mut Option<LogIndex>) -> bool {
+        if target.is_none() {
+            let leader = self.core.leader().and_then(|slot| self.core.slots[slot].node.as_ref());
+            *target = leader.filter(|n| n.is_ready()).map(SimNode::applied);
+        }
+        let Some(target) = *target else { return false };
+        core.iter().all(|slot| {
+            let s = &self.core.slots[*slot];
+            // Who is no member (any more, or yet) need not catch up.
+            let member = self.core.leader().and_then(|l| self.core.slots[l].node.as_ref());
+            let is_member = member.is_some_and(|n| membership(n).1.is_voter(s.replica));
+            !is_member || s.node.as_ref().is_some_and(|n| n.applied() >= target)
+        })
+    }
+
+    /// Whether everybody is a voter and has applied the same, and nothing is on its way.
+    fn converged(&self) -> bool {
+        let Some(leader) = self.core.leader().and_then(|l| self.core.slots[l].node.as_ref()) else {
+            return false;
+        };
+        let applied = leader.applied();
+        leader.is_ready()
+            && leader.raft().commit() == applied
+            && self.core.slots.iter().all(|s| {
+                s.health == Health::Whole
+                    && membership(leader).1.is_voter(s.replica)
+                    && s.node.as_ref().is_some_and(|n| n.applied() == applied)
+            })
+    }
+
+    /// All nodes in words, for a violation.
+    fn describe(&self) -> String {
+        let one = |s: &super::slot::Slot| match &s.node {
+            None => format!("n{} down ({:?}, {:?})", s.number + 1, s.health, s.goal),
+            Some(node) => format!(
+                "n{} {} of term {}, commit {}, applied {}, {} voters{} ({:?}, {:?})",
+                s.number + 1,
+                node.role().name(),
+                node.raft().term().0,
+                node.raft().commit().0,
+                node.applied().0,
+                membership(node).1.voter_count(),
+                if node.is_ready() { ", ready" } else { "" },
+                s.health,
+                s.goal
+            ),
+        };
+        self.core.slots.iter().map(one).collect::<Vec<_>>().join("; ")
+    }
+
+    fn compare(&self) -> Verdict {
+        let mut first: Option<(usize, Rows)> = None;
+        for s in &self.core.slots {
+            let Some(node) = &s.node else { continue };
+            let rows = rows_of(node).map_err(|what| {
+                Violation::new("unreadable", format!("node {}: {what}", s.number + 1))
+            })?;
+            match &first {
+                None => first = Some((s.number, rows)),
+                Some((other, expected)) => {
+                    if let Some(what) = difference(expected, &rows) {
+                        let what = format!("nodes {} and {} differ: {what}", other + 1, s.number + 1);
+                        return Err(Violation::new("unequal-state", what));
+                    }
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Everything a node's state machine holds: user rows, then internal rows.
+fn rows_of(node: &SimNode) -> Result<Rows, String> {
+    let machine = node.machine();
+    let mut rows = Rows::new();
+    let mut start = Vec::new();
+    loop {
+        let range = SliceRange {
+            start: &start,
+            end: None,
+            limit: 10_000,
+            max_bytes: usize::MAX,
+            keys_only: false,
+            at: SequenceNumber::MAX,
+        };
+        let slice = match machine.scan(&range).map_err(|e| e.to_string())? {
+            Lookup::Ready(slice) => slice,
+            Lookup::Disk(read) => read().map_err(|e| e.to_string())?,
+        };
+        rows.extend(slice.entries.into_iter().map(|e| (e.key.to_vec(), e.value.to_vec())));
+        match slice.resume {
+            Some(resume) => start = resume,
+            None => break,
+        }
+    }
+    let internal = machine.internal_rows().map_err(|e| e.to_string())?;
+    rows.extend(internal.into_iter().map(|(key, value)| (key, value.to_vec())));
+    Ok(rows)
+}
+
+/// The first difference, in words.
+fn difference(left: &Rows, right: &Rows) -> Option<String> {
+    let show = |row: Option<&(Vec<u8>, Vec<u8>)>| match row {
+        None => "nothing".to_owned(),
+        Some((key, value)) => {
+            format!("{} = {}", key.escape_ascii(), value.escape_ascii())
+        }
+    };
+    let rows = left.len().max(right.len());
+    let n = (0..rows).find(|n| left.get(*n) != right.get(*n))?;
+    Some(format!("row {n} is {} and {}", show(left.get(n)), show(right.get(n))))
+}
+
+/// Longest time that the end of a run may take, virtually.
+#[must_use]
+pub const fn longest_end(election_timeout_ns: u64) -> Nanos {
+    Nanos(2 * election_timeout_ns * (LIVENESS_TIMEOUTS + CONVERGENCE_TIMEOUTS))
+}
