@@ -4,7 +4,8 @@ use super::hooks::SimNode;
 use beachdb::base::{LogIndex, Membership, ReplicaId};
 use beachdb::node::{Effect, Observed};
 use beachdb::proto::Response;
-use beachdb::raft::{AppendOutcome, Body, Message, SnapshotOutcome};
+use beachdb::raft::Message;
+use beachdb::raft::message::{AppendOutcome, Body, SnapshotOutcome};
 use std::fmt::Write as _;
 
 /// The membership in force in a node's log, and the entry that set it.

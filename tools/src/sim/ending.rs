@@ -11,7 +11,7 @@ use super::api::membership;
 use super::hooks::{SimNode, Verdict, Violation};
 use super::slot::{Goal, Health};
 use super::world::{What, World};
-use beachdb::base::{LogIndex, Membership, Nanos, SequenceNumber};
+use beachdb::base::{LogIndex, Membership, Nanos};
 use beachdb::env::sim::CrashKind;
 use beachdb::node::{Lookup, SliceRange, StateMachine};
 
@@ -229,7 +229,8 @@ impl World {
                 None => first = Some((s.number, rows)),
                 Some((other, expected)) => {
                     if let Some(what) = difference(expected, &rows) {
-                        let what = format!("nodes {} and {} differ: {what}", other + 1, s.number + 1);
+                        let what =
+                            format!("nodes {} and {} differ: {what}", other + 1, s.number + 1);
                         return Err(Violation::new("unequal-state", what));
                     }
                 }
@@ -251,7 +252,7 @@ fn rows_of(node: &SimNode) -> Result<Rows, String> {
             limit: 10_000,
             max_bytes: usize::MAX,
             keys_only: false,
-            at: SequenceNumber::MAX,
+            at: machine.last_seq(),
         };
         let slice = match machine.scan(&range).map_err(|e| e.to_string())? {
             Lookup::Ready(slice) => slice,

@@ -12,6 +12,10 @@ use beachdb::env::sim::SimRandom;
 /// One kind of trouble. Slots count from 0; times are virtual milliseconds; sets of slots are bit masks.
 #[derive(Clone, PartialEq, Eq, Debug, serde::Serialize, serde::Deserialize)]
 #[serde(rename_all = "snake_case", deny_unknown_fields)]
+#[expect(
+    missing_docs,
+    reason = "slots, durations, and odds; the enum and its variants say what they mean"
+)]
 pub enum Fault {
     /// Nothing passes between the slots in `side` and the others.
     Partition { side: u64, ms: u64 },
@@ -116,7 +120,11 @@ const CLASSES: [(&str, u64, Draw); 23] = [
     }),
     ("half-deaf", 6_000, |d| Fault::HalfDeaf { slot: d.slot(), hears: d.coin(), ms: d.span() }),
     ("bridge", 6_000, |d| Fault::Bridge { slot: d.slot(), side: d.side(), ms: d.span() }),
-    ("flap", 8_000, |d| Fault::Flap { slot: d.slot(), times: 2 + d.below(20), ms: 20 + d.below(800) }),
+    ("flap", 8_000, |d| Fault::Flap {
+        slot: d.slot(),
+        times: 2 + d.below(20),
+        ms: 20 + d.below(800),
+    }),
     ("swizzle", 8_000, |d| Fault::Swizzle {
         set: d.set(),
         step_ms: 10 + d.below(1_000),
@@ -136,14 +144,23 @@ const CLASSES: [(&str, u64, Draw); 23] = [
         power: d.chance(2, 3),
         down_ms: d.down(),
     }),
-    ("crash-many", 10_000, |d| Fault::CrashMany { set: d.set(), power: d.coin(), down_ms: d.down() }),
+    ("crash-many", 10_000, |d| Fault::CrashMany {
+        set: d.set(),
+        power: d.coin(),
+        down_ms: d.down(),
+    }),
     ("drain", 10_000, |d| Fault::Drain { slot: d.slot(), down_ms: d.down() }),
     ("pause", 5_000, |d| Fault::Pause { slot: d.slot(), ms: d.span() }),
-    ("clock-rate", 10_000, |d| {
-        Fault::ClockRate { slot: d.slot(), ppm: d.below(200_001) as i64 - 100_000 }
+    ("clock-rate", 10_000, |d| Fault::ClockRate {
+        slot: d.slot(),
+        ppm: d.below(200_001) as i64 - 100_000,
     }),
     ("clock-jump", 10_000, |d| Fault::ClockJump { slot: d.slot(), ms: 1 + d.skewed(20_000) }),
-    ("slow-disk", 5_000, |d| Fault::SlowDisk { slot: d.slot(), factor: 2 + d.skewed(500), ms: d.span() }),
+    ("slow-disk", 5_000, |d| Fault::SlowDisk {
+        slot: d.slot(),
+        factor: 2 + d.skewed(500),
+        ms: d.span(),
+    }),
     ("hung-lane", 5_000, |d| Fault::HungLane {
         slot: d.slot(),
         lane: if d.coin() { 0 } else { d.below(6) as usize },
@@ -294,7 +311,8 @@ mod tests {
     fn slots_are_in_range_whatever_the_number_of_nodes() {
         for nodes in 1..=7 {
             for seed in 0..20 {
-                for timed in schedule(&mut SimRandom::new(seed), nodes, 60_000_000_000, 500_000_000) {
+                for timed in schedule(&mut SimRandom::new(seed), nodes, 60_000_000_000, 500_000_000)
+                {
                     if let Fault::OneWay { from, to, .. } = timed.fault {
                         assert!(from < nodes && to < nodes && (nodes == 1 || from != to));
                     }

@@ -73,8 +73,8 @@ impl Net {
             return [None, None];
         }
         let first = self.arrival(now, from, to, quality);
-        let again = quality.duplicate_ppm > 0
-            && self.random.chance(quality.duplicate_ppm, 1_000_000);
+        let again =
+            quality.duplicate_ppm > 0 && self.random.chance(quality.duplicate_ppm, 1_000_000);
         [Some(first), again.then(|| self.arrival(now, from, to, quality))]
     }
 

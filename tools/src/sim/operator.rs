@@ -44,9 +44,9 @@ impl Core {
             let s = &self.slots[*slot];
             s.node.as_ref().is_some_and(|n| n.role() == Role::Leader)
         };
-        (0..self.slots.len()).filter(leads).max_by_key(|slot| {
-            self.slots[*slot].node.as_ref().map(|n| n.raft().term())
-        })
+        (0..self.slots.len())
+            .filter(leads)
+            .max_by_key(|slot| self.slots[*slot].node.as_ref().map(|n| n.raft().term()))
     }
 
     /// What the members need next, as this leader sees them; `None`: all is as it should be.

@@ -74,7 +74,8 @@ impl Shape {
         let election = pick(random, &[500, 1_000, 1_000, 2_000]) * MS;
         let delay_max = pick(random, &[MS / 2, 2 * MS, 5 * MS, 30 * MS]);
         let rough = random.chance(1, 2);
-        let odds = |random: &mut SimRandom, on: bool, max: u64| if on { random.below(max) } else { 0 };
+        let odds =
+            |random: &mut SimRandom, on: bool, max: u64| if on { random.below(max) } else { 0 };
         let lossy = rough && random.chance(1, 2);
         let copying = rough && random.chance(1, 2);
         let stalling = rough && random.chance(1, 2);

@@ -15,6 +15,7 @@ use std::sync::Arc;
 pub const CLUSTER: &str = "sim";
 
 /// What waits for the node's next turn.
+#[expect(missing_docs, reason = "the variants say it")]
 pub enum Item {
     /// A request, as the bytes of its frame.
     Request { conn: u64, frame: Vec<u8> },

@@ -20,6 +20,7 @@ use std::path::PathBuf;
 
 /// The end of a fault.
 #[derive(Debug)]
+#[expect(missing_docs, reason = "the variants say it")]
 pub enum Undo {
     /// These directions work again.
     Unblock(Vec<(usize, usize)>),
@@ -246,7 +247,9 @@ impl World {
                     }
                 }
             }
-            Fault::Transfer { to } => core.operator.queue.push_back(Admin::Transfer(to.map(node_of))),
+            Fault::Transfer { to } => {
+                core.operator.queue.push_back(Admin::Transfer(to.map(node_of)))
+            }
         }
         Ok(())
     }

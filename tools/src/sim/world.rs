@@ -94,7 +94,6 @@ struct Conn {
 
 /// Everything but who judges and who uses.
 pub struct Core {
-    pub(super) options: RunOptions,
     pub(super) shape: Shape,
     pub(super) now: Nanos,
     seq: u64,
@@ -175,7 +174,11 @@ impl Core {
                 let queued = s.jobs.queued(lane);
                 let state = s.lanes[lane as usize];
                 // Reads run side by side, the others one after the other.
-                let free = if lane == Lane::Read { queued > state.busy } else { queued > 0 && state.busy == 0 };
+                let free = if lane == Lane::Read {
+                    queued > state.busy
+                } else {
+                    queued > 0 && state.busy == 0
+                };
                 if !free {
                     break;
                 }
@@ -343,7 +346,6 @@ impl World {
         };
         let Harness { observer, clients } = harness(&setup);
         let mut core = Core {
-            options: options.clone(),
             net: Net::new(nodes, shape.quality, network),
             first_members: Membership::of_voters(slots.iter().map(|s| s.replica)),
             shape,
@@ -589,7 +591,7 @@ impl World {
                         request.opcode()
                     ));
                 }
-                let deadline = local.plus(Nanos::from_millis(u64::from(header.deadline_ms)).0);
+                let deadline = local.plus(Nanos::from_millis(u64::from(header.word)).0);
                 let event = Event::Request {
                     origin,
                     request,
@@ -693,7 +695,13 @@ impl World {
     }
 
     /// Ends the process of a slot, and plans its next start.
-    pub(super) fn stop(&mut self, slot: usize, why: StopKind, kind: CrashKind, down_ms: u64) -> Verdict {
+    pub(super) fn stop(
+        &mut self,
+        slot: usize,
+        why: StopKind,
+        kind: CrashKind,
+        down_ms: u64,
+    ) -> Verdict {
         self.core.note(format_args!("n{} is down ({why:?}) for {down_ms} ms", slot + 1));
         self.core.tracer.event(3, slot as u64, self.core.now);
         self.core.slots[slot].kill();
@@ -752,7 +760,7 @@ impl World {
         if s.health == Health::Rotten {
             return self.rebuild(slot);
         }
-        if s.excused || (s.cramped && error.is_disk_full()) {
+        if s.excused || (s.cramped && is_disk_full(error)) {
             s.disk.clear_faults();
             s.excused = false;
             self.core.after(200_000_000, What::Start { slot, life });
@@ -761,4 +769,10 @@ impl World {
         let what = format!("node {} cannot start: {error}", slot + 1);
         Err(Violation::new("open-refused", what))
     }
+}
+
+/// Whether it is about space: the text of the operating system is in every layer's message.
+fn is_disk_full(error: &OpenError) -> bool {
+    let text = error.to_string();
+    text.contains("No space left") || text.contains("ENOSPC")
 }
