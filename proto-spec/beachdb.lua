@@ -13,6 +13,7 @@ local HEADER = 24
 local OPCODES = {
   [0] = "connection", [1] = "HELLO", [2] = "PING", [3] = "GET", [4] = "PUT",
   [5] = "DELETE", [6] = "WRITE", [7] = "SCAN", [8] = "STATUS", [9] = "STATS",
+  [10] = "REGISTER",
 }
 local STATUS = {
   [0] = "OK",
@@ -20,6 +21,7 @@ local STATUS = {
   [6] = "NO_CRC_NOT_ALLOWED", [7] = "SLOW_FRAME", [8] = "IDLE_TIMEOUT", [9] = "TOO_MANY_CONNECTIONS",
   [16] = "UNKNOWN_OPCODE", [17] = "BAD_REQUEST", [18] = "DUPLICATE_REQUEST_ID", [19] = "KEY_TOO_LARGE",
   [20] = "VALUE_TOO_LARGE", [21] = "BATCH_TOO_LARGE", [22] = "RESERVED_KEY", [23] = "WRONG_CLUSTER",
+  [24] = "UNKNOWN_SESSION", [25] = "SESSION_STALE", [26] = "SESSION_WINDOW_FULL",
   [32] = "BUSY", [33] = "DEADLINE_EXCEEDED", [34] = "NOT_LEADER", [35] = "SHUTTING_DOWN", [36] = "NO_SPACE",
   [37] = "SNAPSHOT_TOO_OLD", [38] = "READ_ERROR", [39] = "INTERNAL",
 }
@@ -46,6 +48,7 @@ local f = {
   applied = ProtoField.uint64("beachdb.applied", "Applied sequence"),
   index = ProtoField.uint64("beachdb.index", "Log index"),
   ops = ProtoField.uint32("beachdb.batch.ops", "Operations"),
+  max_window = ProtoField.uint32("beachdb.session.window", "Window"),
   window = ProtoField.uint16("beachdb.batch.window", "Session window"),
   client_id = ProtoField.uint64("beachdb.batch.client_id", "Client id"),
   client_seq = ProtoField.uint64("beachdb.batch.client_seq", "Client sequence"),
@@ -239,6 +242,12 @@ local reply = {
     tree:add(f.first_seq, tvb(32, 8))
     tree:add(f.last_seq, tvb(40, 8))
     return "sequence " .. tostring(tvb(40, 8):uint64())
+  end,
+  [10] = function(tvb, tree)
+    tree:add(f.client_id, tvb(24, 8))
+    tree:add(f.applied, tvb(32, 8))
+    tree:add(f.max_window, tvb(40, 4))
+    return "client " .. tostring(tvb(24, 8):uint64())
   end,
   [7] = function(tvb, tree)
     tree:add(f.snapshot, tvb(24, 8))

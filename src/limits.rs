@@ -11,8 +11,8 @@ pub const MAX_VALUE_BYTES: usize = 8 << 20;
 pub const MAX_BATCH_OPS: usize = 100_000;
 /// Largest encoded batch. A larger one is refused with `BATCH_TOO_LARGE`; nothing is applied.
 pub const MAX_BATCH_BYTES: usize = 12 << 20;
-/// Writes of one session that may be unacknowledged at once: a client waits when its window is full, a batch that says
-/// more is refused with `BAD_REQUEST`, and a session keeps at most this many outcomes.
+/// Writes of one session whose outcomes its client may want at once: it waits when its window is full. A sequence this
+/// far above *acked below* is refused with `SESSION_WINDOW_FULL`, and a session keeps at most this many outcomes.
 pub const MAX_SESSION_WINDOW: u16 = 256;
 /// Most members of a cluster, voters and learners together; adding one more is refused.
 pub const MAX_MEMBERS: usize = 32;
@@ -116,6 +116,10 @@ pub const MAX_STORED_SEQ: u64 = 1 << 55;
 /// Largest next file number and log segment id that is believed when it is read from a file: they share 64-bit
 /// positions with offsets, and the next ones must fit. It takes four billion flushes to get there.
 pub const MAX_FILE_NUMBER: u64 = (1 << 32) - (1 << 24);
+
+/// Sessions for exactly-once writes at once. One more makes the session go that was unused the longest; its writes are
+/// refused with `UNKNOWN_SESSION` from then on, never applied. Part of the state machine: the same on every node.
+pub const MAX_SESSIONS: usize = 4_096;
 
 /// Default deadline of a request that names none.
 pub const DEFAULT_DEADLINE_MS: u64 = 10_000;

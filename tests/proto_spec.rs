@@ -12,8 +12,8 @@ use beachdb::proto::explain::{batch_json, explain, explain_batch, frame_json};
 use beachdb::proto::frame::{CrcPolicy, Decoded, FLAG_NO_CRC, decode};
 use beachdb::proto::text::{from_hex, to_hex};
 use beachdb::proto::{
-    Effect, ErrorCode, ErrorReply, HelloReply, HelloRequest, Opcode, REPLY_BIT, Request, Response,
-    ScanEntry, ScanRange, ScanReply, ScanRequest,
+    Effect, ErrorCode, ErrorReply, HelloReply, HelloRequest, Opcode, REPLY_BIT, Registered,
+    Request, Response, ScanEntry, ScanRange, ScanReply, ScanRequest,
 };
 use bytes::Bytes;
 use serde_json::{Value, json};
@@ -142,6 +142,10 @@ fn examples() -> Vec<(&'static str, Vec<u8>)> {
         HelloRequest { min_version: 1, max_version: 1, name: "beachctl", cluster: "" };
     let value =
         Response::Value { seq: seq(1), applied: seq(4), value: Bytes::from_static(b"sand") };
+    let registered =
+        Response::Registered(Registered { client_id: 7, applied: seq(5), window: 256 });
+    let evicted =
+        error(ErrorCode::UnknownSession, Effect::Unknown, 0, "session 7 is not known (any more)");
     vec![
         ("hello-request", request(&Request::Hello(hello_request), 1)),
         ("hello-reply", reply(Opcode::Hello, &Response::Hello(hello), 1)),
@@ -162,6 +166,11 @@ fn examples() -> Vec<(&'static str, Vec<u8>)> {
         ("scan-request-prefix", request(&Request::Scan(prefix), 9)),
         ("status-request", request(&Request::Status, 10)),
         ("status-reply", reply(Opcode::Status, &Response::Status(r#"{"node":1}"#.into()), 10)),
+        ("register-request", request(&Request::Register, 14)),
+        ("register-reply", reply(Opcode::Register, &registered, 14)),
+        ("session-write-request", write(Opcode::Write, &session_batch(), 15)),
+        ("session-write-reply", reply(Opcode::Write, &written(20, 31, 31), 15)),
+        ("error-unknown-session", reply(Opcode::Write, &evicted, 16)),
         ("stats-request", request(&Request::Stats, 11)),
         ("stats-reply", reply(Opcode::Stats, &Response::Stats(r#"{"puts":1}"#.into()), 11)),
         (

@@ -90,6 +90,19 @@ pub enum BatchError {
         /// What is wrong.
         problem: &'static str,
     },
+    /// A sequence [`MAX_SESSION_WINDOW`] or more above the first one whose outcome the client still wants.
+    #[error(
+        "write {client_sequence} of client {client_id} is {window} above the first one that is not acknowledged, the limit \
+         is {MAX_SESSION_WINDOW}: wait for answers"
+    )]
+    SessionWindowFull {
+        /// The client id.
+        client_id: u64,
+        /// The client sequence.
+        client_sequence: u64,
+        /// The session window.
+        window: u16,
+    },
     /// An internal operation with another one, or of a client.
     #[error("operation kind {kind:#04x} is internal, alone in its batch, and of no client")]
     NotAlone {
@@ -239,11 +252,11 @@ impl WriteBatch {
     /// `acked_below` any more; (0, 0, 0): of no session.
     ///
     /// # Panics
-    /// When `acked_below` is above `client_sequence` or more than [`MAX_SESSION_WINDOW`] below it, or one of id and
+    /// When `acked_below` is above `client_sequence` or [`MAX_SESSION_WINDOW`] or more below it, or one of id and
     /// sequence is 0 and the other is not: a client waits when its window is full.
     pub fn set_client(&mut self, client_id: u64, client_sequence: u64, acked_below: u64) {
         let window = client_sequence.checked_sub(acked_below);
-        let window = window.filter(|&w| w <= u64::from(MAX_SESSION_WINDOW)).map(|w| w as u16);
+        let window = window.filter(|&w| w < u64::from(MAX_SESSION_WINDOW)).map(|w| w as u16);
         let session = window.map(|w| (w, check_session(client_id, client_sequence, w)));
         let Some((window, Ok(()))) = session else {
             panic!("client {client_id}, sequence {client_sequence}, acked below {acked_below}");
@@ -467,8 +480,10 @@ fn check_session(client_id: u64, client_sequence: u64, window: u16) -> Result<()
         (0, 0, 0) => return Ok(()),
         (0, _, _) => "without a client id both are 0",
         (_, 0, _) => "a client's sequences begin with 1",
-        (_, _, window) if window > MAX_SESSION_WINDOW => "the window is over its limit",
         (_, sequence, window) if u64::from(window) > sequence => "the window is over the sequence",
+        (_, _, window) if window >= MAX_SESSION_WINDOW => {
+            return Err(BatchError::SessionWindowFull { client_id, client_sequence, window });
+        }
         _ => return Ok(()),
     };
     Err(BatchError::Session { client_id, client_sequence, window, problem })
@@ -621,24 +636,21 @@ mod tests {
         assert_eq!(parse(0, 0, 0), Ok(0));
         assert_eq!(parse(7, 9, 3), Ok(6));
         assert_eq!(parse(7, 9, 9), Ok(0));
-        assert_eq!(parse(u64::MAX, u64::MAX, MAX_SESSION_WINDOW), Ok(u64::MAX - 256));
-        for (id, sequence, window) in [
-            (0, 1, 0),
-            (0, 0, 1),
-            (0, 9, 3),
-            (7, 0, 0),
-            (7, 9, 10),
-            (7, 900, MAX_SESSION_WINDOW + 1),
-        ] {
+        assert_eq!(parse(u64::MAX, u64::MAX, MAX_SESSION_WINDOW - 1), Ok(u64::MAX - 255));
+        for (id, sequence, window) in [(0, 1, 0), (0, 0, 1), (0, 9, 3), (7, 0, 0), (7, 9, 10)] {
             let found = parse(id, sequence, window);
             assert!(matches!(found, Err(BatchError::Session { .. })), "{id} {sequence} {window}");
+        }
+        for window in [MAX_SESSION_WINDOW, MAX_SESSION_WINDOW + 1] {
+            let full = BatchError::SessionWindowFull { client_id: 7, client_sequence: 900, window };
+            assert_eq!(parse(7, 900, window), Err(full));
         }
     }
 
     #[test]
-    #[should_panic(expected = "client 7, sequence 300, acked below 43")]
+    #[should_panic(expected = "client 7, sequence 300, acked below 44")]
     fn a_client_that_overruns_its_window_is_a_programmers_mistake() {
-        WriteBatch::new().set_client(7, 300, 43);
+        WriteBatch::new().set_client(7, 300, 44);
     }
 
     #[test]

@@ -5,7 +5,7 @@
 //! a flush is through (unless the flush waits for disk space: then the memtables that were in memory before the
 //! restart are built again, and reads can be served); later, admission keeps the room.
 
-use super::{Effect, FatalError, Frozen, Node, Phase, Room, StateMachine};
+use super::{Effect, FatalError, Frozen, Node, Observed, Phase, Room, StateMachine};
 use crate::base::batch::BatchRef;
 use crate::base::trace::{Stage, StageStats, TraceEvent};
 use crate::base::{LogIndex, Nanos};
@@ -141,8 +141,20 @@ impl<L: LogStore, S: StateMachine> Node<L, S> {
                 ));
                 FatalError::new("apply", what)
             })?;
-            let applied = self.machine.apply(entry.index, entry.term, Some(batch), &[]);
-            self.writes.applied(now, entry.index, applied, &mut self.desk, out);
+            let at = (entry.index, entry.term);
+            let outcome = self
+                .replicated
+                .apply(&mut self.machine, at, batch)
+                .map_err(|e| FatalError::new("apply", e))?;
+            if self.config.observe {
+                out.push(Effect::Observed(Observed::Applied {
+                    index: entry.index,
+                    term: entry.term,
+                    payload: entry.payload.clone(),
+                    outcome: outcome.observed(),
+                }));
+            }
+            self.writes.applied(now, entry.index, outcome, &mut self.desk, out);
         }
         self.trace_frozen(now);
         let applied = self.machine.applied().0;

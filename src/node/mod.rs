@@ -25,7 +25,7 @@
 //!
 //! # What it does not do
 //! Bytes, connections, and their limits are the server's; what a quorum is, raft's; where data lives, the engine's.
-//! Peers, sessions, and membership come with replication.
+//! Peers and changes of the membership come with replication.
 
 mod admission;
 mod apply;
@@ -35,6 +35,8 @@ mod identity;
 mod map_machine;
 mod open;
 mod reads;
+mod replicated;
+mod sessions;
 pub mod sim;
 mod snapshots;
 mod space;
@@ -50,6 +52,8 @@ pub use engine_machine::EngineMachine;
 pub use identity::{Identity, IdentityError, MAX_CLUSTER_ID_BYTES};
 pub use map_machine::MapMachine;
 pub use open::{OpenError, UnfitError};
+pub use replicated::Replicated;
+pub use sessions::{RowError, SessionStats};
 pub use state_machine::{
     Applied, DiskRead, Frozen, Lookup, MachineError, MachineOutcome, ReadFault, Room, SinkFault,
     SinkJob, Slice, SliceRange, SnapshotRead, SnapshotSink, SnapshotSource, StateMachine,
@@ -58,6 +62,7 @@ pub use state_machine::{
 pub use status::{MemoryStatus, ReadStats, Stages, Stats, Status};
 pub use types::{Admin, Effect, EntryOutcome, Event, FatalError, Observed, Origin};
 
+use crate::base::batch::{BatchRef, WriteBatch};
 use crate::base::trace::{StageStats, TraceEvent, TraceRing};
 use crate::base::{LogIndex, Membership, Nanos, ReplicaId, SequenceNumber};
 use crate::env::{Completion, Env, LockGuard};
@@ -84,6 +89,7 @@ pub struct Node<L, S> {
     reads: Reads,
     space: Space,
     apply: apply::Progress,
+    replicated: Replicated,
     phase: Phase,
     opened_at: Option<Nanos>,
     last_expiry_scan: Nanos,
@@ -115,6 +121,8 @@ pub struct Parts<L, S> {
     pub hard_state: HardState,
     /// The state machine, which has applied a prefix of the log.
     pub machine: S,
+    /// What the machine's rows under the reserved prefix say.
+    pub replicated: Replicated,
     /// The lock of the data directory, where there is one.
     pub lock: Option<Box<dyn LockGuard>>,
     /// What recovery found, for STATUS: one line of text a part.
@@ -124,13 +132,14 @@ pub struct Parts<L, S> {
 impl<L: LogStore, S: StateMachine> Node<L, S> {
     /// A node from its parts: a follower that becomes leader and replays its log once it is stepped.
     pub fn from_parts(config: NodeConfig, env: Env, parts: Parts<L, S>) -> Self {
-        let Parts { identity, log, hard_state, machine, lock, recovery } = parts;
+        let Parts { identity, log, hard_state, machine, mut replicated, lock, recovery } = parts;
         let id = ReplicaId { node: identity.node_id, incarnation: identity.incarnation };
         let start = raft::Start {
             hard_state,
             applied: machine.applied().0,
             memberships: vec![(LogIndex::ZERO, Membership::of_voters([id]))],
         };
+        replicated.bootstrap(start.memberships[0].clone());
         let raft = Raft::new(&raft::Config::new(id, identity.incarnation), start, &log);
         Self {
             identity,
@@ -144,6 +153,7 @@ impl<L: LogStore, S: StateMachine> Node<L, S> {
             reads: Reads::default(),
             space: Space::default(),
             apply: apply::Progress::new(machine.applied().0),
+            replicated,
             machine,
             phase: Phase::Running,
             opened_at: None,
@@ -255,6 +265,12 @@ impl<L: LogStore, S: StateMachine> Node<L, S> {
         self.machine.last_seq()
     }
 
+    /// The membership in force at what is durable without the log, and the entry that set it: what a snapshot carries.
+    #[must_use]
+    pub fn durable_membership(&self) -> Option<&(LogIndex, Membership)> {
+        self.replicated.members_at(self.machine.durable_applied().0)
+    }
+
     /// The last trace events.
     #[must_use]
     pub const fn trace(&self) -> &TraceRing {
@@ -341,6 +357,14 @@ impl<L: LogStore, S: StateMachine> Node<L, S> {
             Request::Scan(scan) => {
                 let ticket = self.desk.admit(now, arrival)?;
                 self.reads.add(ticket, ReadWork::scan(&scan));
+            }
+            Request::Register => {
+                let batch = WriteBatch::register();
+                let batch =
+                    BatchRef::parse(batch.as_bytes()).expect("a WriteBatch is a valid batch");
+                self.check_writable(arrival.opcode, &batch)?;
+                let ticket = self.desk.admit(now, arrival)?;
+                self.writes.add(ticket, batch);
             }
             Request::Hello(_) | Request::Ping | Request::Status | Request::Stats => {}
         }
@@ -464,13 +488,19 @@ impl<L: LogStore, S: StateMachine> Node<L, S> {
         match self.machine.job_done(done).map_err(|e| FatalError::new("the engine", e))? {
             MachineOutcome::NotMine(done) => return Ok(Some(done)),
             MachineOutcome::Nothing => {}
-            // Nothing is received yet, so nothing is installed.
-            MachineOutcome::Installed { .. } | MachineOutcome::InstallFailed { .. } => {}
+            MachineOutcome::Installed { membership, rows, .. } => {
+                self.replicated
+                    .installed(membership, &rows)
+                    .map_err(|e| FatalError::new("an installed snapshot", e))?;
+            }
+            // Nothing is received yet.
+            MachineOutcome::InstallFailed { .. } => {}
             MachineOutcome::Flushed { index, table, ns } => {
                 if let Some((table, bytes)) = table {
                     self.trace.record(now, TraceEvent::Flush { table, bytes, ns });
                 }
                 self.log.release_to(LogIndex(index.0.saturating_sub(LOG_TAIL_ENTRIES)));
+                self.replicated.release_members(index);
                 self.apply.log_bytes_at_flush = u64::MAX;
             }
         }
@@ -498,6 +528,8 @@ mod crash_tests;
 mod machine_tests;
 #[cfg(test)]
 mod perf_tests;
+#[cfg(test)]
+mod session_tests;
 #[cfg(test)]
 mod tests;
 #[cfg(test)]

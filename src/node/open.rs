@@ -8,7 +8,10 @@
 //! apply others twice. The one legitimate exception, a log that is behind because an installed snapshot superseded it
 //! (design rule 2: discard the log, keep the hard state), comes with snapshots: their version edit will say so.
 
-use super::{EngineMachine, Identity, IdentityError, Node, NodeConfig, Parts};
+use super::{
+    EngineMachine, Identity, IdentityError, Node, NodeConfig, Parts, ReadFault, Replicated,
+    RowError, StateMachine,
+};
 use crate::base::{LogIndex, Term};
 use crate::engine::{Engine, EngineError, EngineOptions};
 use crate::env::{Env, IoError};
@@ -35,6 +38,12 @@ pub enum OpenError {
     /// The engine's files.
     #[error("engine: {0}")]
     Engine(#[from] EngineError),
+    /// A table that holds rows under the reserved prefix cannot be read.
+    #[error("engine: {0}")]
+    Read(#[from] ReadFault),
+    /// A row under the reserved prefix cannot be understood.
+    #[error("engine: {0}")]
+    Row(#[from] RowError),
     /// The log's files.
     #[error("raft log: {0}")]
     Log(#[from] RaftLogError),
@@ -127,11 +136,14 @@ impl Node<RaftLog, EngineMachine> {
             format!("engine: {tables} tables, applied entry {index} of term {term}"),
             format!("raft log: {}", recovery.report),
         ];
+        let machine = EngineMachine::new(engine);
+        let rows = machine.internal_rows()?;
         let parts = Parts {
             identity,
             log,
             hard_state: recovery.hard_state,
-            machine: EngineMachine::new(engine),
+            machine,
+            replicated: Replicated::from_rows(config.max_sessions, &rows)?,
             lock: Some(lock),
             recovery: lines,
         };

@@ -3,7 +3,7 @@
 
 use super::admission::{QueueStatus, RequestCounters};
 use super::apply::ReplayStatus;
-use super::{Node, Phase, StateMachine};
+use super::{Node, Phase, SessionStats, StateMachine};
 use crate::base::Nanos;
 use crate::base::trace::{Stage, StageSummary, TraceRecord};
 use crate::raft::{LogStats, LogStore};
@@ -92,6 +92,8 @@ pub struct Stats {
     pub queue: QueueStatus,
     /// Reads now.
     pub reads: ReadStats,
+    /// Sessions for exactly-once writes.
+    pub sessions: SessionStats,
     /// The log.
     pub log: LogStats,
     /// Where the time goes.
@@ -173,6 +175,7 @@ impl<L: LogStore, S: StateMachine> Node<L, S> {
                 wire_snapshots: self.reads.wire.len() as u64,
                 oldest_wire_snapshot: self.reads.wire.oldest().map(|seq| seq.0),
             },
+            sessions: self.replicated.session_stats(),
             log: self.log.stats(),
             stages: self.stages(),
             events: self.trace.iter().skip(skip).copied().collect(),

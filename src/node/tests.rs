@@ -54,7 +54,9 @@ impl World {
             entries: entries.collect(),
         });
         let identity = Identity { cluster_id: "beach".into(), node_id: NodeId(1), incarnation: 7 };
-        let parts = Parts { identity, log, hard_state, machine, lock: None, recovery: Vec::new() };
+        let replicated = Replicated::from_rows(config.max_sessions, &[]).unwrap();
+        let recovery = Vec::new();
+        let parts = Parts { identity, log, hard_state, machine, replicated, lock: None, recovery };
         let driver = SimDriver::new(Node::from_parts(config, env, parts), &sim);
         Self { sim, driver, next_id: 1 }
     }

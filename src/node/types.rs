@@ -143,6 +143,13 @@ pub enum EntryOutcome {
     },
     /// Nothing was applied, by the rules of sessions.
     Refused(ErrorCode),
+    /// A session began.
+    Registered {
+        /// Its id: the entry's index.
+        client_id: u64,
+        /// The session that had to make room for it.
+        evicted: Option<u64>,
+    },
 }
 
 /// Why the process must stop.

@@ -1,7 +1,8 @@
 //! The path of a write: turn → one group → durable → committed → applied → *Written*.
 
 use super::admission::{Desk, Ticket};
-use super::{Applied, Effect, Node, StateMachine};
+use super::replicated::Outcome;
+use super::{Effect, Node, StateMachine};
 use crate::base::batch::{BatchRef, Op};
 use crate::base::trace::{Stage, TraceEvent};
 use crate::base::{LogIndex, Nanos};
@@ -55,13 +56,12 @@ impl Writes {
         &mut self,
         now: Nanos,
         index: LogIndex,
-        applied: Applied,
+        outcome: Outcome,
         desk: &mut Desk,
         out: &mut Vec<Effect>,
     ) {
         let Some((_, ticket)) = self.proposed.pop_front_if(|(at, _)| *at == index) else { return };
-        let Applied { first_seq, last_seq } = applied;
-        desk.reply(now, &ticket, Response::Written { index, first_seq, last_seq }, out);
+        desk.reply(now, &ticket, outcome.response(), out);
         desk.finish(&ticket);
     }
 

@@ -145,6 +145,12 @@ error_codes! {
     ReservedKey = 22 "RESERVED_KEY" retryable=false closes=false effects=[NotApplied];
     /// HELLO named another cluster.
     WrongCluster = 23 "WRONG_CLUSTER" retryable=false closes=true effects=[NotApplied];
+    /// The session was never registered, or was evicted to make room: what became of earlier tries is not known any more.
+    UnknownSession = 24 "UNKNOWN_SESSION" retryable=false closes=false effects=[NotApplied, Unknown];
+    /// The sequence is below what the client said it needs no outcome of.
+    SessionStale = 25 "SESSION_STALE" retryable=false closes=false effects=[Unknown];
+    /// The sequence is a whole window above the oldest outcome that the client still waits for.
+    SessionWindowFull = 26 "SESSION_WINDOW_FULL" retryable=false closes=false effects=[NotApplied];
 
     /// A queue is full, or writes stall on a flush. `retry_after_ms` says when to try again.
     Busy = 32 "BUSY" retryable=true closes=false effects=[NotApplied];
@@ -179,6 +185,7 @@ impl ErrorCode {
             BatchError::ValueTooLarge { .. } => Self::ValueTooLarge,
             BatchError::TooLarge { .. } => Self::BatchTooLarge,
             BatchError::ReservedKey => Self::ReservedKey,
+            BatchError::SessionWindowFull { .. } => Self::SessionWindowFull,
             _ => Self::BadRequest,
         }
     }

@@ -187,6 +187,12 @@ fn explain_body(rows: &mut Rows<'_>, h: &FrameHeader) {
                 rows.row(8, format!("{name} {n}"));
             }
         }
+        (Some(Opcode::Register), true) if rows.left() >= 24 => {
+            let (client, applied, window) = (rows.u64(0), rows.u64(8), rows.u32(16));
+            rows.row(8, format!("client id {client}"));
+            rows.row(8, format!("applied sequence {applied}"));
+            rows.row(8, format!("window of {window} sequences"));
+        }
         (Some(Opcode::Scan), false) if rows.left() >= 24 => explain_scan_request(rows),
         (Some(Opcode::Scan), true) if rows.left() >= 24 => explain_scan_reply(rows),
         (Some(Opcode::Hello), false) if rows.left() >= 8 => {
@@ -430,7 +436,7 @@ pub fn batch_json(batch: &BatchRef<'_>) -> Value {
 #[must_use]
 pub fn request_json(request: &Request<'_>) -> Value {
     match request {
-        Request::Ping | Request::Status | Request::Stats => {
+        Request::Ping | Request::Status | Request::Stats | Request::Register => {
             json!({"kind": request.opcode().name()})
         }
         Request::Hello(h) => json!({
@@ -472,6 +478,9 @@ pub fn response_json(response: &Response) -> Value {
         Response::NotFound { applied } => json!({"kind": "NOT_FOUND", "applied": applied.0}),
         Response::Written { index, first_seq, last_seq } => json!({
             "kind": "WRITTEN", "index": index.0, "first_seq": first_seq.0, "last_seq": last_seq.0,
+        }),
+        Response::Registered(r) => json!({
+            "kind": "REGISTERED", "client_id": r.client_id, "applied": r.applied.0, "window": r.window,
         }),
         Response::Scan(s) => {
             let entries: Vec<Value> = s

@@ -265,6 +265,10 @@ pub fn render_into(out: &mut Vec<u8>, response: &Response) {
             // Raw line ends cannot occur inside a JSON string, so they are only layout.
             out.extend(json.bytes().map(|b| if matches!(b, b'\n' | b'\r') { b' ' } else { b }));
         }
+        // No text command asks for it; a person has no retries to number.
+        Response::Registered(session) => {
+            out.extend_from_slice(format!("REGISTERED client_id={}", session.client_id).as_bytes());
+        }
         Response::Hello(hello) => out.extend_from_slice(
             format!(
                 "HELLO version={} node={} server={}",

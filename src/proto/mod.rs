@@ -40,7 +40,7 @@ pub mod text;
 pub use error::{Effect, ErrorCode, ErrorReply};
 pub use frame::{Decoded, FrameError, FrameHeader};
 pub use request::{HelloRequest, Request, RequestError, ScanRange, ScanRequest};
-pub use response::{HelloReply, Response, ResponseError, ScanEntry, ScanReply};
+pub use response::{HelloReply, Registered, Response, ResponseError, ScanEntry, ScanReply};
 
 /// The protocol version this code speaks.
 pub const PROTOCOL_VERSION: u8 = 1;
@@ -72,11 +72,13 @@ pub enum Opcode {
     Status = 8,
     /// The engine's figures as JSON.
     Stats = 9,
+    /// Begin a session for exactly-once writes.
+    Register = 10,
 }
 
 impl Opcode {
     /// All of them, by number.
-    pub const ALL: [Self; 9] = [
+    pub const ALL: [Self; 10] = [
         Self::Hello,
         Self::Ping,
         Self::Get,
@@ -86,13 +88,14 @@ impl Opcode {
         Self::Scan,
         Self::Status,
         Self::Stats,
+        Self::Register,
     ];
 
     /// The opcode for a request's byte; `None` for one this version does not know (replies included).
     #[must_use]
     pub const fn from_u8(byte: u8) -> Option<Self> {
         match byte {
-            1..=9 => Some(Self::ALL[byte as usize - 1]),
+            1..=10 => Some(Self::ALL[byte as usize - 1]),
             _ => None,
         }
     }
@@ -116,13 +119,14 @@ impl Opcode {
             Self::Scan => "SCAN",
             Self::Status => "STATUS",
             Self::Stats => "STATS",
+            Self::Register => "REGISTER",
         }
     }
 
-    /// Whether it changes data, so that its failure has an [`Effect`] to report.
+    /// Whether it goes through the log, so that its failure has an [`Effect`] to report.
     #[must_use]
     pub const fn is_write(self) -> bool {
-        matches!(self, Self::Put | Self::Delete | Self::Write)
+        matches!(self, Self::Put | Self::Delete | Self::Write | Self::Register)
     }
 }
 

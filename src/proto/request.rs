@@ -3,7 +3,7 @@
 //! | opcode | body |
 //! |---|---|
 //! | HELLO | lowest version, highest version (1 each), name length, cluster length (2 each), reserved (2); name; cluster |
-//! | PING, STATUS, STATS | empty |
+//! | PING, STATUS, STATS, REGISTER | empty |
 //! | GET | snapshot (8); key |
 //! | PUT, DELETE | a batch of exactly one such operation |
 //! | WRITE | a batch |
@@ -55,6 +55,8 @@ pub enum Request<'a> {
     Status,
     /// The engine's figures as JSON.
     Stats,
+    /// Begin a session.
+    Register,
 }
 
 /// The body of HELLO.
@@ -179,7 +181,7 @@ pub fn prefix_end(prefix: &[u8]) -> Option<Vec<u8>> {
 #[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
 pub enum RequestError {
     /// An opcode this version does not know.
-    #[error("unknown request opcode {opcode:#04x}, known are 0x01 (HELLO) to 0x09 (STATS)")]
+    #[error("unknown request opcode {opcode:#04x}, known are 0x01 (HELLO) to 0x0a (REGISTER)")]
     UnknownOpcode {
         /// The opcode's byte.
         opcode: u8,
@@ -252,6 +254,7 @@ impl<'a> Request<'a> {
             Self::Scan(_) => Opcode::Scan,
             Self::Status => Opcode::Status,
             Self::Stats => Opcode::Stats,
+            Self::Register => Opcode::Register,
         }
     }
 
@@ -269,6 +272,7 @@ impl<'a> Request<'a> {
             Opcode::Ping => empty(opcode, body).map(|()| Self::Ping),
             Opcode::Status => empty(opcode, body).map(|()| Self::Status),
             Opcode::Stats => empty(opcode, body).map(|()| Self::Stats),
+            Opcode::Register => empty(opcode, body).map(|()| Self::Register),
         }
     }
 
@@ -293,7 +297,7 @@ impl<'a> Request<'a> {
     ) -> Result<(), EncodeTooLarge> {
         let open = frame::begin(out, self.opcode().byte(), flags, request_id, deadline_ms);
         match self {
-            Self::Ping | Self::Status | Self::Stats => {}
+            Self::Ping | Self::Status | Self::Stats | Self::Register => {}
             Self::Get { key, snapshot } => {
                 out.extend_from_slice(&snapshot.0.to_be_bytes());
                 out.extend_from_slice(key);

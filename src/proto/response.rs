@@ -8,6 +8,7 @@
 //! | PUT, DELETE, WRITE | log index, first sequence, last sequence (8 each) |
 //! | SCAN | snapshot, applied (8 each); count (4), flags, resume length (2 each); resume, padded; entries, padded |
 //! | STATUS, STATS | a JSON document |
+//! | REGISTER | client id, applied sequence (8 each); window, 0 (4 each) |
 //! | any, status ≠ 0 | retry after ms (4), effect (1), reserved (3); message |
 
 use super::error::{Effect, ErrorCode, ErrorReply};
@@ -59,8 +60,21 @@ pub enum Response {
     Status(String),
     /// To STATS: a JSON document.
     Stats(String),
+    /// To REGISTER: the session has begun, durable on a majority.
+    Registered(Registered),
     /// To anything.
     Error(ErrorReply),
+}
+
+/// A session that has begun.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Registered {
+    /// The id to write under: the index of the log entry.
+    pub client_id: u64,
+    /// The last operation applied when it began.
+    pub applied: SequenceNumber,
+    /// Writes whose outcome the client may want at once: a sequence this far above *acked below* is refused.
+    pub window: u32,
 }
 
 /// What the server says about itself.
@@ -178,7 +192,7 @@ impl Response {
         self.encode_body(out);
         if let Err(too_large) = open.finish(out) {
             let effect = match self {
-                Self::Written { .. } => Effect::Applied,
+                Self::Written { .. } | Self::Registered(_) => Effect::Applied,
                 Self::Error(error) => error.effect,
                 _ => Effect::None,
             };
@@ -198,6 +212,11 @@ impl Response {
             Self::NotFound { applied } => put_u64s(out, [0, applied.0]),
             Self::Written { index, first_seq, last_seq } => {
                 put_u64s(out, [index.0, first_seq.0, last_seq.0]);
+            }
+            Self::Registered(session) => {
+                put_u64s(out, [session.client_id, session.applied.0]);
+                out.extend_from_slice(&session.window.to_be_bytes());
+                out.extend_from_slice(&[0; 4]);
             }
             Self::Scan(scan) => encode_scan(out, scan),
             Self::Hello(hello) => encode_hello(out, hello),
@@ -229,6 +248,7 @@ impl Response {
             Some(Opcode::Hello) => decode_hello(&r).map(Self::Hello),
             Some(Opcode::Status) => r.text(0, body.len(), "document").map(Self::Status),
             Some(Opcode::Stats) => r.text(0, body.len(), "document").map(Self::Stats),
+            Some(Opcode::Register) => decode_registered(&r).map(Self::Registered),
             None => Err(r.bad("opcode", 0, "a reply's", header.opcode.into())),
         }
     }
@@ -377,6 +397,19 @@ fn decode_written(r: &Reader<'_>) -> Result<Response, ResponseError> {
         return Err(r.bad("last sequence", 16, "at least the first", last_seq.0));
     }
     Ok(Response::Written { index: LogIndex(r.u64(0)), first_seq, last_seq })
+}
+
+fn decode_registered(r: &Reader<'_>) -> Result<Registered, ResponseError> {
+    r.len_is(24, "24")?;
+    let (client_id, applied, window) = (r.u64(0), r.seq(8, "applied")?, r.u32(16));
+    if client_id == 0 {
+        return Err(r.bad("client id", 0, "not 0", 0));
+    }
+    if window == 0 {
+        return Err(r.bad("window", 16, "not 0", 0));
+    }
+    r.zero(20, 4, "reserved")?;
+    Ok(Registered { client_id, applied, window })
 }
 
 fn decode_error(r: &Reader<'_>, status: u32) -> Result<ErrorReply, ResponseError> {

@@ -354,6 +354,10 @@ fn any_response() -> impl Strategy<Value = (Opcode, Response)> {
             Opcode::Hello,
             Response::Hello(HelloReply::with_limits(NodeId(node), &cluster, idle))
         )),
+        (1u64.., seq(), 1u32..).prop_map(|(client_id, applied, window)| (
+            Opcode::Register,
+            Response::Registered(Registered { client_id, applied, window })
+        )),
         ".{0,60}".prop_map(|json| (Opcode::Status, Response::Status(json))),
         ".{0,60}".prop_map(|json| (Opcode::Stats, Response::Stats(json))),
         error.prop_map(|e| (Opcode::Put, Response::Error(e))),
@@ -381,6 +385,7 @@ proptest! {
             Request::Ping,
             Request::Status,
             Request::Stats,
+            Request::Register,
             Request::Get { key: &key, snapshot },
             Request::Write { opcode: Opcode::Put, batch: BatchRef::parse(batch.as_bytes()).unwrap() },
             Request::Scan(scan),
