@@ -210,7 +210,8 @@ pub enum ProposeError {
 pub enum Effect {
     /// Make this durable and report it.
     Persist(Persist),
-    /// Send this, but not before everything up to `after` is durable, and not at all if the term has moved on by then.
+    /// Send this, but not before everything up to `after` is durable, and not at all if
+    /// [`Raft::term`](super::Raft::term) is by then another one than right after the step that said so.
     Send {
         /// The message.
         message: Message,
@@ -231,9 +232,9 @@ pub enum Effect {
         /// To whom.
         to: ReplicaId,
     },
-    /// Everything up to `through` is committed: apply it.
+    /// Everything up to `through` is committed, and durable here: apply it.
     Apply {
-        /// The commit index.
+        /// At most the commit index.
         through: LogIndex,
     },
     /// The read may be answered from any state that has applied `index`.
@@ -295,6 +296,12 @@ pub enum Effect {
         from: ReplicaId,
         /// The piece.
         chunk: SnapshotChunk,
+    },
+    /// Something happened that must never happen (two leaders in one term, a conflict with a committed entry): stop
+    /// the process. Nothing comes after it.
+    Fatal {
+        /// What, for people.
+        reason: String,
     },
     /// What happened, for people and for checkers; only with [`Config::trace`].
     Trace(Trace),

@@ -1,7 +1,8 @@
 use super::*;
-use crate::base::{Membership, NodeId};
+use crate::base::NodeId;
+use crate::base::batch::WriteBatch;
 use crate::env::{Completion, Job, JobId, Jobs, Lane};
-use crate::raft::{LogStore, MemLog};
+use crate::raft::{LogStore, MemLog, ReadId};
 use std::sync::Arc;
 use std::time::Duration;
 

@@ -15,11 +15,13 @@
 
 use super::{Entry, ReadId};
 use crate::base::{LogIndex, Membership, ReplicaId, Term};
+use crate::limits::MAX_STORED_INDEX;
 use bytes::Bytes;
 use std::sync::Arc;
 
-/// A message between two replicas. One that is addressed to another incarnation, or comes from one that is not the
-/// sender's current, is dropped by the receiver.
+/// A message between two replicas. One that is addressed to another replica is dropped by the receiver. Answers count
+/// only for the very replica (node *and* incarnation) that the membership names; requests of any replica are answered,
+/// since a receiver whose log is behind may not know the sender's newest incarnation yet.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Message {
     /// The sender.
@@ -79,6 +81,83 @@ pub enum Body {
     SnapshotReply(SnapshotReply),
     /// Campaign at once: you have all I have.
     TransferNow,
+}
+
+impl Body {
+    /// Whether only the leader of the message's term says this.
+    #[must_use]
+    pub const fn is_from_leader(&self) -> bool {
+        matches!(self, Self::Append(_) | Self::Snapshot(_) | Self::TransferNow)
+    }
+}
+
+impl Message {
+    /// Whether the message makes sense by itself. A peer may send anything; what passes cannot make the
+    /// arithmetic overflow, and its entries are a piece of some log.
+    pub fn check(&self) -> Result<(), &'static str> {
+        let believable = |number: u64| number <= MAX_STORED_INDEX;
+        let (index, term) = match &self.body {
+            Body::PreVote { last } | Body::Vote { last, .. } => *last,
+            Body::Append(append) => return self.check_append(append),
+            Body::AppendReply(AppendReply { outcome, .. }) => match *outcome {
+                AppendOutcome::Accepted { matched } => (matched, Term::ZERO),
+                AppendOutcome::Rejected { prev, conflict: (term, first) } => {
+                    (prev.max(first), term.unwrap_or_default())
+                }
+            },
+            Body::ReadIndexReply { index, .. } => (index.unwrap_or_default(), Term::ZERO),
+            Body::Snapshot(SnapshotChunk { meta: Some(meta), .. }) => {
+                if meta.index == LogIndex::ZERO || meta.membership.0 > meta.index {
+                    return Err("a snapshot of nothing, or with a membership of later");
+                }
+                (meta.index, meta.term)
+            }
+            Body::SnapshotReply(SnapshotReply { outcome, .. }) => match outcome {
+                SnapshotOutcome::Installed { index } => (*index, Term::ZERO),
+                SnapshotOutcome::Next { .. } | SnapshotOutcome::Refused { .. } => {
+                    (LogIndex::ZERO, Term::ZERO)
+                }
+            },
+            Body::PreVoteReply { .. }
+            | Body::VoteReply { .. }
+            | Body::ReadIndex { .. }
+            | Body::Snapshot(_)
+            | Body::TransferNow => (LogIndex::ZERO, Term::ZERO),
+        };
+        if !believable(index.0) || !believable(self.term.0) {
+            return Err("an index or a term that no log reaches");
+        }
+        let voting = matches!(self.body, Body::PreVote { .. } | Body::Vote { .. });
+        if term > self.term || (voting && term == self.term) {
+            return Err("an entry of a later term than the message's");
+        }
+        Ok(())
+    }
+
+    /// Entries follow on `prev` one by one, and their terms never fall, nor exceed the leader's.
+    fn check_append(&self, append: &Append) -> Result<(), &'static str> {
+        let (mut index, mut term) = append.prev;
+        let end = index.0.saturating_add(append.entries.len() as u64).max(append.commit.0);
+        if end > MAX_STORED_INDEX || self.term.0 > MAX_STORED_INDEX {
+            return Err("an index or a term that no log reaches");
+        }
+        if index == LogIndex::ZERO && term != Term::ZERO {
+            return Err("a term before the first entry");
+        }
+        for entry in &append.entries {
+            if entry.index != index.next() {
+                return Err("entries that do not follow on each other");
+            }
+            if entry.term < term || entry.term == Term::ZERO {
+                return Err("entries whose terms fall");
+            }
+            (index, term) = (entry.index, entry.term);
+        }
+        if term > self.term {
+            return Err("an entry of a later term than the message's");
+        }
+        Ok(())
+    }
 }
 
 /// See [`Body::Append`].

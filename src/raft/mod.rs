@@ -37,18 +37,32 @@
 //! membership changes, and snapshots; nothing here changes shape for it.
 
 mod api;
+mod context;
 mod core;
+mod election;
 mod log;
+mod membership;
 pub mod message;
 mod persisting;
+mod progress;
 mod quorum;
+mod reads;
+mod replication;
+mod snapshot;
+mod status;
+mod timers;
 mod trace;
 mod types;
+
+#[cfg(test)]
+mod cluster_tests;
 
 pub use self::core::Raft;
 pub use api::{Change, Config, Effect, Event, ProposeError, ReadId, Role, Start};
 pub use log::{DurableGroup, LogOutcome, LogStats, LogStore, LogView, MemLog, ReadEntries};
 pub(crate) use log::{MembershipLog, take_entries};
 pub use message::Message;
-pub use trace::Trace;
+pub use progress::ProgressState;
+pub use status::{FollowerStatus, RaftStatus};
+pub use trace::{Brief, Trace};
 pub use types::{Entry, HardState, IoId, Persist};

@@ -1,7 +1,5 @@
 //! Counting to a majority.
 
-use crate::base::LogIndex;
-
 /// How many of `voters` are a majority.
 pub(super) fn majority(voters: usize) -> usize {
     if planted!(EvenQuorum) {
@@ -10,12 +8,12 @@ pub(super) fn majority(voters: usize) -> usize {
     voters / 2 + 1
 }
 
-/// The highest index that a majority has reached, given every voter's match index; zero without voters.
-pub(super) fn committed(matches: impl Iterator<Item = LogIndex>) -> LogIndex {
-    let mut sorted: Vec<LogIndex> = matches.collect();
+/// The highest value that a majority has reached, given every voter's; the lowest there is without voters.
+pub(super) fn agreed<T: Copy + Ord + Default>(values: impl Iterator<Item = T>) -> T {
+    let mut sorted: Vec<T> = values.collect();
     sorted.sort_unstable();
     match sorted.len() {
-        0 => LogIndex::ZERO,
+        0 => T::default(),
         n => sorted[n - majority(n)],
     }
 }
@@ -25,8 +23,8 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_committed_index_is_the_one_a_majority_has_reached() {
-        let at = |matches: &[u64]| committed(matches.iter().map(|&m| LogIndex(m))).0;
+    fn the_agreed_value_is_the_one_a_majority_has_reached() {
+        let at = |values: &[u64]| agreed(values.iter().copied());
         assert_eq!(at(&[]), 0);
         assert_eq!(at(&[7]), 7);
         assert_eq!(at(&[7, 3]), 3);
