@@ -108,6 +108,9 @@ pub const SCAN_TURN_STEPS: usize = 2 * SCAN_SLICE_STEPS;
 pub const TRACE_EVENTS: usize = 1_024;
 /// Size at which the manifest is rotated into a new file with one full edit.
 pub const MANIFEST_ROTATE_BYTES: u64 = 4 << 20;
+/// Largest description of a snapshot's files: it travels in one frame, with the first piece of the stream. An engine with so
+/// many tables that it would be larger offers no snapshot, and says so in its log; with keys of 30 bytes that is at 70,000 tables.
+pub const MAX_SNAPSHOT_BODY_BYTES: usize = 8 << 20;
 /// Largest log index and term that is believed when it is read from a file: the next one must fit. A larger one is
 /// refused as damage; at ten million entries a second it takes 14,000 years to get there.
 pub const MAX_STORED_INDEX: u64 = 1 << 62;
@@ -131,5 +134,6 @@ const _: () = assert!(MAX_KEY_BYTES + MAX_VALUE_BYTES + 1024 <= MAX_BATCH_BYTES)
 const _: () = assert!(MAX_BATCH_BYTES + 1024 <= MAX_FRAME_BYTES);
 const _: () = assert!(MAX_RECORD_BYTES + 1024 <= MAX_GROUP_BYTES);
 const _: () = assert!(MAX_SCAN_BYTES + MAX_KEY_BYTES + MAX_VALUE_BYTES + 1024 <= MAX_FRAME_BYTES);
+const _: () = assert!(MAX_SNAPSHOT_BODY_BYTES + (4 << 20) < MAX_FRAME_BYTES);
 const _: () = assert!(MAX_GROUP_BYTES as u64 + 4096 <= DEFAULT_SEGMENT_BYTES);
 const _: () = assert!(CONNECTION_OUTPUT_SOFT_BYTES < CONNECTION_OUTPUT_HARD_BYTES);

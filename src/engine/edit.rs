@@ -11,12 +11,13 @@
 //! 02   last sequence number (8)
 //! 03   oldest readable sequence number (8)
 //! 04   next file number (8)
+//! 05   installed: log index (8) | term (8) of the snapshot that the state came from
 //! 10   add table: level (1) | number (8) | file bytes (8) | entries (8) | deletes (8) | smallest seq (8) |
 //!      largest seq (8) | varint length, smallest user key | varint length, largest user key
 //! 11   remove table: level (1) | number (8)
 //! ```
 //!
-//! Invariants: one spelling for each edit (fields ordered by tag, each of 01 to 04 at most once, canonical varints);
+//! Invariants: one spelling for each edit (fields ordered by tag, each of 01 to 05 at most once, canonical varints);
 //! an unknown tag is a newer format and refused; decoding never panics and allocates no more than the record holds.
 
 use crate::base::varint;
@@ -35,6 +36,7 @@ mod tag {
     pub const LAST_SEQ: u8 = 0x02;
     pub const OLDEST_READABLE: u8 = 0x03;
     pub const NEXT_FILE: u8 = 0x04;
+    pub const INSTALLED: u8 = 0x05;
     pub const ADD_TABLE: u8 = 0x10;
     pub const REMOVE_TABLE: u8 = 0x11;
 }
@@ -81,6 +83,8 @@ pub struct VersionEdit {
     pub oldest_readable: Option<SequenceNumber>,
     /// File numbers from here on are unused.
     pub next_file: Option<u64>,
+    /// The state is a snapshot of another replica at this entry, which is `applied`.
+    pub installed: Option<(LogIndex, Term)>,
     /// Tables that are new.
     pub added: Vec<TableMeta>,
     /// Tables that are no longer part of the state: (level, number).
@@ -113,12 +117,8 @@ impl VersionEdit {
     #[must_use]
     pub fn encode(&self) -> Vec<u8> {
         let mut out = vec![EDIT_VERSION, if self.full { FLAG_FULL } else { 0 }];
-        if let Some((index, term)) = self.applied {
-            put_field(
-                &mut out,
-                tag::APPLIED,
-                &[index.0.to_be_bytes(), term.0.to_be_bytes()].concat(),
-            );
+        if let Some(applied) = self.applied {
+            put_field(&mut out, tag::APPLIED, &encode_entry(applied));
         }
         let numbers = [
             (tag::LAST_SEQ, self.last_seq.map(|s| s.0)),
@@ -129,6 +129,9 @@ impl VersionEdit {
             if let Some(number) = number {
                 put_field(&mut out, tag, &number.to_be_bytes());
             }
+        }
+        if let Some(installed) = self.installed {
+            put_field(&mut out, tag::INSTALLED, &encode_entry(installed));
         }
         for table in &self.added {
             put_field(&mut out, tag::ADD_TABLE, &encode_table(table));
@@ -180,13 +183,11 @@ impl VersionEdit {
         field: &mut Input<'_>,
     ) -> Result<(), EditFault> {
         match tag {
-            tag::APPLIED => {
-                let index = field.u64("a log index")?;
-                self.applied = Some((LogIndex(index), Term(field.u64("a term")?)));
-            }
+            tag::APPLIED => self.applied = Some(field.entry()?),
             tag::LAST_SEQ => self.last_seq = Some(field.seq()?),
             tag::OLDEST_READABLE => self.oldest_readable = Some(field.seq()?),
             tag::NEXT_FILE => self.next_file = Some(field.u64("a file number")?),
+            tag::INSTALLED => self.installed = Some(field.entry()?),
             tag::ADD_TABLE => self.added.push(decode_table(field)?),
             tag::REMOVE_TABLE => {
                 let level = field.level()?;
@@ -198,7 +199,11 @@ impl VersionEdit {
     }
 }
 
-fn encode_table(table: &TableMeta) -> Vec<u8> {
+fn encode_entry((index, term): (LogIndex, Term)) -> Vec<u8> {
+    [index.0.to_be_bytes(), term.0.to_be_bytes()].concat()
+}
+
+pub(super) fn encode_table(table: &TableMeta) -> Vec<u8> {
     let mut body = vec![table.level];
     for number in [
         table.number,
@@ -217,7 +222,7 @@ fn encode_table(table: &TableMeta) -> Vec<u8> {
     body
 }
 
-fn decode_table(field: &mut Input<'_>) -> Result<TableMeta, EditFault> {
+pub(super) fn decode_table(field: &mut Input<'_>) -> Result<TableMeta, EditFault> {
     let start = field.at;
     let table = TableMeta {
         level: field.level()?,
@@ -247,13 +252,14 @@ fn put_field(out: &mut Vec<u8>, tag: u8, body: &[u8]) {
     out.extend_from_slice(body);
 }
 
-struct Input<'a> {
-    bytes: &'a [u8],
-    at: usize,
+/// Reads from the front of `bytes`; what it lacks is an [`EditFault`] at its offset.
+pub(super) struct Input<'a> {
+    pub bytes: &'a [u8],
+    pub at: usize,
 }
 
 impl<'a> Input<'a> {
-    fn take(&mut self, len: usize, expected: &'static str) -> Result<&'a [u8], EditFault> {
+    pub fn take(&mut self, len: usize, expected: &'static str) -> Result<&'a [u8], EditFault> {
         let bad = EditFault::Bad { offset: self.at, expected };
         let end = self.at.checked_add(len).ok_or_else(|| bad.clone())?;
         let taken = self.bytes.get(self.at..end).ok_or(bad)?;
@@ -263,17 +269,21 @@ impl<'a> Input<'a> {
     fn u8(&mut self, expected: &'static str) -> Result<u8, EditFault> {
         Ok(self.take(1, expected)?[0])
     }
-    fn u64(&mut self, expected: &'static str) -> Result<u64, EditFault> {
+    pub fn u64(&mut self, expected: &'static str) -> Result<u64, EditFault> {
         let bytes = self.take(8, expected)?;
         Ok(u64::from_be_bytes(bytes.try_into().expect("eight bytes were taken")))
     }
-    fn seq(&mut self) -> Result<SequenceNumber, EditFault> {
+    pub fn seq(&mut self) -> Result<SequenceNumber, EditFault> {
         let offset = self.at;
         let seq = self.u64("a sequence number")?;
         if seq > SequenceNumber::MAX.0 {
             return Err(EditFault::Bad { offset, expected: "a sequence number of 56 bits" });
         }
         Ok(SequenceNumber(seq))
+    }
+    pub fn entry(&mut self) -> Result<(LogIndex, Term), EditFault> {
+        let index = self.u64("a log index")?;
+        Ok((LogIndex(index), Term(self.u64("a term")?)))
     }
     fn level(&mut self) -> Result<u8, EditFault> {
         let offset = self.at;
@@ -283,7 +293,7 @@ impl<'a> Input<'a> {
         }
         Ok(found)
     }
-    fn slice(&mut self, expected: &'static str) -> Result<&'a [u8], EditFault> {
+    pub fn slice(&mut self, expected: &'static str) -> Result<&'a [u8], EditFault> {
         let bad = EditFault::Bad { offset: self.at, expected: "a canonical varint length" };
         let (len, n) = varint::get_u64(&self.bytes[self.at..]).ok_or_else(|| bad.clone())?;
         self.at += n;
@@ -310,6 +320,9 @@ pub struct State {
     pub oldest_readable: SequenceNumber,
     /// File numbers from here on are unused.
     pub next_file: u64,
+    /// What is applied is a snapshot of another replica at this entry, and nothing more: a log that does not hold it is
+    /// legitimately behind. Gone with the first flush that moves `applied` past it.
+    pub installed: Option<(LogIndex, Term)>,
     /// The live tables by number.
     pub tables: BTreeMap<u64, TableMeta>,
 }
@@ -325,6 +338,16 @@ impl State {
                 return Err(format!("applied goes back from {} to {}", self.applied.0, applied.0));
             }
             self.applied = applied;
+            self.installed = self.installed.filter(|installed| *installed == applied);
+        }
+        if let Some(installed) = edit.installed {
+            if installed != self.applied {
+                return Err(format!(
+                    "a snapshot of entry {} is installed, but applied is {}",
+                    installed.0, self.applied.0
+                ));
+            }
+            self.installed = Some(installed);
         }
         let not_back = |name: &str, old: u64, new: u64| {
             if new < old { Err(format!("{name} goes back from {old} to {new}")) } else { Ok(()) }
@@ -357,7 +380,7 @@ impl State {
     }
 
     /// What holds between the fields.
-    fn check(&self) -> Result<(), String> {
+    pub(super) fn check(&self) -> Result<(), String> {
         if self.oldest_readable > self.last_seq {
             return Err(format!(
                 "the oldest readable sequence number {} is above the last one, {}",
@@ -406,6 +429,7 @@ impl State {
             last_seq: Some(self.last_seq),
             oldest_readable: Some(self.oldest_readable),
             next_file: Some(self.next_file),
+            installed: self.installed,
             added: self.tables.values().cloned().collect(),
             removed: Vec::new(),
         }
@@ -438,6 +462,7 @@ mod tests {
             last_seq: Some(SequenceNumber(9)),
             oldest_readable: Some(SequenceNumber(8)),
             next_file: Some(6),
+            installed: Some((LogIndex(7), Term(2))),
             added: vec![table(5)],
             removed: vec![(0, 3)],
         }
@@ -453,6 +478,7 @@ mod tests {
              02080000000000000009\
              03080000000000000008\
              04080000000000000006\
+             051000000000000000070000000000000002\
              10360000000000000000050000000000001000000000000000000300000000000000010000000000000001\
              00000000000000030161026bff\
              1109000000000000000003"
@@ -512,6 +538,24 @@ mod tests {
         let mut copy = State::default();
         copy.apply(&state.to_edit()).unwrap();
         assert_eq!(copy, state);
+    }
+
+    #[test]
+    fn a_state_is_a_snapshot_until_something_else_is_applied() {
+        let at = |index| Some((LogIndex(index), Term(2)));
+        let mut state = State::default();
+        let edit = VersionEdit { applied: at(7), installed: at(7), ..VersionEdit::default() };
+        state.apply(&edit).unwrap();
+        assert_eq!(state.installed, at(7));
+        let mut copy = State::default();
+        copy.apply(&state.to_edit()).unwrap();
+        assert_eq!(copy, state, "a rotation keeps it");
+        state.apply(&VersionEdit { next_file: Some(9), ..VersionEdit::default() }).unwrap();
+        assert_eq!(state.installed, at(7));
+        let elsewhere = VersionEdit { installed: at(8), ..VersionEdit::default() };
+        assert!(state.clone().apply(&elsewhere).unwrap_err().contains("snapshot of entry 8"));
+        state.apply(&VersionEdit { applied: at(8), ..VersionEdit::default() }).unwrap();
+        assert_eq!(state.installed, None);
     }
 
     #[test]

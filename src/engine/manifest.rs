@@ -375,7 +375,8 @@ impl Manifest {
     }
 }
 
-fn tmp(path: &Path) -> PathBuf {
+/// Where the file at `path` is written before it gets its name.
+pub(super) fn tmp(path: &Path) -> PathBuf {
     let mut name = path.as_os_str().to_owned();
     name.push(TMP_SUFFIX);
     PathBuf::from(name)

@@ -15,6 +15,7 @@
 //! | `flush` | the jobs that turn a memtable into an installed table |
 //! | `merge`, `run`, `scan` | iterators over all sources, in bounded slices |
 //! | `recovery` | opening a directory |
+//! | [`snapshot`] | sending the tables to another replica, installing those of another |
 //! | [`db`] | [`Db`]: the engine as a library, with its own log |
 //!
 //! [`Engine`] is single-threaded and deterministic: it blocks only in [`Engine::open`], reads no clock, and its work
@@ -43,6 +44,7 @@ mod merge;
 mod recovery;
 mod run;
 mod scan;
+pub mod snapshot;
 mod stats;
 #[cfg(test)]
 mod tests;
@@ -51,6 +53,7 @@ pub mod version;
 pub use db::{Db, DbError, DbIter, DbOptions, DbStats, Effect, Snapshot, WriteOptions};
 pub use error::EngineError;
 pub use scan::{Scan, ScanEntry, ScanJob, ScanOptions, ScanSlice};
+pub use snapshot::{FileSnapshot, SnapshotFiles};
 pub use stats::{EngineStats, FrozenSize};
 
 use crate::base::batch::{BatchRef, Op, RESERVED_KEY_END, RESERVED_KEY_PREFIX};
@@ -183,13 +186,31 @@ pub enum JobOutcome {
         /// The new table and its bytes; `None` when there was nothing but no-ops to flush.
         table: Option<(u64, u64)>,
     },
+    /// A snapshot is durably all that the engine holds.
+    SnapshotInstalled {
+        /// The last entry in it.
+        index: LogIndex,
+        /// Its term.
+        term: Term,
+        /// The rows under the reserved prefix, by ascending key.
+        rows: InternalRows,
+    },
+    /// A snapshot was not installed; everything is as it was.
+    SnapshotFailed {
+        /// Why, for people.
+        reason: String,
+    },
 }
+
+/// Rows under [`RESERVED_KEY_PREFIX`]: keys, prefix included, and values.
+pub type InternalRows = Vec<(Vec<u8>, Bytes)>;
 
 /// What the engine's jobs return.
 enum EngineOutput {
     Built(Result<Built, EngineError>),
     Installed(Box<Installed>),
-    /// A memtable was dropped off the loop.
+    Snapshot(snapshot::Step),
+    /// Memory or files that nobody needs are gone.
     Dropped,
 }
 
@@ -248,6 +269,8 @@ pub struct Engine {
     /// `None` while a job has it.
     manifest: Option<Manifest>,
     flush: Flush,
+    incoming: Option<snapshot::Incoming>,
+    holds: snapshot::Holds,
     read_only: Option<String>,
     counters: stats::Counters,
     last_frozen: FrozenSize,
@@ -290,6 +313,7 @@ impl Engine {
         internal: &[InternalOp],
     ) -> Applied {
         assert!(index > self.applied.0, "entry {index} is applied after entry {}", self.applied.0);
+        assert!(self.incoming.is_none(), "entry {index} is applied while a snapshot is installed");
         if self.active_is_full() {
             self.freeze();
         }
@@ -322,24 +346,10 @@ impl Engine {
 
     /// All rows under the reserved prefix as they are now, by ascending key. Blocks on the disk: for the time before the
     /// owner's loop begins.
-    pub fn internal_rows(&self) -> Result<Vec<(Vec<u8>, Bytes)>, EngineError> {
-        let mut options = ScanOptions {
-            start: RESERVED_KEY_PREFIX.to_vec(),
-            end: Some(RESERVED_KEY_END.to_vec()),
-            ..ScanOptions::default()
-        };
-        let mut rows = Vec::new();
-        loop {
-            let slice = match self.scan(&options)? {
-                Scan::Done(slice) => slice,
-                Scan::NeedsDisk(job) => job.run()?,
-            };
-            rows.extend(slice.entries.into_iter().map(|entry| (entry.key, entry.value)));
-            match slice.resume {
-                Some(resume) => options.start = resume,
-                None => return Ok(rows),
-            }
-        }
+    pub fn internal_rows(&self) -> Result<InternalRows, EngineError> {
+        let frozen: Vec<_> =
+            self.frozen.iter().map(|frozen| Arc::clone(&frozen.memtable)).collect();
+        read_internal_rows(&self.active, &frozen, &self.version, self.last_seq)
     }
 
     /// The newest version of `key` at `seq` (`None` = the last sequence number). Never blocks: what memory and the
@@ -415,7 +425,9 @@ impl Engine {
     /// Whether a flush should be started: a memtable is frozen, or the active one is full.
     #[must_use]
     pub fn needs_flush(&self) -> bool {
-        matches!(self.flush, Flush::Idle) && (!self.frozen.is_empty() || self.active_is_full())
+        matches!(self.flush, Flush::Idle)
+            && self.incoming.is_none()
+            && (!self.frozen.is_empty() || self.active_is_full())
     }
 
     /// Whether a flush is under way, waiting for space included.
@@ -478,9 +490,10 @@ impl Engine {
     }
 
     /// Starts the flush of the oldest frozen memtable; freezes the active one first when there is none. Returns
-    /// whether a flush was started. No-op while one is under way or when there is nothing to flush.
+    /// whether a flush was started. No-op while one is under way, while a snapshot is installed, or when there is nothing
+    /// to flush.
     pub fn start_flush(&mut self) -> bool {
-        if !matches!(self.flush, Flush::Idle) {
+        if !matches!(self.flush, Flush::Idle) || self.incoming.is_some() {
             return false;
         }
         if self.frozen.is_empty() {
@@ -492,7 +505,7 @@ impl Engine {
             self.submit_install(install);
             return true;
         }
-        let oldest_pin = self.snapshots.keys().next().copied().unwrap_or(self.last_seq);
+        let oldest_pin = self.oldest_pin().unwrap_or(self.last_seq);
         let horizon = oldest_pin.min(oldest.last_seq);
         let number = self.next_file;
         self.next_file += 1;
@@ -525,28 +538,47 @@ impl Engine {
             Ok(JobOutcome::NotMine(completion))
         };
         let output = match output.downcast::<EngineOutput>() {
-            Ok(output) => output,
+            Ok(output) => *output,
             Err(output) => return not_mine(output),
         };
-        match (*output, std::mem::replace(&mut self.flush, Flush::Failed)) {
-            (EngineOutput::Dropped, flush) => {
-                self.flush = flush;
-                Ok(JobOutcome::Nothing)
-            }
+        let outcome = match output {
+            EngineOutput::Dropped => JobOutcome::Nothing,
+            EngineOutput::Snapshot(step) => match self.install_step(id, step)? {
+                Ok(outcome) => outcome,
+                Err(step) => return not_mine(Box::new(EngineOutput::Snapshot(step))),
+            },
+            output => match self.flush_step(id, output, (started_at, finished_at))? {
+                Ok(outcome) => outcome,
+                Err(output) => return not_mine(Box::new(output)),
+            },
+        };
+        self.go_on_installing();
+        self.sweep();
+        Ok(outcome)
+    }
+
+    /// Takes a finished step of a flush; gives it back when it is another engine's.
+    fn flush_step(
+        &mut self,
+        id: JobId,
+        output: EngineOutput,
+        (started_at, finished_at): (Nanos, Nanos),
+    ) -> Result<Result<JobOutcome, EngineOutput>, EngineError> {
+        match (output, std::mem::replace(&mut self.flush, Flush::Failed)) {
             (EngineOutput::Built(result), Flush::Building { job, number, horizon })
                 if job == id =>
             {
                 self.counters.flush_ns += finished_at.since(started_at);
-                self.built(result, number, horizon, finished_at)
+                self.built(result, number, horizon, finished_at).map(Ok)
             }
             (EngineOutput::Installed(done), Flush::Installing { job, install }) if job == id => {
                 let Installed { manifest, result } = *done;
                 self.manifest = Some(manifest);
-                self.installed(install, result, finished_at)
+                self.installed(install, result, finished_at).map(Ok)
             }
             (output, flush) => {
                 self.flush = flush;
-                not_mine(Box::new(output))
+                Ok(Err(output))
             }
         }
     }
@@ -663,16 +695,21 @@ impl Engine {
         Ok(JobOutcome::Nothing)
     }
 
-    /// Tries again what a full disk stopped, a second after it did. Call it now and then.
+    /// Tries again what a full disk stopped, a second after it did, and removes files that nobody holds any more. Call it
+    /// now and then.
     pub fn tick(&mut self, now: Nanos) {
+        self.sweep();
         match &self.flush {
             Flush::Waiting { until, .. } if *until <= now => self.retry_now(),
             _ => {}
         }
     }
 
-    /// Tries again at once what a full disk stopped.
+    /// Tries again at once what a full disk stopped. It waits while a snapshot is installed, which may make it needless.
     pub fn retry_now(&mut self) {
+        if self.incoming.is_some() {
+            return;
+        }
         match std::mem::replace(&mut self.flush, Flush::Idle) {
             Flush::Waiting { then: Some(mut install), .. } => {
                 // A new number: a file of the old one may have been left behind.
@@ -701,8 +738,34 @@ impl Engine {
     #[must_use]
     pub const fn next_wakeup(&self) -> Option<Nanos> {
         match &self.flush {
-            Flush::Waiting { until, .. } => Some(*until),
+            Flush::Waiting { until, .. } if self.incoming.is_none() => Some(*until),
             _ => None,
+        }
+    }
+}
+
+/// All rows under the reserved prefix at `seq`. Blocks on the disk.
+fn read_internal_rows(
+    active: &Memtable,
+    frozen: &[Arc<Memtable>],
+    version: &Version,
+    seq: SequenceNumber,
+) -> Result<InternalRows, EngineError> {
+    let mut options = ScanOptions {
+        start: RESERVED_KEY_PREFIX.to_vec(),
+        end: Some(RESERVED_KEY_END.to_vec()),
+        ..ScanOptions::default()
+    };
+    let mut rows = Vec::new();
+    loop {
+        let slice = match scan::start(active, frozen.iter(), version, &options, seq)? {
+            Scan::Done(slice) => slice,
+            Scan::NeedsDisk(job) => job.run()?,
+        };
+        rows.extend(slice.entries.into_iter().map(|entry| (entry.key, entry.value)));
+        match slice.resume {
+            Some(resume) => options.start = resume,
+            None => return Ok(rows),
         }
     }
 }

@@ -14,7 +14,7 @@ use super::error::EngineError;
 use super::manifest::{self, Manifest, TMP_SUFFIX, parse_table_file_name, remove_or_warn};
 use super::memtable::Memtable;
 use super::version::Version;
-use super::{Engine, EngineOptions, Flush, stats};
+use super::{Engine, EngineOptions, Flush, snapshot, stats};
 use crate::env::{DirEntry, Env};
 use crate::wal::LogKind;
 use std::collections::{BTreeMap, VecDeque};
@@ -67,6 +67,8 @@ impl Engine {
             snapshots: BTreeMap::new(),
             manifest: Some(manifest),
             flush,
+            incoming: None,
+            holds: snapshot::Holds::default(),
             read_only,
             counters: stats::Counters::default(),
             last_frozen: stats::FrozenSize::default(),

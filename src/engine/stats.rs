@@ -10,6 +10,8 @@ pub(super) struct Counters {
     pub flush_ns: u64,
     pub versions_dropped: u64,
     pub freezes: u64,
+    pub installs: u64,
+    pub installs_failed: u64,
 }
 
 /// A snapshot of the engine's numbers; `STATS` shows it as JSON. Sizes in bytes.
@@ -55,6 +57,22 @@ pub struct EngineStats {
     pub versions_dropped: u64,
     /// What the flush machinery does: `idle`, `building`, `installing`, `waiting for space`, or `failed`.
     pub flush_state: &'static str,
+    /// Snapshots pinned to be sent to other replicas.
+    pub file_snapshots: u64,
+    /// The last log entry in the oldest of them.
+    pub oldest_file_snapshot: Option<u64>,
+    /// Bytes of the tables that they hold.
+    pub file_snapshot_bytes: u64,
+    /// Tables that are replaced and not yet removed: a snapshot or a read holds them.
+    pub obsolete_tables: u64,
+    /// Their bytes.
+    pub obsolete_bytes: u64,
+    /// Snapshots of other replicas installed since the start.
+    pub installs: u64,
+    /// Those that were refused or found no room.
+    pub installs_failed: u64,
+    /// What the install of a snapshot does: `idle`, `checking`, `waiting for a flush`, `installing`, or `failed`.
+    pub install_state: &'static str,
     /// Why writes are refused, if they are.
     pub read_only: Option<String>,
 }
@@ -81,6 +99,7 @@ impl Engine {
     pub fn stats(&self) -> EngineStats {
         let tables = self.version.tables();
         let sum = |of: fn(&super::edit::TableMeta) -> u64| tables.iter().map(|t| of(&t.meta)).sum();
+        let holds = self.holds.stats();
         EngineStats {
             applied_index: self.applied.0.0,
             applied_term: self.applied.1.0,
@@ -108,6 +127,14 @@ impl Engine {
                 Flush::Waiting { .. } => "waiting for space",
                 Flush::Failed => "failed",
             },
+            file_snapshots: holds.pins,
+            oldest_file_snapshot: holds.oldest,
+            file_snapshot_bytes: holds.bytes,
+            obsolete_tables: holds.obsolete,
+            obsolete_bytes: holds.obsolete_bytes,
+            installs: self.counters.installs,
+            installs_failed: self.counters.installs_failed,
+            install_state: self.incoming.as_ref().map_or("idle", super::snapshot::Incoming::name),
             read_only: self.read_only.clone(),
         }
     }

@@ -34,39 +34,16 @@ impl LiveTable {
             return Err(EngineError::MissingTable { path });
         }
         let file = disk.open(&path, OpenMode::Read)?;
-        let wrong = |what, expected: String, found: String| EngineError::WrongTable {
+        let bytes = file.len()?;
+        let wrong = |Difference { what, expected, found }| EngineError::WrongTable {
             path: path.clone(),
             what,
             expected,
             found,
         };
-        let bytes = file.len()?;
-        if bytes != meta.bytes {
-            return Err(wrong("its length", meta.bytes.to_string(), bytes.to_string()));
-        }
+        Difference::unless_equal("its length", meta.bytes, bytes).map_err(wrong)?;
         let table = Table::open(file, meta.number)?;
-        let p = table.properties();
-        let numbers = [
-            ("its number of entries", meta.entries, p.entries),
-            ("its number of tombstones", meta.deletes, p.deletes),
-            ("its smallest sequence number", meta.smallest_seq, p.smallest_seq),
-            ("its largest sequence number", meta.largest_seq, p.largest_seq),
-        ];
-        for (what, expected, found) in numbers {
-            if expected != found {
-                return Err(wrong(what, expected.to_string(), found.to_string()));
-            }
-        }
-        let keys = [
-            ("its first key", &meta.smallest_key, &p.smallest_key),
-            ("its last key", &meta.largest_key, &p.largest_key),
-        ];
-        for (what, expected, found) in keys {
-            if expected != found {
-                let (expected, found) = (expected.escape_ascii(), found.escape_ascii());
-                return Err(wrong(what, expected.to_string(), found.to_string()));
-            }
-        }
+        check_properties(meta, &table).map_err(wrong)?;
         Ok(Self { meta: meta.clone(), table: Arc::new(table) })
     }
 
@@ -87,6 +64,48 @@ impl LiveTable {
     }
 }
 
+/// What a table is said to be, and is not.
+#[derive(Debug)]
+pub(super) struct Difference {
+    pub what: &'static str,
+    pub expected: String,
+    pub found: String,
+}
+
+impl Difference {
+    pub fn unless_equal<T: PartialEq + ToString>(
+        what: &'static str,
+        expected: T,
+        found: T,
+    ) -> Result<(), Self> {
+        if expected == found {
+            return Ok(());
+        }
+        Err(Self { what, expected: expected.to_string(), found: found.to_string() })
+    }
+}
+
+/// Checks that `table` is the one that `meta` describes. Its length is the caller's to check.
+pub(super) fn check_properties(meta: &TableMeta, table: &Table) -> Result<(), Difference> {
+    let p = table.properties();
+    for (what, expected, found) in [
+        ("its number of entries", meta.entries, p.entries),
+        ("its number of tombstones", meta.deletes, p.deletes),
+        ("its smallest sequence number", meta.smallest_seq, p.smallest_seq),
+        ("its largest sequence number", meta.largest_seq, p.largest_seq),
+    ] {
+        Difference::unless_equal(what, expected, found)?;
+    }
+    for (what, expected, found) in [
+        ("its first key", &meta.smallest_key, &p.smallest_key),
+        ("its last key", &meta.largest_key, &p.largest_key),
+    ] {
+        let text = |key: &[u8]| key.escape_ascii().to_string();
+        Difference::unless_equal(what, text(expected), text(found))?;
+    }
+    Ok(())
+}
+
 /// See the module.
 #[derive(Debug, Default)]
 pub struct Version {
@@ -95,6 +114,13 @@ pub struct Version {
 }
 
 impl Version {
+    /// Of these tables, newest first.
+    #[must_use]
+    pub fn new(tables: Vec<Arc<LiveTable>>) -> Self {
+        debug_assert!(tables.windows(2).all(|pair| pair[0].meta.number > pair[1].meta.number));
+        Self { tables }
+    }
+
     /// Opens all tables of `state`.
     pub fn open(disk: &dyn Disk, dir: &Path, state: &State) -> Result<Self, EngineError> {
         let newest_first = state.tables.values().rev();

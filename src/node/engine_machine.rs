@@ -1,19 +1,22 @@
 //! [`EngineMachine`]: the [`Engine`] as the node's state machine.
 
 use super::state_machine::{
-    Applied, Frozen, Lookup, MachineError, MachineOutcome, ReadFault, Room, Slice, SliceRange,
-    SnapshotSink, SnapshotSource, StateMachine, Versioned,
+    Applied, Frozen, Lookup, MachineError, MachineOutcome, ReadFault, Room, SinkFault, SinkJob,
+    Slice, SliceRange, SnapshotRead, SnapshotSink, SnapshotSource, StateMachine, Versioned,
 };
 use crate::base::batch::BatchRef;
 use crate::base::{InternalOp, LogIndex, Membership, Nanos, SequenceNumber, Term};
 use crate::engine::{
-    Engine, EngineError, FrozenSize, Get, JobOutcome, Scan, ScanOptions, ScanSlice, WriteRoom,
+    Engine, EngineError, FileSnapshot, FrozenSize, Get, JobOutcome, Scan, ScanOptions, ScanSlice,
+    SnapshotFiles, WriteRoom,
 };
-use crate::env::Completion;
+use crate::env::{Completion, IoError};
 use crate::proto::ScanEntry;
 use crate::raft::message::SnapshotMeta;
 use bytes::Bytes;
+use std::any::Any;
 use std::collections::VecDeque;
+use std::io;
 use std::sync::Arc;
 
 /// Translates, and decides when to flush: when a memtable is full, or the log is large.
@@ -24,6 +27,8 @@ pub struct EngineMachine {
     freezes_seen: u64,
     /// Not yet taken by the node.
     frozen: VecDeque<Frozen>,
+    /// The snapshot whose install is in flight.
+    installing: Option<Arc<SnapshotMeta>>,
 }
 
 impl EngineMachine {
@@ -31,7 +36,13 @@ impl EngineMachine {
     #[must_use]
     pub fn new(engine: Engine) -> Self {
         let freezes_seen = engine.freezes().0;
-        Self { engine, flush_started_at: Nanos::ZERO, freezes_seen, frozen: VecDeque::new() }
+        Self {
+            engine,
+            flush_started_at: Nanos::ZERO,
+            freezes_seen,
+            frozen: VecDeque::new(),
+            installing: None,
+        }
     }
 
     /// Called after whatever may freeze a memtable, which is one at most.
@@ -120,20 +131,25 @@ impl StateMachine for EngineMachine {
 
     fn file_snapshot(
         &mut self,
-        _membership: (LogIndex, Membership),
+        membership: (LogIndex, Membership),
     ) -> Option<Box<dyn SnapshotSource>> {
-        None
+        let files = self.engine.file_snapshot()?;
+        let (index, term) = files.applied();
+        let (bytes, body) = (files.bytes(), files.body().clone());
+        let meta = Arc::new(SnapshotMeta { index, term, membership, bytes, body });
+        Some(Box::new(EngineSource { meta, files }))
     }
 
-    fn begin_install(
-        &mut self,
-        _meta: &Arc<SnapshotMeta>,
-    ) -> Result<Box<dyn SnapshotSink>, String> {
-        Err("this build does not install snapshots yet".to_owned())
+    fn begin_install(&mut self, meta: &Arc<SnapshotMeta>) -> Result<Box<dyn SnapshotSink>, String> {
+        let files = self.engine.begin_install((meta.index, meta.term), meta.bytes, &meta.body)?;
+        Ok(Box::new(EngineSink { meta: Arc::clone(meta), files }))
     }
 
-    fn install(&mut self, _sink: Box<dyn SnapshotSink>) {
-        unreachable!("no sink was made");
+    fn install(&mut self, sink: Box<dyn SnapshotSink>) {
+        let sink = sink.into_any().downcast::<EngineSink>().expect("a sink that this machine made");
+        let EngineSink { meta, files } = *sink;
+        self.installing = Some(meta);
+        self.engine.install(files);
     }
 
     fn room(&self) -> Room {
@@ -171,6 +187,15 @@ impl StateMachine for EngineMachine {
                 table,
                 ns: finished_at.since(self.flush_started_at),
             }),
+            JobOutcome::SnapshotInstalled { index, term, rows } => {
+                let meta = self.installing.take().expect("an install was asked for");
+                let membership = meta.membership.clone();
+                Ok(MachineOutcome::Installed { index, term, membership, rows })
+            }
+            JobOutcome::SnapshotFailed { reason } => {
+                self.installing = None;
+                Ok(MachineOutcome::InstallFailed { reason })
+            }
         }
     }
 
@@ -181,6 +206,51 @@ impl StateMachine for EngineMachine {
 
     fn stats(&self) -> serde_json::Value {
         serde_json::to_value(self.engine.stats()).expect("figures are JSON")
+    }
+}
+
+/// The engine's pinned tables.
+struct EngineSource {
+    meta: Arc<SnapshotMeta>,
+    files: FileSnapshot,
+}
+
+impl SnapshotSource for EngineSource {
+    fn meta(&self) -> &Arc<SnapshotMeta> {
+        &self.meta
+    }
+
+    fn read(&self, offset: u64, len: usize) -> SnapshotRead {
+        let job = self.files.read(offset, len);
+        Box::new(move || {
+            job.run()
+                .map_err(|e| io::Error::new(e.io().map_or(io::ErrorKind::Other, IoError::kind), e))
+        })
+    }
+}
+
+/// Tables on their way into the engine.
+struct EngineSink {
+    meta: Arc<SnapshotMeta>,
+    files: SnapshotFiles,
+}
+
+impl SnapshotSink for EngineSink {
+    fn meta(&self) -> &Arc<SnapshotMeta> {
+        &self.meta
+    }
+
+    fn written(&self) -> u64 {
+        self.files.written()
+    }
+
+    fn write(&mut self, offset: u64, data: Bytes) -> SinkJob {
+        let job = self.files.write(offset, data);
+        Box::new(move || job.run().map_err(SinkFault))
+    }
+
+    fn into_any(self: Box<Self>) -> Box<dyn Any> {
+        self
     }
 }
 

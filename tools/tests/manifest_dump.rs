@@ -144,6 +144,48 @@ fn a_valid_directory_and_a_valid_file_are_shown() {
     golden("current.txt", &dump(&["CURRENT"], |_| {}), 0);
 }
 
+/// A snapshot of entry 40 replaces everything, and then something is flushed.
+fn install(dir: &Path) {
+    let mut manifest = Manifest::new(Arc::new(OsDisk::new()), dir.to_path_buf());
+    let tables = [table(8, (1, 31), (b"apple", b"zoo")), table(9, (32, 60), (b"b", b"c"))];
+    let mut state = State {
+        applied: (LogIndex(40), Term(5)),
+        last_seq: SequenceNumber(60),
+        oldest_readable: SequenceNumber(55),
+        next_file: 11,
+        installed: Some((LogIndex(40), Term(5))),
+        tables: tables.into_iter().map(|table| (table.number, table)).collect(),
+    };
+    for table in state.tables.values() {
+        let path = dir.join(format!("{:016x}.sst", table.number));
+        std::fs::write(path, vec![0; table.bytes as usize]).unwrap();
+    }
+    manifest.rotate(10, &state).unwrap();
+    std::fs::remove_file(dir.join(MANIFEST)).unwrap();
+    if !dir.join("then-flush").exists() {
+        return;
+    }
+    let edit = VersionEdit {
+        applied: Some((LogIndex(41), Term(5))),
+        last_seq: Some(SequenceNumber(60)),
+        next_file: Some(12),
+        ..VersionEdit::default()
+    };
+    state.apply(&edit).unwrap();
+    manifest.install(&Change { edit, state, rotate_number: 0 }, u64::MAX).unwrap();
+}
+
+#[test]
+fn an_installed_snapshot_is_named_until_a_flush_goes_past_it() {
+    golden("installed.txt", &dump(&["."], install), 0);
+    golden("installed.json", &dump(&["--json", "."], install), 0);
+    let and_flush = |dir: &Path| {
+        std::fs::write(dir.join("then-flush"), b"").unwrap();
+        install(dir);
+    };
+    golden("installed_flushed.txt", &dump(&["."], and_flush), 0);
+}
+
 #[test]
 fn a_data_directory_is_looked_into() {
     let dir = tempfile::tempdir().unwrap();

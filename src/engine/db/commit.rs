@@ -445,7 +445,10 @@ impl Lead<'_> {
     fn take_completion(&self, completion: Completion) -> Result<(), DbError> {
         let outcome = self.inner.engine_mut().job_done(completion)?;
         match outcome {
-            JobOutcome::Nothing => {}
+            // An embedded database installs no snapshots.
+            JobOutcome::Nothing
+            | JobOutcome::SnapshotInstalled { .. }
+            | JobOutcome::SnapshotFailed { .. } => {}
             JobOutcome::Flushed { index, .. } => {
                 let job = self.log().writer.release_below(index.next().0);
                 self.submit_maintenance(job);

@@ -2,6 +2,7 @@
 
 mod core;
 mod open_crash;
+mod snapshot;
 
 use super::*;
 use crate::base::batch::WriteBatch;

@@ -29,8 +29,9 @@ Examples:
 
 JSON, one document a line: with a directory one of \"type\":\"current\" (file, manifest); then for each manifest one of
 \"type\":\"edit\" for each valid edit (file, number, offset, bytes, full, applied, last_seq, oldest_readable_seq,
-next_file, added, removed) and one of \"type\":\"manifest\" (file, valid, edits, state, torn_tail, error); with a directory
-last one of \"type\":\"tables\" (missing, wrong_length, unnamed). Keys are text in which other bytes than printable ASCII are
+next_file, installed, added, removed) and one of \"type\":\"manifest\" (file, valid, edits, state, torn_tail, error); with a directory
+last one of \"type\":\"tables\" (missing, wrong_length, unnamed). \"installed\" is the entry (index, term) of the snapshot that an edit or
+state came from, or null. Keys are text in which other bytes than printable ASCII are
 \\xNN.
 
 Exit code: 0 when all is valid (a torn tail is: a crash cut an edit that was never acknowledged), 1 when something is
@@ -188,12 +189,13 @@ impl<W: Write> Dump<W> {
     ) -> io::Result<()> {
         let out = &mut self.out;
         if edits > 0 {
-            let State { applied, last_seq, oldest_readable, next_file, tables } = state;
+            let State { applied, last_seq, oldest_readable, next_file, installed, tables } = state;
             let bytes: u64 = tables.values().map(|t| t.bytes).sum();
             let entries: u64 = tables.values().map(|t| t.entries).sum();
             let s = if edits == 1 { "" } else { "s" };
             writeln!(out, "  state after {edits} edit{s}")?;
-            writeln!(out, "    applied         index {} term {}", applied.0, applied.1)?;
+            let origin = if installed.is_some() { ", all of it from a snapshot" } else { "" };
+            writeln!(out, "    applied         index {} term {}{origin}", applied.0, applied.1)?;
             writeln!(
                 out,
                 "    sequence        last {last_seq}, oldest readable {oldest_readable}"
@@ -326,8 +328,16 @@ fn table_text(table: &TableMeta) -> String {
 }
 
 fn edit_text(out: &mut dyn Write, found: &FoundEdit) -> io::Result<()> {
-    let VersionEdit { full, applied, last_seq, oldest_readable, next_file, added, removed } =
-        &found.edit;
+    let VersionEdit {
+        full,
+        applied,
+        last_seq,
+        oldest_readable,
+        next_file,
+        installed,
+        added,
+        removed,
+    } = &found.edit;
     let mut parts = Vec::new();
     if let Some((index, term)) = applied {
         parts.push(format!("applied {index} term {term}"));
@@ -335,6 +345,9 @@ fn edit_text(out: &mut dyn Write, found: &FoundEdit) -> io::Result<()> {
     parts.extend(last_seq.map(|seq| format!("last seq {seq}")));
     parts.extend(oldest_readable.map(|seq| format!("oldest readable {seq}")));
     parts.extend(next_file.map(|number| format!("next file {number:016x}")));
+    if let Some((index, term)) = installed {
+        parts.push(format!("installed from a snapshot of entry {index} term {term}"));
+    }
     let FoundEdit { number, offset, bytes, .. } = found;
     let kind = if *full { "full edit" } else { "edit" };
     writeln!(out, "  {kind} {number} @ {offset} ({bytes} bytes): {}", parts.join(", "))?;
@@ -365,6 +378,7 @@ fn edit_json(out: &mut dyn Write, file: &str, found: &FoundEdit) -> io::Result<(
         "last_seq": edit.last_seq.map(|s| s.0),
         "oldest_readable_seq": edit.oldest_readable.map(|s| s.0),
         "next_file": edit.next_file,
+        "installed": edit.installed.map(|(index, term)| json!({"index": index.0, "term": term.0})),
         "added": edit.added,
         "removed": removed,
     });
@@ -377,6 +391,7 @@ fn state_json(state: &State) -> Value {
         "last_seq": state.last_seq.0,
         "oldest_readable_seq": state.oldest_readable.0,
         "next_file": state.next_file,
+        "installed": state.installed.map(|(index, term)| json!({"index": index.0, "term": term.0})),
         "tables": state.tables.values().collect::<Vec<_>>(),
     })
 }
