@@ -1,0 +1,519 @@
+//! [`Judge`]: what must hold after every step of every node, checked at every step, each rule in constant time or in time
+//! proportional to what the step did.
+//!
+//! | rule | how it is checked |
+//! |---|---|
+//! | election safety | one leader per term; it had the votes of a majority, as *sent*; one vote per replica and term, over all its lives |
+//! | log matching | an (index, term) has one payload and one predecessor, in every append that was ever sent |
+//! | leader completeness | a new leader has the last entry that was committed in an older term |
+//! | commit | never goes back in a life; a leader's moves only to an entry of its own term, which a majority of its voters acknowledged in this term (counted here, not asked) |
+//! | durable before said | what a message promised (a term, a vote, entries up to *matched*) is there again after every crash |
+//! | state-machine safety | [`super::model`]: same entry, same outcome, same sequence number per applied index |
+//! | exactly once | [`super::model`]: a session's write is applied once |
+//! | bounded | uncommitted bytes, messages of one step |
+//!
+//! A leader that counted itself *promised* its own entries: the next power loss tells whether they were durable.
+
+use super::content;
+use super::history::History;
+use super::marks;
+use crate::sim::api;
+use crate::sim::hooks::{Marks, Observer, Setup, Step, StopKind, Verdict, Violation, WorldView};
+use beachdb::base::hash::key_hash;
+use beachdb::base::{LogIndex, ReplicaId, Term};
+use beachdb::env::sim::CrashKind;
+use beachdb::node::{Effect, Observed};
+use beachdb::proto::Response;
+use beachdb::raft::message::{Append, AppendOutcome, Body, SnapshotOutcome};
+use beachdb::raft::{LogView, Message, Role};
+use std::cell::RefCell;
+use std::collections::{BTreeMap, BTreeSet};
+use std::rc::Rc;
+
+/// More messages than this in one step are a storm.
+const MAX_MESSAGES_PER_STEP: usize = 20_000;
+/// Appended entries remembered below the commit index, for log matching.
+const KEPT_ENTRIES: u64 = 5_000;
+
+/// What a replica said in all its lives.
+#[derive(Debug, Default)]
+struct Word {
+    /// The highest term in a message that makes it durable.
+    term: Term,
+    /// Its votes.
+    votes: BTreeMap<Term, ReplicaId>,
+    /// "I have the leader's log up to here", in the newest term it said so in.
+    acked: (Term, LogIndex),
+    /// What must be in its log after a crash.
+    promised: Option<(LogIndex, Term)>,
+}
+
+/// What a process showed last.
+#[derive(Clone, Copy, Debug, Default)]
+struct Shown {
+    term: Term,
+    commit: LogIndex,
+    leads: bool,
+}
+
+/// See the module.
+pub struct Judge {
+    history: Rc<RefCell<History>>,
+    leaders: BTreeMap<Term, ReplicaId>,
+    /// Who granted whom a vote, by term.
+    granted: BTreeMap<Term, BTreeMap<ReplicaId, BTreeSet<ReplicaId>>>,
+    words: BTreeMap<ReplicaId, Word>,
+    shown: Vec<Shown>,
+    /// (index, term) of every entry that was sent: its payload's hash, and the term of the entry before it.
+    entries: BTreeMap<(LogIndex, Term), (u64, Term)>,
+    pruned_below: LogIndex,
+    marks: marks::Watch,
+    content: content::Sampler,
+}
+
+fn broken(rule: &str, what: String) -> Verdict {
+    Err(Violation::new(rule, what))
+}
+
+impl Judge {
+    /// For one run.
+    #[must_use]
+    pub fn new(setup: &Setup, history: Rc<RefCell<History>>) -> Self {
+        Self {
+            history,
+            leaders: BTreeMap::new(),
+            granted: BTreeMap::new(),
+            words: BTreeMap::new(),
+            shown: vec![Shown::default(); setup.nodes],
+            entries: BTreeMap::new(),
+            pruned_below: LogIndex::ZERO,
+            marks: marks::Watch::new(setup),
+            content: content::Sampler::new(setup.seed),
+        }
+    }
+
+    fn check_message(&mut self, world: &dyn WorldView, step: &Step<'_>, m: &Message) -> Verdict {
+        if m.from != step.replica {
+            return broken("messages-name-their-sender", format!("{} sent {m:?}", step.replica));
+        }
+        self.check_vote(m)?;
+        let word = self.words.entry(m.from).or_default();
+        match &m.body {
+            Body::Append(append) => {
+                word.term = word.term.max(m.term);
+                self.check_leader(m.term, m.from)?;
+                self.check_append(m, append)
+            }
+            Body::AppendReply(reply) => {
+                word.term = word.term.max(m.term);
+                if let AppendOutcome::Accepted { matched } = reply.outcome {
+                    self.acknowledge(world, step, m.term, matched);
+                }
+                Ok(())
+            }
+            Body::SnapshotReply(reply) => {
+                if let SnapshotOutcome::Installed { index } = reply.outcome {
+                    word.term = word.term.max(m.term);
+                    self.acknowledge(world, step, m.term, index);
+                }
+                Ok(())
+            }
+            Body::Snapshot(_) => self.check_leader(m.term, m.from),
+            _ => Ok(()),
+        }
+    }
+
+    fn check_vote(&mut self, m: &Message) -> Verdict {
+        let candidate = match &m.body {
+            Body::Vote { .. } => m.from,
+            Body::VoteReply { granted: true } => m.to,
+            Body::VoteReply { granted: false } => {
+                let word = self.words.entry(m.from).or_default();
+                word.term = word.term.max(m.term);
+                return Ok(());
+            }
+            _ => return Ok(()),
+        };
+        let word = self.words.entry(m.from).or_default();
+        let before = *word.votes.entry(m.term).or_insert(candidate);
+        if before != candidate {
+            let what = format!("{} voted for {before} and {candidate} in term {}", m.from, m.term);
+            return broken("one-vote-per-term", what);
+        }
+        if m.from != candidate {
+            word.term = word.term.max(m.term);
+            self.granted.entry(m.term).or_default().entry(candidate).or_default().insert(m.from);
+        }
+        Ok(())
+    }
+
+    fn check_leader(&mut self, term: Term, leader: ReplicaId) -> Verdict {
+        let first = *self.leaders.entry(term).or_insert(leader);
+        if first != leader {
+            let what = format!("{first} and {leader} both lead in term {term}");
+            return broken("election-safety", what);
+        }
+        Ok(())
+    }
+
+    fn check_append(&mut self, m: &Message, append: &Append) -> Verdict {
+        let (mut index, mut before) = append.prev;
+        for entry in &append.entries {
+            if entry.index != index.next() || entry.term < before || entry.term > m.term {
+                let what = format!(
+                    "{} sent entry {} of term {} after {index} of {before}, in term {}",
+                    m.from, entry.index, entry.term, m.term
+                );
+                return broken("log-matching", what);
+            }
+            if entry.index > self.pruned_below {
+                let here = (key_hash(&entry.payload), before);
+                let known = *self.entries.entry((entry.index, entry.term)).or_insert(here);
+                if known != here {
+                    let what = format!(
+                        "entry {} of term {}: (payload, term before) {here:x?} from {}, {known:x?} before",
+                        entry.index, entry.term, m.from
+                    );
+                    return broken("log-matching", what);
+                }
+            }
+            (index, before) = (entry.index, entry.term);
+        }
+        Ok(())
+    }
+
+    fn acknowledge(&mut self, world: &dyn WorldView, step: &Step<'_>, term: Term, to: LogIndex) {
+        let word = self.words.entry(step.replica).or_default();
+        if word.acked.0 < term {
+            word.acked = (term, to);
+        }
+        word.acked.1 = word.acked.1.max(to);
+        self.promise(world, step, to);
+    }
+
+    /// After a crash of this replica, this entry is still there.
+    fn promise(&mut self, world: &dyn WorldView, step: &Step<'_>, index: LogIndex) {
+        let Some(node) = world.slot(step.slot).node else { return };
+        let word = self.words.entry(step.replica).or_default();
+        let Some(term) = node.log().term(index) else { return };
+        if word.promised.is_none_or(|(i, _)| i < index) {
+            word.promised = Some((index, term));
+        }
+    }
+
+    /// A promise lasts until the entry is overwritten by a newer leader's.
+    fn keep_promise(&mut self, log: &dyn LogView, commit: LogIndex, replica: ReplicaId) {
+        let Some(word) = self.words.get_mut(&replica) else { return };
+        let Some((index, term)) = word.promised else { return };
+        if index < log.first_index() || log.term(index) == Some(term) {
+            return;
+        }
+        word.promised = log.term(commit).map(|term| (commit, term));
+        word.acked.1 = word.acked.1.min(commit);
+    }
+
+    fn check_state(&mut self, world: &dyn WorldView, step: &Step<'_>) -> Verdict {
+        let view = world.slot(step.slot);
+        let Some(node) = view.node else { return Ok(()) };
+        let (raft, log) = (node.raft(), node.log());
+        let (term, commit) = (raft.term(), raft.commit());
+        let leads = raft.role() == Role::Leader;
+        let before = self.shown[step.slot];
+        self.shown[step.slot] = Shown { term, commit, leads };
+        self.keep_promise(log, commit, step.replica);
+        if term < before.term || commit < before.commit {
+            let what = format!(
+                "{} went from term {}, commit {} to {term}, {commit}",
+                step.replica, before.term, before.commit
+            );
+            return broken("never-goes-back", what);
+        }
+        let elected = leads && (!before.leads || before.term != term);
+        if elected {
+            self.check_leader(term, step.replica)?;
+            self.check_election(world, step)?;
+        }
+        if commit > before.commit {
+            self.check_commit(world, step, before, elected)?;
+        }
+        Ok(())
+    }
+
+    /// A majority voted, and the new leader has what was committed.
+    fn check_election(&mut self, world: &dyn WorldView, step: &Step<'_>) -> Verdict {
+        let Some(node) = world.slot(step.slot).node else { return Ok(()) };
+        let (term, me) = (node.raft().term(), step.replica);
+        let granted = self.granted.get(&term).and_then(|g| g.get(&me));
+        let voters: Vec<_> = api::membership(node).1.voters().collect();
+        let votes =
+            voters.iter().filter(|v| **v == me || granted.is_some_and(|g| g.contains(v))).count();
+        if votes * 2 <= voters.len() {
+            let what = format!("{me} leads in term {term} with {votes} votes of {voters:?}");
+            return broken("elected-by-a-majority", what);
+        }
+        // Only votes that were sent count, and only entries committed in an older term bind it.
+        let history = self.history.borrow();
+        let mut last = history.model.committed();
+        while let Some((entry_term, in_term)) = history.model.term_at(last) {
+            if in_term < term {
+                let has = node.log().term(last);
+                let released = last < node.log().first_index();
+                if !released && has != Some(entry_term) {
+                    let what = format!(
+                        "{me} leads in term {term} without entry {last} of {entry_term}, committed in {in_term} (it has {has:?})"
+                    );
+                    return broken("leader-completeness", what);
+                }
+                break;
+            }
+            last = last.prev();
+        }
+        drop(history);
+        self.granted = self.granted.split_off(&Term(term.0.saturating_sub(50)));
+        Ok(())
+    }
+
+    fn check_commit(
+        &mut self,
+        world: &dyn WorldView,
+        step: &Step<'_>,
+        before: Shown,
+        elected: bool,
+    ) -> Verdict {
+        let Some(node) = world.slot(step.slot).node else { return Ok(()) };
+        let (raft, log) = (node.raft(), node.log());
+        let (term, commit) = (raft.term(), raft.commit());
+        if raft.role() == Role::Leader && before.leads && before.term == term && !elected {
+            self.check_leaders_commit(world, step, commit)?;
+        }
+        let first = before.commit.next().max(log.first_index());
+        let mut history = self.history.borrow_mut();
+        let in_memory = log.entries(first, commit, usize::MAX).unwrap_or_default();
+        let mut payloads = in_memory.iter().map(|e| (e.index, key_hash(&e.payload))).peekable();
+        for index in first.0..=commit.0 {
+            let index = LogIndex(index);
+            let Some(entry_term) = log.term(index) else {
+                let what = format!("{} committed entry {index} and does not have it", step.replica);
+                return broken("commit-is-in-the-log", what);
+            };
+            let payload = payloads.next_if(|(i, _)| *i == index).map(|(_, hash)| hash);
+            history.model.commit(step.replica, term, index, entry_term, payload)?;
+        }
+        let keep = LogIndex(history.model.committed().0.saturating_sub(KEPT_ENTRIES));
+        if keep.0 > self.pruned_below.0 + KEPT_ENTRIES {
+            self.pruned_below = keep;
+            self.entries = self.entries.split_off(&(keep.next(), Term::ZERO));
+        }
+        Ok(())
+    }
+
+    /// §5.4.2 and the quorum, counted from what the others said.
+    fn check_leaders_commit(
+        &mut self,
+        world: &dyn WorldView,
+        step: &Step<'_>,
+        commit: LogIndex,
+    ) -> Verdict {
+        let Some(node) = world.slot(step.slot).node else { return Ok(()) };
+        let term = node.raft().term();
+        let entry_term = node.log().term(commit);
+        if entry_term != Some(term) {
+            let what = format!(
+                "{} leads in term {term} and committed entry {commit} of term {entry_term:?}",
+                step.replica
+            );
+            return broken("commits-its-own-term", what);
+        }
+        let voters: Vec<_> = api::membership(node).1.voters().collect();
+        let acked = |v: &&ReplicaId| {
+            self.words.get(v).is_some_and(|w| w.acked.0 == term && w.acked.1 >= commit)
+        };
+        let others = voters.iter().filter(|v| **v != step.replica).filter(acked).count();
+        let me = usize::from(voters.contains(&step.replica));
+        if others * 2 > voters.len() {
+            return Ok(());
+        }
+        if (others + me) * 2 > voters.len() {
+            self.promise(world, step, commit);
+            return Ok(());
+        }
+        let acks: Vec<_> = voters.iter().map(|v| (v, self.words.get(v).map(|w| w.acked))).collect();
+        let what = format!(
+            "{} committed entry {commit} of term {term}; what the voters said: {acks:?}",
+            step.replica
+        );
+        broken("commit-needs-a-majority", what)
+    }
+
+    fn check_observed(
+        &mut self,
+        world: &dyn WorldView,
+        step: &Step<'_>,
+        observed: &Observed,
+    ) -> Verdict {
+        match observed {
+            Observed::Applied { index, term, payload, outcome } => {
+                let mut history = self.history.borrow_mut();
+                let raft = world.slot(step.slot).node.map(beachdb::node::Node::raft);
+                if raft.is_some_and(|raft| *index > raft.commit()) {
+                    let what = format!("{} applied entry {index}", step.replica);
+                    return broken("applied-is-committed", what);
+                }
+                let in_term = raft.map_or(*term, |raft| raft.term());
+                let entry = (*index, *term);
+                let id = history.model.apply(step.replica, in_term, entry, payload, *outcome)?;
+                if let Some(id) = id {
+                    history.applied(id);
+                }
+                Ok(())
+            }
+            Observed::Installed { index, term } => {
+                let history = self.history.borrow();
+                match history.model.term_at(*index) {
+                    Some((expected, _)) if expected == *term => Ok(()),
+                    expected => {
+                        let what = format!(
+                            "{} installed a snapshot at {index} of term {term}, where {expected:?} is committed",
+                            step.replica
+                        );
+                        broken("snapshot-is-committed", what)
+                    }
+                }
+            }
+            Observed::Released { index } => {
+                let applied = world.slot(step.slot).node.map(|n| n.applied());
+                if applied.is_some_and(|applied| *index > applied) {
+                    let what = format!("{} released its log up to {index}", step.replica);
+                    return broken("released-is-applied", what);
+                }
+                Ok(())
+            }
+            Observed::Raft(_) => Ok(()),
+        }
+    }
+
+    fn check_bounds(step: &Step<'_>) -> Verdict {
+        let messages = step.effects.iter().filter(|e| matches!(e, Effect::Send(_))).count();
+        if messages > MAX_MESSAGES_PER_STEP {
+            return broken(
+                "bounded",
+                format!("{} sent {messages} messages in one step", step.replica),
+            );
+        }
+        Ok(())
+    }
+
+    /// What was said before is true after a restart.
+    fn check_promises(&self, world: &dyn WorldView, slot: usize) -> Verdict {
+        let view = world.slot(slot);
+        let (Some(node), Some(word)) = (view.node, self.words.get(&view.replica)) else {
+            return Ok(());
+        };
+        let hard_state = node.log().hard_state();
+        if hard_state.term < word.term {
+            let what = format!(
+                "{} spoke in term {} and came back in {}",
+                view.replica, word.term, hard_state.term
+            );
+            return broken("term-durable-before-said", what);
+        }
+        // Its vote for itself counts for nothing before it is durable, so only votes for others are promises.
+        let vote = word.votes.get(&hard_state.term).filter(|v| **v != view.replica);
+        if vote.is_some_and(|v| hard_state.vote != Some(*v)) {
+            let what = format!(
+                "{} voted for {vote:?} in term {} and came back with {:?}",
+                view.replica, hard_state.term, hard_state.vote
+            );
+            return broken("vote-durable-before-said", what);
+        }
+        let Some((index, term)) = word.promised else { return Ok(()) };
+        let log = node.log();
+        if index >= log.first_index() && log.term(index) != Some(term) {
+            let what = format!(
+                "{} acknowledged entry {index} of term {term} and came back with {:?} there, its log ends at {:?}",
+                view.replica,
+                log.term(index),
+                log.last()
+            );
+            return broken("entries-durable-before-acknowledged", what);
+        }
+        Ok(())
+    }
+
+    fn effect(&mut self, world: &dyn WorldView, step: &Step<'_>, effect: &Effect) -> Verdict {
+        match effect {
+            Effect::Send(message) => self.check_message(world, step, message),
+            Effect::Observed(observed) => self.check_observed(world, step, observed),
+            Effect::Reply { response: Response::Written { index, .. }, .. } => {
+                let history = self.history.borrow();
+                if *index > history.model.applied() {
+                    let what = format!("{} acknowledged entry {index}", step.replica);
+                    return broken("acknowledged-is-applied", what);
+                }
+                Ok(())
+            }
+            _ => Ok(()),
+        }
+    }
+}
+
+impl Observer for Judge {
+    fn node_started(&mut self, world: &dyn WorldView, slot: usize) -> Verdict {
+        let view = world.slot(slot);
+        self.marks.started(&view);
+        let Some(node) = view.node else { return Ok(()) };
+        self.shown[slot] =
+            Shown { term: node.raft().term(), commit: node.raft().commit(), leads: false };
+        self.check_promises(world, slot)?;
+        let seq = node.last_seq();
+        self.history.borrow_mut().model.stands_at(view.replica, node.applied(), seq)?;
+        self.content.compare(&self.history.borrow().model, &view)
+    }
+
+    fn node_stopped(&mut self, world: &dyn WorldView, slot: usize, why: StopKind) -> Verdict {
+        self.marks.stopped(&world.slot(slot), why);
+        if let (StopKind::Crash(CrashKind::Process), false) = (why, self.shown.is_empty()) {
+            self.marks.hit(marks::PROCESS_CRASH);
+        }
+        self.shown[slot] = Shown::default();
+        Ok(())
+    }
+
+    fn after_step(&mut self, world: &dyn WorldView, step: &Step<'_>) -> Verdict {
+        self.history.borrow_mut().verdict()?;
+        for effect in step.effects {
+            self.effect(world, step, effect)?;
+        }
+        self.check_state(world, step)?;
+        Self::check_bounds(step)?;
+        self.marks.after_step(world, step);
+        let view = world.slot(step.slot);
+        let Some(node) = view.node else { return Ok(()) };
+        let advanced = |e: &Effect| {
+            matches!(e, Effect::Observed(Observed::Applied { .. } | Observed::Installed { .. }))
+        };
+        if step.effects.iter().any(advanced) {
+            let mut history = self.history.borrow_mut();
+            history.model.stands_at(step.replica, node.applied(), node.last_seq())?;
+            let installed = |e: &Effect| matches!(e, Effect::Observed(Observed::Installed { .. }));
+            if step.effects.iter().any(installed) || self.content.is_due() {
+                self.content.compare(&history.model, &view)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn finish(&mut self, world: &dyn WorldView) -> Verdict {
+        let mut history = self.history.borrow_mut();
+        history.verdict()?;
+        for slot in 0..world.slots() {
+            self.content.compare(&history.model, &world.slot(slot))?;
+        }
+        history.check_registers()
+    }
+
+    fn marks(&self, marks: &mut Marks) {
+        self.marks.report(marks);
+        marks.merge(&self.history.borrow().marks);
+    }
+}
