@@ -5,6 +5,8 @@
 //! cluster-id NAME
 //! node-id 1
 //! incarnation 9f3c62a1d04e77b8
+//! joining yes                          only in the directory of a node that was told to join a cluster
+//! moving damaged-0000000000000007      only while `beachd rejoin` is under way
 //! crc32c 5d1e0f2a
 //! ```
 //!
@@ -12,17 +14,18 @@
 //! is created: a node whose disk was wiped comes back with another one and is never taken for the old voter.
 //!
 //! Invariants: the file is written before anything else in the directory, whole (temporary name, sync, rename, sync
-//! of the directory), and never changed afterwards. A directory with data but without it is refused.
+//! of the directory), and never changed afterwards but by [`rejoin`](super::rejoin()). A directory with data but without
+//! it is refused.
 
-use crate::base::{NodeId, checksum};
+use crate::base::{NodeId, ReplicaId, checksum};
 use crate::env::{Disk, IoError, OpenMode};
 use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
 
 const MAGIC: &str = "beachdb-identity";
 const VERSION: u32 = 1;
-const NAME: &str = "IDENTITY";
-const TEMP_NAME: &str = "IDENTITY.tmp";
+pub(super) const NAME: &str = "IDENTITY";
+pub(super) const TEMP_NAME: &str = "IDENTITY.tmp";
 /// Longest file that is read.
 const MAX_BYTES: u64 = 4 << 10;
 /// Longest cluster id.
@@ -37,6 +40,8 @@ pub struct Identity {
     pub node_id: NodeId,
     /// Which life of the node this is: changes when its disk is wiped.
     pub incarnation: u64,
+    /// Whether it was told to join a cluster that exists: it never begins one of its own.
+    pub joining: bool,
 }
 
 /// Why a data directory is not ours to open.
@@ -94,6 +99,17 @@ pub enum IdentityError {
         /// What the file says.
         found: String,
     },
+    /// `beachd rejoin` did not get to its end.
+    #[error(
+        "{}: beachd rejoin was interrupted while it moved the old data to {to}; run it again: beachd rejoin --data-dir {}",
+        path.display(), path.parent().unwrap_or(path).display()
+    )]
+    Unfinished {
+        /// The file.
+        path: PathBuf,
+        /// Where the old data goes.
+        to: String,
+    },
     /// There is data, but no file that says whose.
     #[error(
         "{}: the directory has data ({entry}) but no IDENTITY file: it is not a BeachDB data directory, or the file \
@@ -107,8 +123,21 @@ pub enum IdentityError {
     },
 }
 
+/// The file's content: who it is, and where an unfinished [`rejoin`](super::rejoin()) moves the old data.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(super) struct IdentityFile {
+    pub identity: Identity,
+    pub moving: Option<String>,
+}
+
 impl Identity {
-    fn check_settings(&self) -> Result<(), IdentityError> {
+    /// What votes and is counted.
+    #[must_use]
+    pub const fn replica(&self) -> ReplicaId {
+        ReplicaId { node: self.node_id, incarnation: self.incarnation }
+    }
+
+    pub(super) fn check_settings(&self) -> Result<(), IdentityError> {
         let bad = |what, problem: &str| {
             Err(IdentityError::BadSetting { what, problem: problem.to_owned() })
         };
@@ -126,17 +155,80 @@ impl Identity {
     /// The file's text.
     #[must_use]
     pub fn encode(&self) -> String {
+        IdentityFile { identity: self.clone(), moving: None }.encode()
+    }
+
+    /// Reads the text back. `path` is for the messages.
+    ///
+    /// # Errors
+    /// [`IdentityError::Corrupt`], [`IdentityError::NewerVersion`], [`IdentityError::Unfinished`].
+    pub fn decode(path: &Path, text: &[u8]) -> Result<Self, IdentityError> {
+        IdentityFile::decode(path, text)?.settled(path)
+    }
+
+    /// Checks the directory's identity against `wanted`, or gives it that identity when it is empty but for `LOCK`.
+    /// Returns the one on disk: its incarnation is the first one's, not `wanted`'s.
+    pub fn open_or_create(
+        disk: &dyn Disk,
+        dir: &Path,
+        wanted: Self,
+    ) -> Result<Self, IdentityError> {
+        wanted.check_settings()?;
+        let path = dir.join(NAME);
+        let names: Vec<String> = disk.list(dir)?.into_iter().map(|entry| entry.name).collect();
+        if names.iter().any(|name| name == NAME) {
+            let found = IdentityFile::read(disk, &path)?.settled(&path)?;
+            found.check_is(&wanted, &path)?;
+            return Ok(found);
+        }
+        let ours = ["LOCK", TEMP_NAME];
+        if let Some(entry) = names.into_iter().find(|name| !ours.contains(&name.as_str())) {
+            return Err(IdentityError::Missing { path: dir.to_path_buf(), entry });
+        }
+        let file = IdentityFile { identity: wanted, moving: None };
+        file.write(disk, dir)?;
+        Ok(file.identity)
+    }
+
+    pub(super) fn check_is(&self, wanted: &Self, path: &Path) -> Result<(), IdentityError> {
+        let foreign = |what, expected: String, found: String| {
+            Err(IdentityError::Foreign { path: path.to_path_buf(), what, expected, found })
+        };
+        if self.cluster_id != wanted.cluster_id {
+            return foreign("cluster-id", wanted.cluster_id.clone(), self.cluster_id.clone());
+        }
+        if self.node_id != wanted.node_id {
+            return foreign("node-id", wanted.node_id.to_string(), self.node_id.to_string());
+        }
+        Ok(())
+    }
+}
+
+impl IdentityFile {
+    fn settled(self, path: &Path) -> Result<Identity, IdentityError> {
+        match self.moving {
+            None => Ok(self.identity),
+            Some(to) => Err(IdentityError::Unfinished { path: path.to_path_buf(), to }),
+        }
+    }
+
+    fn encode(&self) -> String {
+        let Identity { cluster_id, node_id, incarnation, joining } = &self.identity;
         let mut text = format!(
-            "{MAGIC} {VERSION}\ncluster-id {}\nnode-id {}\nincarnation {:016x}\n",
-            self.cluster_id, self.node_id, self.incarnation
+            "{MAGIC} {VERSION}\ncluster-id {cluster_id}\nnode-id {node_id}\nincarnation {incarnation:016x}\n"
         );
+        if *joining {
+            text.push_str("joining yes\n");
+        }
+        if let Some(to) = &self.moving {
+            writeln!(text, "moving {to}").expect("writing to a string");
+        }
         let crc = checksum::crc32c(text.as_bytes());
         writeln!(text, "crc32c {crc:08x}").expect("writing to a string");
         text
     }
 
-    /// Reads the text back. `path` is for the messages.
-    pub fn decode(path: &Path, text: &[u8]) -> Result<Self, IdentityError> {
+    fn decode(path: &Path, text: &[u8]) -> Result<Self, IdentityError> {
         let mut lines = Lines { path, text, offset: 0 };
         let version = lines.field(MAGIC)?;
         match version.parse::<u32>() {
@@ -160,6 +252,13 @@ impl Identity {
             Err(_) => return Err(lines.corrupt(at, "a hexadecimal number".into(), incarnation)),
         };
         let at = lines.offset;
+        let joining = match lines.optional_field("joining")? {
+            None => false,
+            Some("yes") => true,
+            Some(other) => return Err(lines.corrupt(at, "yes".into(), other)),
+        };
+        let moving = lines.optional_field("moving")?.map(str::to_owned);
+        let at = lines.offset;
         let expected = format!("{:08x}", checksum::crc32c(&text[..at]));
         let found = lines.field("crc32c")?;
         if found != expected {
@@ -168,33 +267,11 @@ impl Identity {
         if lines.offset != text.len() {
             return Err(lines.corrupt(lines.offset, "the end of the file".into(), "more bytes"));
         }
-        Ok(Self { cluster_id, node_id, incarnation })
+        let identity = Identity { cluster_id, node_id, incarnation, joining };
+        Ok(Self { identity, moving })
     }
 
-    /// Checks the directory's identity against `wanted`, or gives it that identity when it is empty but for `LOCK`.
-    /// Returns the one on disk: its incarnation is the first one's, not `wanted`'s.
-    pub fn open_or_create(
-        disk: &dyn Disk,
-        dir: &Path,
-        wanted: Self,
-    ) -> Result<Self, IdentityError> {
-        wanted.check_settings()?;
-        let path = dir.join(NAME);
-        let names: Vec<String> = disk.list(dir)?.into_iter().map(|entry| entry.name).collect();
-        if names.iter().any(|name| name == NAME) {
-            let found = Self::read(disk, &path)?;
-            found.check_is(&wanted, &path)?;
-            return Ok(found);
-        }
-        let ours = ["LOCK", TEMP_NAME];
-        if let Some(entry) = names.into_iter().find(|name| !ours.contains(&name.as_str())) {
-            return Err(IdentityError::Missing { path: dir.to_path_buf(), entry });
-        }
-        wanted.write(disk, dir)?;
-        Ok(wanted)
-    }
-
-    fn read(disk: &dyn Disk, path: &Path) -> Result<Self, IdentityError> {
+    pub(super) fn read(disk: &dyn Disk, path: &Path) -> Result<Self, IdentityError> {
         let file = disk.open(path, OpenMode::Read)?;
         let len = file.len()?;
         if len > MAX_BYTES {
@@ -210,20 +287,8 @@ impl Identity {
         Self::decode(path, &text)
     }
 
-    fn check_is(&self, wanted: &Self, path: &Path) -> Result<(), IdentityError> {
-        let foreign = |what, expected: String, found: String| {
-            Err(IdentityError::Foreign { path: path.to_path_buf(), what, expected, found })
-        };
-        if self.cluster_id != wanted.cluster_id {
-            return foreign("cluster-id", wanted.cluster_id.clone(), self.cluster_id.clone());
-        }
-        if self.node_id != wanted.node_id {
-            return foreign("node-id", wanted.node_id.to_string(), self.node_id.to_string());
-        }
-        Ok(())
-    }
-
-    fn write(&self, disk: &dyn Disk, dir: &Path) -> Result<(), IdentityError> {
+    /// Puts it in the place of the one that is there, if one is.
+    pub(super) fn write(&self, disk: &dyn Disk, dir: &Path) -> Result<(), IdentityError> {
         let temp = dir.join(TEMP_NAME);
         if disk.exists(&temp)? {
             disk.remove(&temp)?;
@@ -262,6 +327,15 @@ impl<'a> Lines<'a> {
         Ok(value)
     }
 
+    /// A field that may be left out.
+    fn optional_field(&mut self, name: &str) -> Result<Option<&'a str>, IdentityError> {
+        let here = self.text[self.offset..].strip_prefix(name.as_bytes());
+        match here.is_some_and(|rest| rest.starts_with(b" ")) {
+            true => self.field(name).map(Some),
+            false => Ok(None),
+        }
+    }
+
     fn corrupt(&self, offset: usize, expected: String, found: &str) -> IdentityError {
         IdentityError::Corrupt {
             path: self.path.to_path_buf(),
@@ -281,6 +355,7 @@ mod tests {
             cluster_id: "beach".into(),
             node_id: NodeId(3),
             incarnation: 0x9f3c_62a1_d04e_77b8,
+            joining: false,
         }
     }
 
@@ -295,16 +370,26 @@ mod tests {
             "beachdb-identity 1\ncluster-id beach\nnode-id 3\nincarnation 9f3c62a1d04e77b8\ncrc32c "
         ));
         assert_eq!(decode(&text).unwrap(), identity());
+        let joining = Identity { joining: true, ..identity() };
+        assert!(joining.encode().contains("77b8\njoining yes\ncrc32c "));
+        assert_eq!(decode(&joining.encode()).unwrap(), joining);
+        let file = IdentityFile { identity: joining, moving: Some("damaged-7".into()) };
+        assert_eq!(IdentityFile::decode(Path::new("I"), file.encode().as_bytes()).unwrap(), file);
+        let error = decode(&file.encode()).unwrap_err().to_string();
+        assert!(error.contains("moved the old data to damaged-7; run it again"), "{error}");
+        assert!(error.ends_with("beachd rejoin --data-dir D"), "{error}");
     }
 
     #[test]
     fn every_flipped_byte_and_every_truncation_is_refused() {
-        let text = identity().encode().into_bytes();
+        let joining = Identity { joining: true, ..identity() };
+        let file = IdentityFile { identity: joining, moving: Some("damaged-7".into()) };
+        let text = file.encode().into_bytes();
         for at in 0..text.len() {
             let mut flipped = text.clone();
             flipped[at] ^= 0x04;
-            Identity::decode(Path::new("I"), &flipped).unwrap_err();
-            Identity::decode(Path::new("I"), &text[..at]).unwrap_err();
+            IdentityFile::decode(Path::new("I"), &flipped).unwrap_err();
+            IdentityFile::decode(Path::new("I"), &text[..at]).unwrap_err();
         }
     }
 

@@ -64,7 +64,7 @@ pub use types::{Admin, Effect, EntryOutcome, Event, FatalError, Observed, Origin
 
 use crate::base::batch::{BatchRef, WriteBatch};
 use crate::base::trace::{StageStats, TraceEvent, TraceRing};
-use crate::base::{LogIndex, Membership, Nanos, ReplicaId, SequenceNumber};
+use crate::base::{LogIndex, Membership, Nanos, SequenceNumber};
 use crate::env::{Completion, Env, LockGuard};
 use crate::limits::{FEW_REQUESTS, LOG_TAIL_ENTRIES, TRACE_EVENTS};
 use crate::proto::{self, ErrorCode, HelloReply, HelloRequest, Request, Response};
@@ -119,6 +119,8 @@ pub struct Parts<L, S> {
     pub log: L,
     /// Its last persisted hard state.
     pub hard_state: HardState,
+    /// The memberships from the log's baseline on; see [`raft::Start::memberships`].
+    pub memberships: Vec<(LogIndex, Membership)>,
     /// The state machine, which has applied a prefix of the log.
     pub machine: S,
     /// What the machine's rows under the reserved prefix say.
@@ -132,14 +134,22 @@ pub struct Parts<L, S> {
 impl<L: LogStore, S: StateMachine> Node<L, S> {
     /// A node from its parts: a follower that becomes leader and replays its log once it is stepped.
     pub fn from_parts(config: NodeConfig, env: Env, parts: Parts<L, S>) -> Self {
-        let Parts { identity, log, hard_state, machine, mut replicated, lock, recovery } = parts;
-        let id = ReplicaId { node: identity.node_id, incarnation: identity.incarnation };
-        let start = raft::Start {
+        let Parts {
+            identity,
+            log,
             hard_state,
-            applied: machine.applied().0,
-            memberships: vec![(LogIndex::ZERO, Membership::of_voters([id]))],
-        };
-        replicated.bootstrap(start.memberships[0].clone());
+            memberships,
+            machine,
+            mut replicated,
+            lock,
+            recovery,
+        } = parts;
+        let id = identity.replica();
+        let applied = machine.applied().0;
+        if let Some(membership) = memberships.iter().rfind(|(index, _)| *index <= applied) {
+            replicated.bootstrap(membership.clone());
+        }
+        let start = raft::Start { hard_state, applied, memberships };
         let raft = Raft::new(&raft::Config::new(id, identity.incarnation), start, &log);
         Self {
             identity,

@@ -9,13 +9,13 @@
 //! (design rule 2: discard the log, keep the hard state), comes with snapshots: their version edit will say so.
 
 use super::{
-    EngineMachine, Identity, IdentityError, Node, NodeConfig, Parts, ReadFault, Replicated,
-    RowError, StateMachine,
+    Bootstrap, EngineMachine, Identity, IdentityError, Node, NodeConfig, Parts, ReadFault,
+    Replicated, RowError, StateMachine,
 };
-use crate::base::{LogIndex, Term};
+use crate::base::{LogIndex, Membership, Term};
 use crate::engine::{Engine, EngineError, EngineOptions};
 use crate::env::{Env, IoError};
-use crate::raft::LogView;
+use crate::raft::{LogStore, LogView};
 use crate::raft_log::{RaftLog, RaftLogError};
 use std::io;
 use std::path::PathBuf;
@@ -47,6 +47,14 @@ pub enum OpenError {
     /// The log's files.
     #[error("raft log: {0}")]
     Log(#[from] RaftLogError),
+    /// The members that a new directory was to begin with.
+    #[error("{}: {problem}", dir.display())]
+    Bootstrap {
+        /// The data directory.
+        dir: PathBuf,
+        /// What is wrong with them.
+        problem: String,
+    },
     /// Engine and log are not of one node and one moment.
     #[error("{}: {fault}; restore the whole directory from one backup, or start this node with an empty one", dir.display())]
     Unfit {
@@ -93,6 +101,12 @@ pub enum UnfitError {
         /// Its term in the log.
         found: Term,
     },
+    /// The log has entries and no members.
+    #[error("raft/ ends at entry {last} and does not say who the members are")]
+    NoMembers {
+        /// The log's.
+        last: LogIndex,
+    },
 }
 
 /// Checks that `log` continues what was applied. See the module.
@@ -106,6 +120,42 @@ pub(super) fn check_fit(log: &dyn LogView, applied: (LogIndex, Term)) -> Result<
         }
         None => Err(UnfitError::Gap { applied, first: log.first_index() }),
     }
+}
+
+/// The members that a log begins with, if this one has not begun: written before anything else, so that a node whose
+/// directory is not new never asks its settings who they are.
+fn begin(
+    config: &NodeConfig,
+    identity: &Identity,
+    log: &mut RaftLog,
+    memberships: &mut Vec<(LogIndex, Membership)>,
+) -> Result<(), OpenError> {
+    if !memberships.is_empty() {
+        return Ok(());
+    }
+    let last = log.last().0;
+    if last > LogIndex::ZERO {
+        let fault = UnfitError::NoMembers { last };
+        return Err(OpenError::Unfit { dir: config.dir.clone(), fault });
+    }
+    let wrong = |problem| OpenError::Bootstrap { dir: config.dir.clone(), problem };
+    let me = identity.replica();
+    let first = match &config.bootstrap {
+        _ if identity.joining => Membership::new(),
+        Bootstrap::Join => Membership::new(),
+        Bootstrap::Alone => Membership::of_voters([me]),
+        Bootstrap::Members(members) => {
+            members.check().map_err(|e| wrong(format!("the first members of the cluster: {e}")))?;
+            if members.replica(me).is_none() {
+                let problem = format!("this node is {me}, which is not among the first members");
+                return Err(wrong(problem));
+            }
+            members.clone()
+        }
+    };
+    log.bootstrap(first.clone());
+    memberships.push((LogIndex::ZERO, first));
+    Ok(())
 }
 
 impl Node<RaftLog, EngineMachine> {
@@ -123,13 +173,16 @@ impl Node<RaftLog, EngineMachine> {
             cluster_id: config.cluster_id.clone(),
             node_id: config.node_id,
             incarnation: config.new_incarnation,
+            joining: config.bootstrap == Bootstrap::Join,
         };
         let identity = Identity::open_or_create(&*env.disk, &dir, wanted)?;
         let mut options = EngineOptions::new(dir.join("engine"));
         options.memtable_bytes = config.memtable_bytes;
         let engine = Engine::open(&env, options)?;
-        let (log, recovery) = RaftLog::open(&env, &dir.join("raft"), config.segment_bytes)?;
+        let (mut log, recovery) = RaftLog::open(&env, &dir.join("raft"), config.segment_bytes)?;
         check_fit(&log, engine.applied()).map_err(|fault| OpenError::Unfit { dir, fault })?;
+        let mut memberships = recovery.memberships;
+        begin(&config, &identity, &mut log, &mut memberships)?;
         let (index, term) = engine.applied();
         let tables = engine.stats().tables;
         let lines = vec![
@@ -142,6 +195,7 @@ impl Node<RaftLog, EngineMachine> {
             identity,
             log,
             hard_state: recovery.hard_state,
+            memberships,
             machine,
             replicated: Replicated::from_rows(config.max_sessions, &rows)?,
             lock: Some(lock),

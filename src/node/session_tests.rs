@@ -6,7 +6,7 @@ use super::sessions::{Refusal, SessionOutcome, SessionWrite, Sessions, Verdict};
 use super::sim::SimDriver;
 use super::*;
 use crate::base::batch::RESERVED_KEY_PREFIX;
-use crate::base::{InternalOp, Member, MemberRole, NodeId, Term};
+use crate::base::{InternalOp, Member, MemberRole, NodeId, ReplicaId, Term};
 use crate::engine::{Engine, EngineOptions};
 use crate::env::sim::{self, CrashKind, SimHandles, SimRandom};
 use crate::limits::MAX_SESSION_WINDOW;

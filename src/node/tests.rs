@@ -53,10 +53,25 @@ impl World {
             truncate_from: None,
             entries: entries.collect(),
         });
-        let identity = Identity { cluster_id: "beach".into(), node_id: NodeId(1), incarnation: 7 };
+        let identity = Identity {
+            cluster_id: "beach".into(),
+            node_id: NodeId(1),
+            incarnation: 7,
+            joining: false,
+        };
+        let memberships = vec![(LogIndex::ZERO, Membership::of_voters([identity.replica()]))];
         let replicated = Replicated::from_rows(config.max_sessions, &[]).unwrap();
         let recovery = Vec::new();
-        let parts = Parts { identity, log, hard_state, machine, replicated, lock: None, recovery };
+        let parts = Parts {
+            identity,
+            log,
+            hard_state,
+            memberships,
+            machine,
+            replicated,
+            lock: None,
+            recovery,
+        };
         let driver = SimDriver::new(Node::from_parts(config, env, parts), &sim);
         Self { sim, driver, next_id: 1 }
     }
