@@ -250,7 +250,7 @@ impl Raft {
             Body::PreVoteReply { granted } => {
                 return self.pre_vote_reply(from, term, *granted, ctx);
             }
-            Body::Vote { transfer, .. } if term > self.term() => {
+            Body::Vote { transfer, .. } if term >= self.term() => {
                 if let Some(why) = self.sticks_to_its_leader(*transfer, ctx.now) {
                     ctx.trace(|| Trace::vote(from, term, false, false, why));
                     return;

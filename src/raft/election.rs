@@ -69,7 +69,9 @@ impl Raft {
     /// §5.2: a new term, a vote for oneself; the vote counts, and others are asked, when it is durable.
     fn campaign(&mut self, transfer: bool, reason: &'static str, ctx: &mut Context<'_>) {
         if self.term().0 >= MAX_STORED_INDEX {
-            return self.fail(format!("term {} is the last one there is", self.term()), ctx);
+            // Only a peer that made a term up gets here; nobody would believe a higher one.
+            return ctx
+                .trace(|| Trace::Refused { from: self.id(), why: "there are no more terms" });
         }
         self.hard_state = HardState { term: self.term().next(), vote: Some(self.id()) };
         self.hard_state_dirty = true;

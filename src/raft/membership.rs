@@ -146,7 +146,9 @@ impl Raft {
                 let first = self.append(vec![membership.to_entry()], ctx);
                 ctx.out.push(Effect::Proposed { first, term: self.term() });
                 self.membership_appended(first, membership, ctx);
+                // With fewer voters, more may be agreed on already.
                 self.advance_commit(ctx);
+                self.confirm_reads(ctx);
             }
         }
     }
@@ -220,7 +222,8 @@ impl Raft {
         for member in members {
             if !self.lead.followers.contains_key(&member) {
                 self.sessions = self.sessions.wrapping_add(1);
-                let progress = Progress::new(self.sessions, ctx.now, self.lead.no_op.prev());
+                let (next, last) = (self.lead.no_op, self.last.0);
+                let progress = Progress::new(self.sessions, ctx.now, next, last);
                 self.lead.followers.insert(member, progress);
             }
         }

@@ -121,6 +121,8 @@ pub(super) struct Progress {
     pub matched: LogIndex,
     pub next: LogIndex,
     pub window: Window,
+    /// The last append with entries was as large as they get: more are waiting behind it.
+    pub sent_full: bool,
     /// Nothing is sent before the next heartbeat or answer: a probe is out, or the last try failed.
     pub paused: bool,
     /// The first entry of a fetch in progress.
@@ -135,14 +137,15 @@ pub(super) struct Progress {
 }
 
 impl Progress {
-    /// A follower of which nothing is known: probed at the end of the leader's log.
-    pub fn new(session: u64, now: Nanos, last: LogIndex) -> Self {
+    /// A follower of which nothing is known: probed just before `next`, while the leader's log ends at `last`.
+    pub fn new(session: u64, now: Nanos, next: LogIndex, last: LogIndex) -> Self {
         Self {
             session,
             state: ProgressState::Probe,
             matched: LogIndex::ZERO,
-            next: last.next(),
+            next,
             window: Window::default(),
+            sent_full: false,
             paused: false,
             fetching: None,
             heard: now,
@@ -202,7 +205,7 @@ mod tests {
     use super::*;
 
     fn at(matched: u64, next: u64, state: ProgressState) -> Progress {
-        let mut progress = Progress::new(1, Nanos(0), LogIndex(next - 1));
+        let mut progress = Progress::new(1, Nanos(0), LogIndex(next), LogIndex(next - 1));
         progress.matched = LogIndex(matched);
         progress.state = state;
         progress

@@ -170,6 +170,8 @@ impl Raft {
         for follower in followers {
             self.send_heartbeat(follower, ctx);
         }
+        // A lone voter with learners needs no answer.
+        self.confirm_reads(ctx);
     }
 
     /// Check-quorum: a majority, itself included, answered within an election timeout.
@@ -280,7 +282,8 @@ impl Raft {
             return None;
         }
         // Beyond a short pipeline only what fills an append is worth one.
-        let full = self.lead.uncommitted.at_least_from(progress.next, config.max_append_bytes);
+        let full = progress.sent_full
+            || self.lead.uncommitted.at_least_from(progress.next, config.max_append_bytes);
         if window.messages() >= PIPELINE_MESSAGES && !full {
             return None;
         }
@@ -303,6 +306,7 @@ impl Raft {
         if window.messages() > 0 && window.bytes() + bytes > self.config.max_inflight_bytes {
             return false;
         }
+        progress.sent_full = bytes >= self.config.max_append_bytes / 2;
         match progress.state {
             ProgressState::Probe => progress.paused = true,
             ProgressState::Replicate | ProgressState::Snapshot => {
@@ -372,6 +376,10 @@ impl Raft {
     /// An append from the leader of this term. §5.3: it fits or it does not.
     pub(super) fn append_from(&mut self, from: ReplicaId, append: Append, ctx: &mut Context<'_>) {
         let Append { session, round, prev, entries, commit } = append;
+        if let Some(ours) = ctx.term(prev.0).filter(|ours| *ours != prev.1 && prev.0 <= self.commit)
+        {
+            return self.fail_at_committed(from, prev.0, ours, prev.1, ctx);
+        }
         let outcome = match self.fits(prev, ctx) {
             Ok(()) => {
                 let verified = LogIndex(prev.0.0 + entries.len() as u64);
@@ -384,9 +392,6 @@ impl Raft {
             }
             Err(conflict) => AppendOutcome::Rejected { prev: prev.0, conflict },
         };
-        if self.failed {
-            return;
-        }
         if self.hard_state_dirty {
             self.persist(None, Vec::new(), ctx);
         }
@@ -440,10 +445,7 @@ impl Raft {
         if let Some((index, ours, theirs)) = conflict {
             ctx.trace(|| Trace::Conflict { index, ours, theirs });
             if index <= self.commit {
-                let reason = format!(
-                    "replica {from} sent entry {index} of term {theirs}, but it is committed here with term {ours}"
-                );
-                self.fail(reason, ctx);
+                self.fail_at_committed(from, index, ours, theirs, ctx);
                 return false;
             }
         }
@@ -467,6 +469,21 @@ impl Raft {
             self.membership_appended(index, membership, ctx);
         }
         true
+    }
+
+    /// What is committed never changes (§5.4.3); going on could only spread the damage.
+    fn fail_at_committed(
+        &mut self,
+        from: ReplicaId,
+        index: LogIndex,
+        ours: Term,
+        theirs: Term,
+        ctx: &mut Context<'_>,
+    ) {
+        let reason = format!(
+            "leader {from} has entry {index} of term {theirs}, but it is committed here with term {ours}"
+        );
+        self.fail(reason, ctx);
     }
 
     /// The answer to an append.
