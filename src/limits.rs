@@ -100,6 +100,19 @@ pub const DEFAULT_MAX_UNAPPLIED_BYTES: u64 = 256 << 20;
 pub const DEFAULT_MAX_HELD_LOG_BYTES: u64 = 1 << 30;
 /// Default size of the pieces in which a snapshot is sent.
 pub const DEFAULT_SNAPSHOT_CHUNK_BYTES: usize = 1 << 20;
+/// Messages to one replica that wait for a sync of this one's log; above it the oldest is dropped (raft tolerates loss).
+pub const MAX_GATED_MESSAGES: usize = 256;
+/// Messages to all replicas that wait for a sync; above it the oldest is dropped.
+pub const MAX_GATED_MESSAGES_ALL: usize = 4_096;
+/// Snapshots being sent at once, each with its files pinned; other followers wait for their turn.
+pub const MAX_SNAPSHOT_TRANSFERS: usize = 2;
+/// Pieces of a snapshot that are sent and not yet written by the receiver; no more are read until it has.
+pub const SNAPSHOT_WINDOW_CHUNKS: u64 = 4;
+/// Bytes of a snapshot that wait to be written by the receiver (one piece may exceed it alone); above it pieces are
+/// dropped, and the sender goes back.
+pub const SNAPSHOT_QUEUE_BYTES: usize = 16 << 20;
+/// Longest description of a snapshot that is taken; a longer one is refused.
+pub const MAX_SNAPSHOT_META_BYTES: usize = 8 << 20;
 /// Payload bytes applied in one step of the node before other work has its turn.
 pub const APPLY_SLICE_BYTES: usize = 4 << 20;
 /// Entries that the scans of one turn look at, together (at least one slice).

@@ -1,9 +1,10 @@
 //! From commit to applied: at start-up the replay of the log, afterwards every write.
 //!
 //! Both take the same path, in slices of [`APPLY_SLICE_BYTES`], so that other work has its turn. Entries that are no
-//! longer in memory are read back by a job. While the replay goes on, a state machine out of room pauses it until
-//! a flush is through (unless the flush waits for disk space: then the memtables that were in memory before the
-//! restart are built again, and reads can be served); later, admission keeps the room.
+//! longer in memory are read back by a job. A state machine out of room pauses apply until a flush is through: during the
+//! replay (unless the flush waits for disk space: then the memtables that were in memory before the restart are built
+//! again, and reads can be served), and on a node that does not lead, whose log then grows to a limit
+//! ([`peers`](super::peers)). On a leader, admission keeps the room. While a snapshot is installed nothing is applied.
 
 use super::{Effect, FatalError, Frozen, Node, Observed, Phase, Room, StateMachine};
 use crate::base::batch::BatchRef;
@@ -11,7 +12,8 @@ use crate::base::trace::{Stage, StageStats, TraceEvent};
 use crate::base::{LogIndex, Nanos};
 use crate::env::{Completion, JobId, Lane};
 use crate::limits::APPLY_SLICE_BYTES;
-use crate::raft::{Entry, LogStore};
+use crate::raft::{self, Entry, LogStore, Role};
+use std::collections::BTreeSet;
 
 /// How far apply is.
 #[derive(Debug)]
@@ -19,13 +21,15 @@ pub(super) struct Progress {
     /// The commit index, as raft last said.
     commit: LogIndex,
     committed_at: Nanos,
-    /// The first commit in this node's own term: the replay ends there.
+    /// The first commit in this node's own term, or the first that a leader told it of: the replay ends there.
     replay_target: Option<LogIndex>,
     /// What was applied when the node opened.
     opened_at: LogIndex,
     caught_up: bool,
     /// The job that reads entries back from the disk.
     job: Option<JobId>,
+    /// Those whose entries a snapshot has overtaken.
+    stale_jobs: BTreeSet<JobId>,
     /// Something was applied at this moment; when the next event comes tells how long it took.
     measuring: Option<Nanos>,
     /// What was left of the log after the last flush: whole segments and a tail stay behind.
@@ -52,16 +56,33 @@ impl Progress {
             opened_at: applied,
             caught_up: false,
             job: None,
+            stale_jobs: BTreeSet::new(),
             measuring: None,
             log_bytes_at_flush: 0,
         }
     }
 
     /// Raft committed everything up to `through`.
-    pub fn committed(&mut self, now: Nanos, through: LogIndex) {
-        self.commit = through;
+    pub fn committed(&mut self, now: Nanos, through: LogIndex, leads: bool) {
+        self.commit = self.commit.max(through);
         self.committed_at = now;
-        self.replay_target.get_or_insert(through);
+        if leads {
+            self.replay_target.get_or_insert(through);
+        }
+    }
+
+    /// A leader said that everything up to `commit` is committed.
+    pub fn leader_committed(&mut self, commit: LogIndex, applied: LogIndex) {
+        let target = self.replay_target.get_or_insert(commit);
+        self.caught_up |= *target <= applied;
+    }
+
+    /// A snapshot of everything up to `index` replaced the state.
+    pub fn installed(&mut self, index: LogIndex) {
+        self.commit = self.commit.max(index);
+        self.caught_up |= self.replay_target.is_some_and(|target| target <= index);
+        // Its entries may not even be there any more.
+        self.stale_jobs.extend(self.job.take());
     }
 
     pub const fn caught_up(&self) -> bool {
@@ -88,13 +109,19 @@ impl<L: LogStore, S: StateMachine> Node<L, S> {
     /// Whether a committed entry can be applied right now.
     fn can_apply(&self) -> bool {
         let behind = self.machine.applied().0 < self.apply.commit && self.phase != Phase::Closing;
-        behind && self.apply.job.is_none() && !self.replay_must_wait()
+        behind && self.apply.job.is_none() && !self.apply_is_paused()
     }
 
-    fn replay_must_wait(&self) -> bool {
-        !self.apply.caught_up
-            && self.machine.room() == Room::Stalled
-            && self.machine.read_only_reason().is_none()
+    /// Whether committed entries must wait. See the module.
+    pub(super) fn apply_is_paused(&self) -> bool {
+        if self.receiver.is_installing() {
+            return true;
+        }
+        let leads = self.raft.role() == Role::Leader;
+        if (leads && self.apply.caught_up) || self.machine.room() == Room::Ok {
+            return false;
+        }
+        self.apply.caught_up || self.machine.read_only_reason().is_none()
     }
 
     /// Applies a slice of what is committed.
@@ -108,9 +135,8 @@ impl<L: LogStore, S: StateMachine> Node<L, S> {
         }
         let live_bytes = self.log.live_bytes();
         self.apply.log_bytes_at_flush = self.apply.log_bytes_at_flush.min(live_bytes);
-        let above_flush = live_bytes - self.apply.log_bytes_at_flush;
-        let log_is_large = above_flush > self.config.log_bytes_before_flush;
-        self.machine.maintain(now, log_is_large);
+        let log_is_large = self.log_bytes_above_flush() > self.config.log_bytes_before_flush;
+        self.machine.maintain(now, log_is_large || self.sender.wants_flush);
         self.trace_frozen(now);
         if self.can_apply() {
             let (lo, hi) = (self.machine.applied().0.next(), self.apply.commit);
@@ -129,7 +155,10 @@ impl<L: LogStore, S: StateMachine> Node<L, S> {
         out: &mut Vec<Effect>,
     ) -> Result<(), FatalError> {
         for entry in &entries {
-            if self.replay_must_wait() {
+            if entry.index <= self.machine.applied().0 {
+                continue;
+            }
+            if self.apply_is_paused() {
                 // The rest is read again when there is room.
                 break;
             }
@@ -154,13 +183,14 @@ impl<L: LogStore, S: StateMachine> Node<L, S> {
                     outcome: outcome.observed(),
                 }));
             }
-            self.writes.applied(now, entry.index, outcome, &mut self.desk, out);
+            self.writes.applied(now, at, outcome, &mut self.desk, out);
         }
         self.trace_frozen(now);
         let applied = self.machine.applied().0;
         self.log.applied_to(applied);
         self.apply.measuring = Some(now);
         self.apply.caught_up |= self.apply.replay_target.is_some_and(|target| target <= applied);
+        self.step_raft(now, raft::Event::Applied(applied), out);
         self.serve_reads(now, out);
         Ok(())
     }
@@ -172,7 +202,8 @@ impl<L: LogStore, S: StateMachine> Node<L, S> {
     }
 
     fn submit_replay(&mut self, lo: LogIndex, hi: LogIndex) {
-        let read = self.log.read_job(lo, hi, APPLY_SLICE_BYTES);
+        // What left memory is durable; what follows it may not be yet.
+        let read = self.log.read_job(lo, hi.min(self.durable.to()), APPLY_SLICE_BYTES);
         self.apply.job = Some(self.env.jobs.submit(Lane::Read, Box::new(move || Box::new(read()))));
     }
 
@@ -184,6 +215,9 @@ impl<L: LogStore, S: StateMachine> Node<L, S> {
         done: Completion,
         out: &mut Vec<Effect>,
     ) -> Result<Option<Completion>, FatalError> {
+        if self.apply.stale_jobs.remove(&done.id) {
+            return Ok(None);
+        }
         if self.apply.job.take_if(|id| *id == done.id).is_none() {
             return Ok(Some(done));
         }

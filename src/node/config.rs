@@ -16,7 +16,7 @@ pub enum Bootstrap {
 }
 
 /// Raft's timing and windows; see [`raft::Config`] for each.
-#[derive(Clone, PartialEq, Eq, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct RaftSettings {
     /// See [`raft::Config::heartbeat_ns`].
     pub heartbeat_ns: u64,
@@ -126,6 +126,31 @@ impl NodeConfig {
             snapshot_chunk_bytes: limits::DEFAULT_SNAPSHOT_CHUNK_BYTES,
             max_sessions: limits::MAX_SESSIONS,
             observe: false,
+        }
+    }
+
+    /// What raft is told.
+    pub(super) fn raft_config(&self, id: ReplicaId) -> raft::Config {
+        let RaftSettings {
+            heartbeat_ns,
+            election_timeout_ns,
+            max_inflight_messages,
+            max_inflight_bytes,
+            max_append_bytes,
+            max_uncommitted_bytes,
+            lease_drift_ppm,
+        } = self.raft;
+        raft::Config {
+            id,
+            seed: self.seed,
+            heartbeat_ns,
+            election_timeout_ns,
+            max_inflight_messages,
+            max_inflight_bytes,
+            max_append_bytes,
+            max_uncommitted_bytes,
+            lease_drift_ppm,
+            trace: self.observe,
         }
     }
 }

@@ -12,9 +12,19 @@
 //!  Reply ◄─ desk ◄── memory, or a job in Lane::Read, or the slices of a scan ◄────────────────────┘
 //! ```
 //!
+//! Between nodes (issue 4 carries it over sockets):
+//!
+//! ```text
+//! Peer ─► raft ─┬─ Send ─► outbox (persist before respond) ─► Effect::Send
+//!               ├─ Fetch ─► Lane::Read ─► Fetched
+//!               ├─ SnapshotNeeded ─► sender: pinned files, piece by piece          (snapshot_send)
+//!               └─ SnapshotChunk ─► receiver: sink, then install in one step       (snapshot_receive)
+//! ```
+//!
 //! # Invariants
 //! - *Written* is answered only for an entry that is committed and applied; committed means durable by a quorum of
 //!   [`raft`]'s rules. All writes of a turn are one group: one propose, one log submission.
+//! - A follower's state is the leader's: it comes from committed entries, or from a snapshot that replaces all of it.
 //! - A reply says what happened to the write. Before propose a refusal is *not applied*; after it, a passed deadline
 //!   is *unknown*. Apply never looks at the clock, at deadlines, or at connections.
 //! - Reads are linearizable: they wait for a read index taken after they arrived and for its entries to be applied,
@@ -25,19 +35,25 @@
 //!
 //! # What it does not do
 //! Bytes, connections, and their limits are the server's; what a quorum is, raft's; where data lives, the engine's.
-//! Peers and changes of the membership come with replication.
+//! Who carries messages between nodes, and where they live, is the driver's.
 
+mod admin;
 mod admission;
 mod apply;
 mod config;
 mod engine_machine;
+mod fetch;
 mod identity;
 mod map_machine;
 mod open;
+mod peers;
 mod reads;
+mod release;
 mod replicated;
 mod sessions;
 pub mod sim;
+mod snapshot_receive;
+mod snapshot_send;
 mod snapshots;
 mod space;
 mod state_machine;
@@ -52,26 +68,40 @@ pub use engine_machine::EngineMachine;
 pub use identity::{Identity, IdentityError, MAX_CLUSTER_ID_BYTES};
 pub use map_machine::MapMachine;
 pub use open::{OpenError, UnfitError};
+pub use peers::PeerCounters;
 pub use replicated::Replicated;
 pub use sessions::{RowError, SessionStats};
+pub use snapshot_receive::SnapshotReceiveCounters;
+pub use snapshot_send::{SnapshotSendCounters, TransferStatus};
 pub use state_machine::{
     Applied, DiskRead, Frozen, Lookup, MachineError, MachineOutcome, ReadFault, Room, SinkFault,
     SinkJob, Slice, SliceRange, SnapshotRead, SnapshotSink, SnapshotSource, StateMachine,
     Versioned,
 };
-pub use status::{MemoryStatus, ReadStats, Stages, Stats, Status};
+pub use status::{
+    MemberStatus, MemoryStatus, ProgressStatus, ReadStats, ReceiveStatus, SnapshotStatus, Stages,
+    Stats, Status,
+};
 pub use types::{Admin, Effect, EntryOutcome, Event, FatalError, Observed, Origin};
 
 use crate::base::batch::{BatchRef, WriteBatch};
 use crate::base::trace::{StageStats, TraceEvent, TraceRing};
-use crate::base::{LogIndex, Membership, Nanos, SequenceNumber};
+use crate::base::{LogIndex, Membership, Nanos, ReplicaId, SequenceNumber, Term};
 use crate::env::{Completion, Env, LockGuard};
-use crate::limits::{FEW_REQUESTS, LOG_TAIL_ENTRIES, TRACE_EVENTS};
+use crate::limits::{FEW_REQUESTS, TRACE_EVENTS};
 use crate::proto::{self, ErrorCode, HelloReply, HelloRequest, Request, Response};
-use crate::raft::{self, HardState, LogOutcome, LogStore, Raft, Role};
+use crate::raft::message::Body;
+use crate::raft::{self, HardState, LogOutcome, LogStore, ProposeError, Raft, Role};
+use admin::Handover;
 use admission::{Arrival, Desk};
+use fetch::{Durable, Fetches};
+use peers::Outbox;
 use reads::{ReadWork, Reads};
+use release::Holds;
+use snapshot_receive::Receiver;
+use snapshot_send::Sender;
 use space::Space;
+use std::collections::VecDeque;
 use writes::Writes;
 
 /// See the module.
@@ -81,6 +111,19 @@ pub struct Node<L, S> {
     env: Env,
     raft: Raft,
     raft_effects: Vec<raft::Effect>,
+    /// What raft is to be told next, in order.
+    raft_next: VecDeque<raft::Event>,
+    /// Why raft did not take what it was just offered.
+    refusal: Option<ProposeError>,
+    outbox: Outbox,
+    durable: Durable,
+    fetches: Fetches,
+    sender: Sender,
+    receiver: Receiver,
+    holds: Holds,
+    handover: Option<Handover>,
+    /// What raft found to be impossible: the process must stop.
+    broken: Option<FatalError>,
     log: L,
     machine: S,
     desk: Desk,
@@ -105,6 +148,8 @@ enum Phase {
     Running,
     /// No new requests; the admitted ones finish.
     Draining,
+    /// Another voter is to lead, until then at most.
+    HandingOver(Nanos),
     /// The log writes its last watermark.
     Closing,
     /// Drained, or failed.
@@ -132,7 +177,8 @@ pub struct Parts<L, S> {
 }
 
 impl<L: LogStore, S: StateMachine> Node<L, S> {
-    /// A node from its parts: a follower that becomes leader and replays its log once it is stepped.
+    /// A node from its parts: a follower, which campaigns at its first step if it is the only voter, and replays its log
+    /// when it knows what is committed.
     pub fn from_parts(config: NodeConfig, env: Env, parts: Parts<L, S>) -> Self {
         let Parts {
             identity,
@@ -150,12 +196,22 @@ impl<L: LogStore, S: StateMachine> Node<L, S> {
             replicated.bootstrap(membership.clone());
         }
         let start = raft::Start { hard_state, applied, memberships };
-        let raft = Raft::new(&raft::Config::new(id, identity.incarnation), start, &log);
+        let raft = Raft::new(&config.raft_config(id), start, &log);
         Self {
             identity,
             env,
             raft,
             raft_effects: Vec::new(),
+            raft_next: VecDeque::new(),
+            refusal: None,
+            outbox: Outbox::default(),
+            durable: Durable::new(log.last().0),
+            fetches: Fetches::default(),
+            sender: Sender::default(),
+            receiver: Receiver::default(),
+            holds: Holds::default(),
+            handover: None,
+            broken: None,
             log,
             desk: Desk::new(config.max_queued_requests, config.max_queued_bytes),
             trace: TraceRing::new(TRACE_EVENTS),
@@ -197,10 +253,17 @@ impl<L: LogStore, S: StateMachine> Node<L, S> {
                 Ok(())
             }
             Event::JobDone(done) => self.job_done(now, done, out),
-            Event::Peer(_) | Event::PeerUnreachable(_) => Ok(()),
-            Event::Admin { origin, .. } => {
-                let refused = self.no_leader(proto::Opcode::Write);
-                self.desk.reply_unadmitted(origin, proto::Opcode::Write, refused, out);
+            Event::Peer(message) => {
+                self.peer(now, message, out);
+                Ok(())
+            }
+            Event::PeerUnreachable(peer) => {
+                self.step_raft(now, raft::Event::PeerUnreachable(peer), out);
+                Ok(())
+            }
+            Event::Admin { origin, command, deadline } => {
+                let arrival = Self::admin_arrival(now, origin, deadline);
+                self.admin(now, &arrival, command, out);
                 Ok(())
             }
             Event::Tick => self.tick(now, out),
@@ -212,8 +275,9 @@ impl<L: LogStore, S: StateMachine> Node<L, S> {
                 Ok(())
             }
         };
-        match result {
-            Ok(()) => self.drain(out),
+        self.check_handover(now, out);
+        match self.broken.take().map_or(result, Err) {
+            Ok(()) => self.drain(now, out),
             Err(fatal) => {
                 self.phase = Phase::Stopped;
                 out.push(Effect::Fatal(fatal));
@@ -227,12 +291,20 @@ impl<L: LogStore, S: StateMachine> Node<L, S> {
         if self.phase == Phase::Stopped {
             return None;
         }
-        let must_run = self.raft.role() == Role::Follower || self.has_runnable_work();
+        let timeout = self.config.raft.election_timeout_ns;
         let times = [
-            must_run.then_some(Nanos::ZERO),
+            self.has_runnable_work().then_some(Nanos::ZERO),
+            Some(self.raft.next_deadline()),
             Some(self.next_expiry_scan()),
             Some(self.space.next_check()),
             self.reads.wire.next_expiry(),
+            self.sender.next_deadline(timeout),
+            self.receiver.next_deadline(timeout),
+            self.holds.next_expiry(),
+            match self.phase {
+                Phase::HandingOver(until) => Some(until),
+                _ => None,
+            },
         ];
         times.into_iter().flatten().min().filter(|t| *t != Nanos::MAX)
     }
@@ -245,10 +317,20 @@ impl<L: LogStore, S: StateMachine> Node<L, S> {
         self.log.in_flight().filter(|_| self.desk.queue().requests <= FEW_REQUESTS)
     }
 
-    /// Whether it leads and has applied everything that was committed when it began to: reads and writes are served.
+    /// Whether reads are served, here, and writes, here or by the leader it knows: it has applied everything that was
+    /// committed when it came up, and is not about to be replaced by a snapshot.
     #[must_use]
     pub fn is_ready(&self) -> bool {
-        self.phase == Phase::Running && self.apply.caught_up()
+        self.phase == Phase::Running
+            && self.apply.caught_up()
+            && self.raft.leader().is_some()
+            && !self.receiver.is_installing()
+    }
+
+    /// Which life of which node it is.
+    #[must_use]
+    pub const fn replica(&self) -> ReplicaId {
+        self.identity.replica()
     }
 
     /// The role.
@@ -402,32 +484,75 @@ impl<L: LogStore, S: StateMachine> Node<L, S> {
         ))
     }
 
-    /// One event for raft, and its effects carried out. The caller kicks the log. A log that is being closed takes
-    /// nothing more, so raft then sees nothing more.
-    fn step_raft(&mut self, now: Nanos, event: raft::Event) {
-        if self.phase == Phase::Closing {
-            return;
+    /// One event for raft, and its effects carried out. The caller kicks the log.
+    fn step_raft(&mut self, now: Nanos, event: raft::Event, out: &mut Vec<Effect>) {
+        self.raft_next.push_back(event);
+        self.run_raft(now, out);
+    }
+
+    /// Tells raft what it is to be told, until there is nothing more. A log that is being closed takes nothing more, so
+    /// raft then sees nothing more.
+    fn run_raft(&mut self, now: Nanos, out: &mut Vec<Effect>) {
+        while let Some(event) = self.raft_next.pop_front() {
+            if self.phase == Phase::Closing {
+                self.raft_next.clear();
+                return;
+            }
+            let mut effects = std::mem::take(&mut self.raft_effects);
+            self.raft.step(now, event, &self.log, &mut effects);
+            for effect in effects.drain(..) {
+                self.carry_out(now, effect, out);
+            }
+            self.raft_effects = effects;
         }
-        let mut effects = std::mem::take(&mut self.raft_effects);
-        self.raft.step(now, event, &self.log, &mut effects);
-        for effect in effects.drain(..) {
-            match effect {
-                raft::Effect::Persist(persist) => self.log.submit(persist),
-                raft::Effect::Proposed { first, .. } => self.writes.proposed(first),
-                // The caller of propose sees that nothing was proposed.
-                raft::Effect::ProposeRefused(_) => {}
-                raft::Effect::Apply { through } => self.apply.committed(now, through),
-                raft::Effect::ReadReady { read, index } => self.reads.ready(read, Some(index)),
-                raft::Effect::ReadRefused { read } => self.reads.ready(read, None),
-                raft::Effect::RoleChange { role, term, .. } => {
-                    self.trace
-                        .record(now, TraceEvent::RoleChange { term: term.0, role: role.name() });
-                }
-                // A group of one has nobody to send to.
-                _ => {}
+    }
+
+    fn carry_out(&mut self, now: Nanos, effect: raft::Effect, out: &mut Vec<Effect>) {
+        match effect {
+            raft::Effect::Persist(persist) => {
+                self.durable.submitted(&persist);
+                self.log.submit(persist);
+            }
+            raft::Effect::Send { message, after } => {
+                let made_in = match message.body {
+                    Body::PreVote { .. } | Body::PreVoteReply { .. } => self.raft.term(),
+                    _ => message.term,
+                };
+                self.outbox.send(message, after, made_in, out);
+            }
+            raft::Effect::Proposed { first, term } => self.writes.proposed(first, term),
+            raft::Effect::ProposeRefused(refusal) => self.refusal = Some(refusal),
+            // Its end is looked for after every event.
+            raft::Effect::TransferStarted { .. } => {}
+            raft::Effect::Apply { through } => {
+                let leads = self.raft.role() == Role::Leader;
+                self.apply.committed(now, through, leads);
+            }
+            raft::Effect::ReadReady { read, index } => self.reads.ready(read, Some(index)),
+            raft::Effect::ReadRefused { read } => self.reads.ready(read, None),
+            raft::Effect::RoleChange { role, term, .. } => self.role_changed(now, role, term),
+            raft::Effect::Fetch { to, session, lo, hi, max_bytes } => {
+                self.fetch((to, session), (lo, hi), max_bytes);
+            }
+            raft::Effect::SnapshotNeeded { to, session } => self.snapshot_needed(now, to, session),
+            raft::Effect::SnapshotOver { to } => self.snapshot_over(now, to),
+            raft::Effect::SnapshotAck { from, reply } => self.snapshot_acked(now, from, reply),
+            raft::Effect::SnapshotChunk { from, chunk } => self.snapshot_chunk(now, from, chunk),
+            raft::Effect::Trace(trace) => out.push(Effect::Observed(Observed::Raft(trace))),
+            raft::Effect::Fatal { reason } => {
+                let what = std::io::Error::other(reason);
+                self.broken.get_or_insert_with(|| FatalError::new("raft", what));
             }
         }
-        self.raft_effects = effects;
+    }
+
+    fn role_changed(&mut self, now: Nanos, role: Role, term: Term) {
+        self.trace.record(now, TraceEvent::RoleChange { term: term.0, role: role.name() });
+        if role == Role::Leader {
+            self.receiver.abandon();
+        } else {
+            self.sender.clear();
+        }
     }
 
     fn end_of_turn(&mut self, now: Nanos, out: &mut Vec<Effect>) -> Result<(), FatalError> {
@@ -440,9 +565,11 @@ impl<L: LogStore, S: StateMachine> Node<L, S> {
     }
 
     fn tick(&mut self, now: Nanos, out: &mut Vec<Effect>) -> Result<(), FatalError> {
-        self.step_raft(now, raft::Event::Tick);
+        self.step_raft(now, raft::Event::Tick, out);
         self.kick_log(now);
         self.check_space(now);
+        self.tend_snapshots(now, out);
+        self.tend_receiver(now);
         self.expire(now, out);
         for seq in self.reads.wire.expire(now) {
             self.machine.release_snapshot(seq);
@@ -450,7 +577,7 @@ impl<L: LogStore, S: StateMachine> Node<L, S> {
         self.apply_committed(now, out)
     }
 
-    /// Every job belongs to one of five owners; each takes its own and passes on the rest.
+    /// Every job belongs to one of several owners; each takes its own and passes on the rest.
     fn job_done(
         &mut self,
         now: Nanos,
@@ -460,13 +587,16 @@ impl<L: LogStore, S: StateMachine> Node<L, S> {
         let Some(done) = self.log_done(now, done, out)? else {
             return self.apply_committed(now, out);
         };
-        let Some(done) = self.machine_done(now, done)? else {
+        let Some(done) = self.machine_done(now, done, out)? else {
             return self.apply_committed(now, out);
         };
         let Some(done) = self.replay_done(now, done, out)? else {
             return self.apply_committed(now, out);
         };
         let Some(done) = self.space_done(now, done) else { return Ok(()) };
+        let Some(done) = self.fetch_done(now, done, out) else { return Ok(()) };
+        let Some(done) = self.snapshot_read_done(now, done, out) else { return Ok(()) };
+        let Some(done) = self.snapshot_write_done(now, done, out) else { return Ok(()) };
         self.read_done(now, done, out);
         Ok(())
     }
@@ -480,7 +610,7 @@ impl<L: LogStore, S: StateMachine> Node<L, S> {
         match self.log.job_done(done).map_err(|e| FatalError::new("the log", e))? {
             LogOutcome::NotMine(done) => return Ok(Some(done)),
             LogOutcome::Nothing => {}
-            LogOutcome::Durable(group) => self.durable(now, &group),
+            LogOutcome::Durable(group) => self.group_durable(now, &group, out),
             LogOutcome::DiskFull => self.log_disk_full(now),
             LogOutcome::Closed => {
                 self.phase = Phase::Stopped;
@@ -494,32 +624,46 @@ impl<L: LogStore, S: StateMachine> Node<L, S> {
         &mut self,
         now: Nanos,
         done: Completion,
+        out: &mut Vec<Effect>,
     ) -> Result<Option<Completion>, FatalError> {
         match self.machine.job_done(done).map_err(|e| FatalError::new("the engine", e))? {
             MachineOutcome::NotMine(done) => return Ok(Some(done)),
             MachineOutcome::Nothing => {}
-            MachineOutcome::Installed { membership, rows, .. } => {
-                self.replicated
-                    .installed(membership, &rows)
-                    .map_err(|e| FatalError::new("an installed snapshot", e))?;
-            }
-            // Nothing is received yet.
-            MachineOutcome::InstallFailed { .. } => {}
             MachineOutcome::Flushed { index, table, ns } => {
                 if let Some((table, bytes)) = table {
                     self.trace.record(now, TraceEvent::Flush { table, bytes, ns });
                 }
-                self.log.release_to(LogIndex(index.0.saturating_sub(LOG_TAIL_ENTRIES)));
                 self.replicated.release_members(index);
+                self.release_log(out);
                 self.apply.log_bytes_at_flush = u64::MAX;
+                self.sender.wants_flush = false;
+                self.start_snapshots(now);
+                self.run_raft(now, out);
             }
+            MachineOutcome::Installed { index, term, membership, rows } => {
+                self.installed(now, (index, term), membership, &rows, out)?;
+            }
+            MachineOutcome::InstallFailed { reason } => self.install_failed(now, reason, out),
         }
         Ok(None)
     }
 
-    /// Goes on with the drain when nobody waits any more.
-    fn drain(&mut self, out: &mut Vec<Effect>) {
+    /// Goes on with the drain: when nobody waits any more, leadership is handed over (pitfall 53), then the log is closed.
+    fn drain(&mut self, now: Nanos, out: &mut Vec<Effect>) {
         if self.phase == Phase::Draining && !self.desk.anybody_waits() {
+            self.phase = Phase::HandingOver(now.plus(self.config.raft.election_timeout_ns));
+            let me = self.replica();
+            if self.raft.role() == Role::Leader && self.raft.membership().voters().any(|v| v != me)
+            {
+                self.step_raft(now, raft::Event::Transfer(None), out);
+                self.kick_log(now);
+            }
+        }
+        if let Phase::HandingOver(until) = self.phase
+            && (now >= until
+                || self.raft.role() != Role::Leader
+                || self.raft.status().transfer.is_none())
+        {
             self.phase = Phase::Closing;
             self.log.close();
             self.log.kick();

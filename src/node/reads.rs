@@ -1,5 +1,8 @@
 //! The path of a read: turn → read index → applied that far → memory, or a job on the disk lane → reply.
 //!
+//! It is the same on every role: a follower's read index is the leader's word, which raft asks for. When raft hears none
+//! within an election timeout, the round's reads are refused and may be tried again.
+//!
 //! One round of read index is in flight at a time; what arrives meanwhile is the next round. A scan goes on in
 //! slices, round robin with the other scans and a bounded number a turn, so that a long scan delays nobody. It reads
 //! one sequence number from its first slice to its last page. Only [`MAX_RUNNING_SCANS`] scans hold entries or have a
@@ -204,7 +207,7 @@ impl<L: LogStore, S: StateMachine> Node<L, S> {
             let id = ReadId(self.reads.rounds);
             let reads = std::mem::take(&mut self.reads.turn);
             self.reads.round = Some(Round { id, answer: Answer::Waiting, reads, begun: false });
-            self.step_raft(now, raft::Event::Read(id));
+            self.step_raft(now, raft::Event::Read(id), out);
             self.finish_round(now, out);
         }
         self.run_scans(now, out);

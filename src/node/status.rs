@@ -3,10 +3,13 @@
 
 use super::admission::{QueueStatus, RequestCounters};
 use super::apply::ReplayStatus;
+use super::peers::PeerCounters;
+use super::snapshot_receive::SnapshotReceiveCounters;
+use super::snapshot_send::{SnapshotSendCounters, TransferStatus};
 use super::{Node, Phase, SessionStats, StateMachine};
-use crate::base::Nanos;
 use crate::base::trace::{Stage, StageSummary, TraceRecord};
-use crate::raft::{LogStats, LogStore};
+use crate::base::{Member, MemberRole, Nanos};
+use crate::raft::{LogStats, LogStore, RaftStatus};
 use serde::Serialize;
 
 /// Trace events shown in STATS.
@@ -25,16 +28,24 @@ pub struct Status {
     pub cluster: String,
     /// This node's incarnation, hexadecimal.
     pub incarnation: String,
-    /// `follower`, `candidate`, or `leader`.
+    /// `follower`, `pre-candidate`, `candidate`, or `leader`.
     pub role: &'static str,
     /// The current term.
     pub term: u64,
     /// The leader's number; `null` when none is known.
     pub leader: Option<u64>,
-    /// Whether reads and writes are served.
+    /// Whether reads are served here, and writes here or by the leader.
     pub ready: bool,
     /// Why not; `null` when it is ready.
     pub not_ready_reason: Option<String>,
+    /// Who belongs to the cluster, by node number; empty on a node that waits to be added.
+    pub members: Vec<MemberStatus>,
+    /// The node that leadership is being handed to; `null` when it is not.
+    pub transfer_target: Option<u64>,
+    /// Snapshots on their way.
+    pub snapshots: SnapshotStatus,
+    /// Messages to and from other nodes.
+    pub peers: PeerCounters,
     /// Everything up to here is committed.
     pub commit: u64,
     /// Everything up to here is applied.
@@ -63,6 +74,64 @@ pub struct Status {
     pub recovery: Vec<String>,
     /// Where the time goes.
     pub stages: Stages,
+}
+
+/// A member of the cluster, for STATUS.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize)]
+pub struct MemberStatus {
+    /// Its number.
+    pub node: u64,
+    /// Its incarnation, hexadecimal.
+    pub incarnation: String,
+    /// `voter` or `learner`.
+    pub role: MemberRole,
+    /// Where its peers reach it.
+    pub peer_address: String,
+    /// Where clients reach it.
+    pub client_address: String,
+    /// What the leader knows of it; `null` on other nodes, and for the leader itself.
+    pub progress: Option<ProgressStatus>,
+}
+
+/// What a leader knows of a follower, for STATUS.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize)]
+pub struct ProgressStatus {
+    /// `probe`, `replicate`, or `snapshot`.
+    pub state: &'static str,
+    /// Its log equals the leader's up to here.
+    pub matched: u64,
+    /// The next entry it is sent.
+    pub next: u64,
+    /// Appends on their way to it.
+    pub in_flight: u64,
+    /// Whether it was heard of within an election timeout.
+    pub recent: bool,
+}
+
+/// Snapshots on their way, for STATUS.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize)]
+pub struct SnapshotStatus {
+    /// To followers.
+    pub sending: Vec<TransferStatus>,
+    /// From the leader; `null` when none is.
+    pub receiving: Option<ReceiveStatus>,
+    /// Whether one is being installed.
+    pub installing: bool,
+    /// Sent since start-up.
+    pub sent: SnapshotSendCounters,
+    /// Received since start-up.
+    pub received: SnapshotReceiveCounters,
+}
+
+/// A snapshot on its way in, for STATUS.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize)]
+pub struct ReceiveStatus {
+    /// The last entry in it.
+    pub index: u64,
+    /// Its size.
+    pub bytes: u64,
+    /// How much of it is written.
+    pub written: u64,
 }
 
 /// Bytes of data in memory, for STATUS.
@@ -124,7 +193,7 @@ impl<L: LogStore, S: StateMachine> Node<L, S> {
     /// The node's state.
     #[must_use]
     pub fn status(&self, now: Nanos) -> Status {
-        let (queue, log) = (self.desk.queue(), self.log.stats());
+        let (queue, log, raft) = (self.desk.queue(), self.log.stats(), self.raft.status());
         let memory = MemoryStatus {
             queue_bytes: queue.bytes,
             log_bytes: log.memory_bytes + log.pending_bytes,
@@ -141,6 +210,10 @@ impl<L: LogStore, S: StateMachine> Node<L, S> {
             leader: self.raft.leader().map(|id| id.node.0),
             ready: self.is_ready(),
             not_ready_reason: self.not_ready_reason(),
+            members: self.member_status(&raft),
+            transfer_target: raft.transfer.map(|to| to.node.0),
+            snapshots: self.snapshot_status(),
+            peers: self.outbox.counters,
             commit: self.raft.commit().0,
             applied: self.machine.applied().0.0,
             flushed: self.machine.durable_applied().0.0,
@@ -155,6 +228,42 @@ impl<L: LogStore, S: StateMachine> Node<L, S> {
             replay: self.apply.replay_status(),
             recovery: self.recovery.clone(),
             stages: self.stages(),
+        }
+    }
+
+    fn member_status(&self, raft: &RaftStatus) -> Vec<MemberStatus> {
+        let progress = |replica| {
+            let follower = raft.followers.iter().find(|f| f.replica == replica)?;
+            Some(ProgressStatus {
+                state: follower.state.name(),
+                matched: follower.matched.0,
+                next: follower.next.0,
+                in_flight: follower.in_flight as u64,
+                recent: follower.recent,
+            })
+        };
+        let status = |member: &Member| MemberStatus {
+            node: member.replica.node.0,
+            incarnation: format!("{:016x}", member.replica.incarnation),
+            role: member.role,
+            peer_address: member.peer_address.clone(),
+            client_address: member.client_address.clone(),
+            progress: progress(member.replica),
+        };
+        self.raft.membership().members().map(status).collect()
+    }
+
+    fn snapshot_status(&self) -> SnapshotStatus {
+        SnapshotStatus {
+            sending: self.sender.status(),
+            receiving: self.receiver.progress().map(|(index, bytes, written)| ReceiveStatus {
+                index: index.0,
+                bytes,
+                written,
+            }),
+            installing: self.receiver.is_installing(),
+            sent: self.sender.counters,
+            received: self.receiver.counters,
         }
     }
 
@@ -191,18 +300,23 @@ impl<L: LogStore, S: StateMachine> Node<L, S> {
 
     fn not_ready_reason(&self) -> Option<String> {
         match self.phase {
-            Phase::Draining | Phase::Closing => return Some("shutting down".to_owned()),
+            Phase::Draining | Phase::HandingOver(_) | Phase::Closing => {
+                return Some("shutting down".to_owned());
+            }
             Phase::Stopped => return Some("stopped".to_owned()),
             Phase::Running => {}
         }
         if self.raft.leader().is_none() {
             return Some("no leader is elected yet".to_owned());
         }
+        if self.receiver.is_installing() {
+            return Some("installing a snapshot".to_owned());
+        }
         let replay = self.apply.replay_status();
         let applied = self.machine.applied().0;
         match replay.to_index {
             _ if replay.done => None,
-            None => Some("waiting for the first commit of this term".to_owned()),
+            None => Some("waiting to learn what is committed".to_owned()),
             Some(to) => Some(format!(
                 "replaying the log: {applied} of {to} applied, from {}",
                 replay.from_index

@@ -1,15 +1,21 @@
 //! The path of a write: turn → one group → durable → committed → applied → *Written*.
+//!
+//! # When leadership is lost
+//! A write that was proposed waits on, as an *orphan*: its entry may yet be committed by whoever leads next. It is answered
+//! when its index is applied: by the entry it was proposed as (same term: *Written*), or by another one, and then it never
+//! will be (`NOT_LEADER`, not applied: two different entries are never committed at one index). Before that nobody can know:
+//! if its deadline passes, or a snapshot takes the place of the entries, its effect is unknown.
 
 use super::admission::{Desk, Ticket};
 use super::replicated::Outcome;
 use super::{Effect, Node, StateMachine};
 use crate::base::batch::{BatchRef, Op};
 use crate::base::trace::{Stage, TraceEvent};
-use crate::base::{LogIndex, Nanos};
+use crate::base::{LogIndex, Nanos, ReplicaId, Term};
 use crate::proto::{self, ErrorCode, ErrorReply, Opcode, Response};
-use crate::raft::{self, DurableGroup, LogStore, Role};
+use crate::raft::{self, DurableGroup, LogStore, ProposeError, Role};
 use bytes::{Bytes, BytesMut};
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use std::ops::Range;
 
 /// Advice to a client that found no leader: about an election.
@@ -30,8 +36,12 @@ pub(super) struct Writes {
     turn_bytes: BytesMut,
     /// Just given to raft, which has not answered yet.
     offered: Vec<Ticket>,
-    /// In the log, by index; not yet applied.
+    /// In the log, by index, of the term in which this node leads; not yet applied.
     proposed: VecDeque<(LogIndex, Ticket)>,
+    /// The term of `proposed`.
+    term: Term,
+    /// Proposed in older terms; not yet decided.
+    orphans: BTreeMap<(LogIndex, Term), Ticket>,
 }
 
 impl Writes {
@@ -42,8 +52,14 @@ impl Writes {
         self.turn.push((ticket, start..self.turn_bytes.len()));
     }
 
+    /// Adds a request to what raft is about to be given, in the order of the entries.
+    pub fn offer(&mut self, ticket: Ticket) {
+        self.offered.push(ticket);
+    }
+
     /// Raft took the offered writes; the first stands at `first`.
-    pub fn proposed(&mut self, first: LogIndex) {
+    pub fn proposed(&mut self, first: LogIndex, term: Term) {
+        self.orphan(term);
         let mut index = first;
         for ticket in self.offered.drain(..) {
             self.proposed.push_back((index, ticket));
@@ -51,24 +67,78 @@ impl Writes {
         }
     }
 
-    /// An entry was applied; if one of our writes is in it, it is answered.
+    /// This node does not lead in the term of what it proposed (any more).
+    pub fn orphan(&mut self, term: Term) {
+        if term != self.term {
+            let old = std::mem::replace(&mut self.term, term);
+            let waiting = self.proposed.drain(..);
+            self.orphans.extend(waiting.map(|(index, ticket)| ((index, old), ticket)));
+        }
+    }
+
+    /// An entry was applied; whoever waits for something at its index is answered.
     pub fn applied(
         &mut self,
         now: Nanos,
-        index: LogIndex,
+        (index, term): (LogIndex, Term),
         outcome: Outcome,
         desk: &mut Desk,
         out: &mut Vec<Effect>,
     ) {
-        let Some((_, ticket)) = self.proposed.pop_front_if(|(at, _)| *at == index) else { return };
-        desk.reply(now, &ticket, outcome.response(), out);
-        desk.finish(&ticket);
+        if let Some((_, ticket)) = self.proposed.pop_front_if(|(at, _)| *at == index) {
+            let response = if term == self.term { outcome.response() } else { superseded(&ticket) };
+            desk.reply(now, &ticket, response, out);
+            desk.finish(&ticket);
+        }
+        while let Some(orphan) = self.orphans.first_entry().filter(|o| o.key().0 <= index) {
+            let ((_, proposed_in), ticket) = orphan.remove_entry();
+            let ours = proposed_in == term;
+            let response = if ours { outcome.response() } else { superseded(&ticket) };
+            desk.reply(now, &ticket, response, out);
+            desk.finish(&ticket);
+        }
+    }
+
+    /// A snapshot of everything up to `index` took the place of the entries: what became of ours cannot be known.
+    pub fn installed(
+        &mut self,
+        now: Nanos,
+        index: LogIndex,
+        desk: &mut Desk,
+        out: &mut Vec<Effect>,
+    ) {
+        let mut gone: Vec<Ticket> = Vec::new();
+        while let Some((_, ticket)) = self.proposed.pop_front_if(|(at, _)| *at <= index) {
+            gone.push(ticket);
+        }
+        gone.extend(self.orphans.extract_if(.., |(at, _), _| *at <= index).map(|(_, t)| t));
+        for ticket in gone {
+            let message = "leadership was lost, and a snapshot took the place of the write's entry";
+            let unknown = proto::Effect::lost(ticket.opcode);
+            let response = super::admission::error(ErrorCode::NotLeader, unknown, message);
+            desk.reply(now, &ticket, response, out);
+            desk.finish(&ticket);
+        }
     }
 
     /// The writes whose effect is not decided.
     fn undecided(&self) -> impl Iterator<Item = &Ticket> {
-        self.proposed.iter().map(|(_, ticket)| ticket)
+        self.proposed.iter().map(|(_, ticket)| ticket).chain(self.orphans.values())
     }
+
+    /// Orphans whose deadline has passed leave: their entries may never come.
+    fn drop_expired_orphans(&mut self, now: Nanos, desk: &mut Desk) {
+        for (_, ticket) in self.orphans.extract_if(.., |_, ticket| ticket.deadline <= now) {
+            desk.finish(&ticket);
+        }
+    }
+}
+
+/// Another entry is applied where this write was proposed: it never will be.
+fn superseded(ticket: &Ticket) -> Response {
+    let message =
+        "leadership was lost before the write was committed, and another entry took its place";
+    ticket.refusal(ErrorCode::NotLeader, message)
 }
 
 impl<L: LogStore, S: StateMachine> Node<L, S> {
@@ -81,12 +151,24 @@ impl<L: LogStore, S: StateMachine> Node<L, S> {
         if self.raft.role() != Role::Leader {
             return Err(self.no_leader(opcode));
         }
+        self.check_uncommitted(batch)?;
         self.check_space_for(batch)?;
         if self.machine.room() == super::Room::Stalled {
             let message = "writes wait for a memtable to be flushed".to_owned();
             return Err(self.desk.busy(proto::Effect::NotApplied, STALL_RETRY_MS_MIN, message));
         }
         Ok(())
+    }
+
+    /// What waits for its commit is bounded (raft would refuse the whole turn).
+    fn check_uncommitted(&mut self, batch: &BatchRef<'_>) -> Result<(), Response> {
+        let waiting = self.raft.uncommitted_bytes() + self.writes.turn_bytes.len();
+        let max = self.config.raft.max_uncommitted_bytes;
+        if waiting == 0 || waiting + batch.as_bytes().len() <= max {
+            return Ok(());
+        }
+        let message = format!("{waiting} bytes wait for their commit, the limit is {max}");
+        Err(self.desk.busy(proto::Effect::NotApplied, 0, message))
     }
 
     fn check_space_for(&mut self, batch: &BatchRef<'_>) -> Result<(), Response> {
@@ -102,11 +184,21 @@ impl<L: LogStore, S: StateMachine> Node<L, S> {
     }
 
     pub(super) fn no_leader(&self, opcode: Opcode) -> Response {
+        let leader = self.raft.leader().filter(|leader| *leader != self.replica());
+        let message = match leader {
+            None => "no leader is elected yet".to_owned(),
+            Some(ReplicaId { node, .. }) => {
+                let member = self.raft.membership().member(node);
+                let address = member.map_or("", |member| member.client_address.as_str());
+                let at = if address.is_empty() { "" } else { " at " };
+                format!("node {node} leads{at}{address}")
+            }
+        };
         Response::Error(ErrorReply {
             code: ErrorCode::NotLeader,
             effect: proto::Effect::refused(opcode),
             retry_after_ms: NO_LEADER_RETRY_MS,
-            message: "no leader is elected yet".to_owned(),
+            message,
         })
     }
 
@@ -140,9 +232,18 @@ impl<L: LogStore, S: StateMachine> Node<L, S> {
             self.log.use_reserve();
             self.space.retry_log_now();
         }
-        self.step_raft(now, raft::Event::Propose(payloads));
+        self.step_raft(now, raft::Event::Propose(payloads), out);
+        self.refuse_offered(now, out);
+    }
+
+    /// Answers what was offered to raft and not taken.
+    pub(super) fn refuse_offered(&mut self, now: Nanos, out: &mut Vec<Effect>) {
+        let refusal = self.refusal.take().unwrap_or(ProposeError::NotLeader { leader: None });
+        if self.writes.offered.is_empty() {
+            return;
+        }
         for ticket in std::mem::take(&mut self.writes.offered) {
-            let refused = self.no_leader(ticket.opcode);
+            let refused = self.propose_refused(ticket.opcode, &refusal);
             self.desk.reply(now, &ticket, refused, out);
             self.desk.finish(&ticket);
         }
@@ -164,7 +265,12 @@ impl<L: LogStore, S: StateMachine> Node<L, S> {
     }
 
     /// A log group is durable. The next group starts before anything else is done with this one.
-    pub(super) fn durable(&mut self, now: Nanos, group: &DurableGroup) {
+    pub(super) fn group_durable(
+        &mut self,
+        now: Nanos,
+        group: &DurableGroup,
+        out: &mut Vec<Effect>,
+    ) {
         self.space.log_has_space();
         self.log.kick();
         let sync_ns = group.finished_at.since(group.started_at);
@@ -174,7 +280,9 @@ impl<L: LogStore, S: StateMachine> Node<L, S> {
         let (records, bytes) = (group.records, group.bytes);
         self.trace.record(now, TraceEvent::LogSync { records, bytes, ns: sync_ns });
         if let Some(io) = group.through {
-            self.step_raft(now, raft::Event::Persisted(io));
+            self.durable.persisted(io);
+            self.outbox.persisted(io, self.raft.term(), out);
+            self.step_raft(now, raft::Event::Persisted(io), out);
         }
         self.log.kick();
         self.note_read_only(now);
@@ -213,6 +321,10 @@ impl<L: LogStore, S: StateMachine> Node<L, S> {
             } else {
                 earliest = earliest.min(ticket.deadline);
             }
+        }
+        self.writes.drop_expired_orphans(now, &mut self.desk);
+        if let Some(handover) = &self.handover {
+            earliest = earliest.min(handover.ticket.deadline);
         }
         // Writes of a turn that is still open are looked at when it ends.
         let turn = self.writes.turn.iter().map(|(ticket, _)| ticket.deadline);

@@ -1,0 +1,362 @@
+//! [`Sender`]: snapshots on their way to followers whose log entries are gone.
+//!
+//! ```text
+//!  raft ─ SnapshotNeeded ─▶ start: machine.file_snapshot, pinned ─▶ read a piece (Lane::Read) ─▶ SendChunk ─▶ follower
+//!                                                                     ▲   window: acked … next              │
+//!                                                                     └───── SnapshotAck{Next{offset}} ◀────┘
+//!  raft ◀─ SnapshotFailed ─ silence, Refused, unreadable      SnapshotOver / Installed ─▶ unpinned
+//! ```
+//!
+//! Invariants:
+//! - At most [`MAX_SNAPSHOT_TRANSFERS`] at a time, each with one pinned source and at most [`SNAPSHOT_WINDOW_CHUNKS`] pieces
+//!   between what the receiver has written and what was sent; the other followers wait their turn.
+//! - `acked <= next <= bytes`. Pieces leave in order; after a loss it goes back to `acked` (go-back-N), once for each
+//!   position, or when nothing was heard for one election timeout.
+//! - The log keeps what is above a source's index (see [`release`](super::release)), also for a while afterwards.
+//! - A snapshot never forces a flush, with one exception: there is no snapshot at all and somebody needs one.
+//!
+//! A transfer goes on across replication sessions (the follower restarted, the connection broke): the next piece carries
+//! the description again, and the receiver says where to go on, from 0 if it knows nothing of it (pitfall 27).
+
+use super::state_machine::SnapshotSource;
+use super::{Effect, Node, StateMachine};
+use crate::base::checksum::crc32c;
+use crate::base::{LogIndex, Nanos, ReplicaId, Term};
+use crate::env::{Completion, JobId, JobOutput, Lane};
+use crate::limits::{MAX_SNAPSHOT_TRANSFERS, SNAPSHOT_WINDOW_CHUNKS};
+use crate::raft::message::{SnapshotChunk, SnapshotOutcome, SnapshotReply};
+use crate::raft::{self, LogStore};
+use bytes::Bytes;
+use std::collections::BTreeMap;
+use std::io;
+
+/// Election timeouts without a word from the receiver after which a transfer is given up.
+const GIVE_UP_TIMEOUTS: u64 = 20;
+/// Election timeouts for which the log is kept after a transfer, for the follower to catch up.
+const HOLD_TIMEOUTS: u64 = 10;
+
+/// Transfers since start-up, for STATUS.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, serde::Serialize)]
+pub struct SnapshotSendCounters {
+    /// Begun.
+    pub started: u64,
+    /// Installed by their receiver.
+    pub completed: u64,
+    /// Given up: silence, a refusal, or an unreadable file.
+    pub failed: u64,
+    /// Pieces sent.
+    pub chunks: u64,
+    /// Times that a transfer went back after a loss.
+    pub rewinds: u64,
+}
+
+/// A transfer, for STATUS.
+#[derive(Clone, PartialEq, Eq, Debug, serde::Serialize)]
+pub struct TransferStatus {
+    /// To which node.
+    pub to: u64,
+    /// The last entry in the snapshot.
+    pub index: u64,
+    /// Its size.
+    pub bytes: u64,
+    /// How much of it the receiver has written.
+    pub acked: u64,
+}
+
+struct Transfer {
+    session: u64,
+    id: u64,
+    source: Box<dyn SnapshotSource>,
+    acked: u64,
+    next: u64,
+    /// The read of the piece at `next`.
+    reading: Option<JobId>,
+    /// The next piece carries the description.
+    tell_meta: bool,
+    /// Where it last went back to.
+    rewound: Option<u64>,
+    heard_at: Nanos,
+    moved_at: Nanos,
+}
+
+/// A follower that needs a snapshot and waits for its turn.
+#[derive(Clone, Copy, Debug)]
+struct Waiting {
+    session: u64,
+    not_before: Nanos,
+}
+
+/// See the module.
+#[derive(Default)]
+pub(super) struct Sender {
+    transfers: BTreeMap<ReplicaId, Transfer>,
+    waiting: BTreeMap<ReplicaId, Waiting>,
+    /// Reads on their way, also those that nobody waits for any more.
+    reads: BTreeMap<JobId, ReplicaId>,
+    /// Followers whose transfer failed a moment ago.
+    rest_until: BTreeMap<ReplicaId, Nanos>,
+    names: u64,
+    /// Somebody needs a snapshot and there is none: a flush would make one.
+    pub wants_flush: bool,
+    pub counters: SnapshotSendCounters,
+}
+
+impl Sender {
+    /// The lowest index of a snapshot that is being sent.
+    pub fn lowest_source(&self) -> Option<LogIndex> {
+        self.transfers.values().map(|t| t.source.meta().index).min()
+    }
+
+    /// The transfers, for STATUS.
+    pub fn status(&self) -> Vec<TransferStatus> {
+        let status = |(to, t): (&ReplicaId, &Transfer)| TransferStatus {
+            to: to.node.0,
+            index: t.source.meta().index.0,
+            bytes: t.source.meta().bytes,
+            acked: t.acked,
+        };
+        self.transfers.iter().map(status).collect()
+    }
+
+    /// A name for a transfer that no other one of this replica's has: terms in which it leads differ from each other.
+    fn name(&mut self, term: Term) -> u64 {
+        self.names += 1;
+        (term.0 << 24) | (self.names & 0xff_ffff)
+    }
+
+    /// When something is due if nothing is heard.
+    pub fn next_deadline(&self, election_timeout_ns: u64) -> Option<Nanos> {
+        let resend = self.transfers.values().map(|t| t.moved_at.plus(election_timeout_ns));
+        let begin = self.waiting.values().map(|w| w.not_before);
+        let may_begin = self.transfers.len() < MAX_SNAPSHOT_TRANSFERS && !self.wants_flush;
+        resend.chain(begin.filter(|_| may_begin)).min()
+    }
+
+    /// Leadership ended: every transfer is over.
+    pub fn clear(&mut self) {
+        self.transfers.clear();
+        self.waiting.clear();
+        self.rest_until.clear();
+        self.wants_flush = false;
+    }
+}
+
+impl Transfer {
+    fn bytes(&self) -> u64 {
+        self.source.meta().bytes
+    }
+
+    /// Back to what the receiver has written.
+    fn rewind(&mut self, to: u64) {
+        (self.acked, self.next) = (to, to);
+        self.tell_meta = true;
+        self.reading = None;
+    }
+
+    fn chunk(&mut self, data: Bytes, crc: u32) -> SnapshotChunk {
+        let meta = std::mem::take(&mut self.tell_meta).then(|| self.source.meta().clone());
+        let offset = self.next;
+        self.next += data.len() as u64;
+        SnapshotChunk { session: self.session, transfer: self.id, meta, offset, data, crc }
+    }
+}
+
+impl<L: LogStore, S: StateMachine> Node<L, S> {
+    /// Raft wants a snapshot for this follower.
+    pub(super) fn snapshot_needed(&mut self, now: Nanos, to: ReplicaId, session: u64) {
+        if let Some(transfer) = self.sender.transfers.get_mut(&to) {
+            if transfer.session != session {
+                transfer.session = session;
+                transfer.rewind(transfer.acked);
+                transfer.rewound = None;
+                (transfer.heard_at, transfer.moved_at) = (now, now);
+                self.pump_snapshot(now, to);
+            }
+            return;
+        }
+        let not_before = self.sender.rest_until.remove(&to).unwrap_or(Nanos::ZERO);
+        self.sender.waiting.insert(to, Waiting { session, not_before });
+        self.start_snapshots(now);
+    }
+
+    /// Begins transfers, as many as may be at once.
+    pub(super) fn start_snapshots(&mut self, now: Nanos) {
+        while self.sender.transfers.len() < MAX_SNAPSHOT_TRANSFERS {
+            let due = self.sender.waiting.iter().find(|(_, w)| w.not_before <= now);
+            let Some((&to, &Waiting { session, .. })) = due else { return };
+            let membership = self.durable_membership().cloned();
+            let source = membership.and_then(|m| self.machine.file_snapshot(m));
+            let Some(source) = source else {
+                self.sender.wants_flush = true;
+                return;
+            };
+            self.sender.waiting.remove(&to);
+            let id = self.sender.name(self.raft.term());
+            let meta = source.meta();
+            log::info!(
+                "snapshot of entry {} ({} bytes) for {to}: transfer {id} begins",
+                meta.index,
+                meta.bytes
+            );
+            self.sender.counters.started += 1;
+            let transfer = Transfer {
+                session,
+                id,
+                source,
+                acked: 0,
+                next: 0,
+                reading: None,
+                tell_meta: true,
+                rewound: None,
+                heard_at: now,
+                moved_at: now,
+            };
+            self.sender.transfers.insert(to, transfer);
+            self.pump_snapshot(now, to);
+        }
+    }
+
+    /// Reads the next piece, if the window has room for it.
+    fn pump_snapshot(&mut self, now: Nanos, to: ReplicaId) {
+        let piece = self.config.snapshot_chunk_bytes as u64;
+        let Some(transfer) = self.sender.transfers.get_mut(&to) else { return };
+        if transfer.reading.is_some() {
+            return;
+        }
+        let left = transfer.bytes() - transfer.next;
+        if left == 0 {
+            if transfer.tell_meta {
+                // All is sent: ask how far the receiver is.
+                let chunk = transfer.chunk(Bytes::new(), crc32c(&[]));
+                transfer.moved_at = now;
+                self.sender.counters.chunks += 1;
+                self.raft_next.push_back(raft::Event::SendChunk { to, chunk });
+            }
+            return;
+        }
+        if transfer.next - transfer.acked >= SNAPSHOT_WINDOW_CHUNKS * piece {
+            return;
+        }
+        let read = transfer.source.read(transfer.next, left.min(piece) as usize);
+        let job = Box::new(move || -> JobOutput { Box::new(read()) });
+        let job = self.env.jobs.submit(Lane::Read, job);
+        transfer.reading = Some(job);
+        self.sender.reads.insert(job, to);
+    }
+
+    /// Takes the completion of a piece's read.
+    pub(super) fn snapshot_read_done(
+        &mut self,
+        now: Nanos,
+        done: Completion,
+        out: &mut Vec<Effect>,
+    ) -> Option<Completion> {
+        let Some(to) = self.sender.reads.remove(&done.id) else { return Some(done) };
+        let transfer = self.sender.transfers.get_mut(&to);
+        let wanted = transfer.filter(|transfer| transfer.reading == Some(done.id));
+        let Some(transfer) = wanted else { return None };
+        transfer.reading = None;
+        let read = done.output.downcast::<io::Result<(Bytes, u32)>>().expect("a piece's output");
+        match *read {
+            Ok((data, crc)) => {
+                let chunk = transfer.chunk(data, crc);
+                transfer.moved_at = now;
+                self.sender.counters.chunks += 1;
+                self.raft_next.push_back(raft::Event::SendChunk { to, chunk });
+                self.pump_snapshot(now, to);
+            }
+            Err(e) => self.fail_snapshot(now, to, &format!("cannot be read: {e}")),
+        }
+        self.run_raft(now, out);
+        None
+    }
+
+    /// The receiver spoke.
+    pub(super) fn snapshot_acked(&mut self, now: Nanos, from: ReplicaId, reply: SnapshotReply) {
+        let Some(transfer) = self.sender.transfers.get_mut(&from) else { return };
+        if (reply.session, reply.transfer) != (transfer.session, transfer.id) {
+            return;
+        }
+        transfer.heard_at = now;
+        match reply.outcome {
+            SnapshotOutcome::Next { offset } => {
+                if offset > transfer.acked && offset <= transfer.bytes() {
+                    transfer.acked = offset;
+                    transfer.moved_at = now;
+                    transfer.rewound = None;
+                    if transfer.next < offset {
+                        transfer.rewind(offset);
+                    }
+                } else if offset < transfer.next
+                    && (offset == transfer.acked || offset == 0)
+                    && transfer.rewound != Some(offset)
+                {
+                    // A piece was lost, or the receiver has forgotten everything.
+                    transfer.rewind(offset);
+                    transfer.rewound = Some(offset);
+                    self.sender.counters.rewinds += 1;
+                }
+                self.pump_snapshot(now, from);
+            }
+            SnapshotOutcome::Installed { .. } => self.snapshot_over(now, from),
+            SnapshotOutcome::Refused { reason } => {
+                self.fail_snapshot(now, from, &format!("was refused: {reason}"));
+            }
+        }
+    }
+
+    /// Raft says that the follower needs no snapshot (any more), or the receiver that it has it.
+    pub(super) fn snapshot_over(&mut self, now: Nanos, to: ReplicaId) {
+        self.sender.waiting.remove(&to);
+        if let Some(transfer) = self.sender.transfers.remove(&to) {
+            let all = transfer.acked == transfer.bytes();
+            self.sender.counters.completed += u64::from(all);
+            let until = now.plus(HOLD_TIMEOUTS * self.config.raft.election_timeout_ns);
+            self.holds.hold(to, transfer.source.meta().index, until);
+        }
+        self.start_snapshots(now);
+    }
+
+    fn fail_snapshot(&mut self, now: Nanos, to: ReplicaId, how: &str) {
+        let Some(transfer) = self.sender.transfers.remove(&to) else { return };
+        log::warn!("snapshot of entry {} for {to} {how}", transfer.source.meta().index);
+        self.sender.counters.failed += 1;
+        let rest_until = now.plus(self.config.raft.election_timeout_ns);
+        self.sender.rest_until.insert(to, rest_until);
+        let session = transfer.session;
+        self.raft_next.push_back(raft::Event::SnapshotFailed { to, session });
+        self.start_snapshots(now);
+    }
+
+    /// Called every tick: sends again what was not acknowledged, and gives up what nobody answers.
+    pub(super) fn tend_snapshots(&mut self, now: Nanos, out: &mut Vec<Effect>) {
+        let timeout = self.config.raft.election_timeout_ns;
+        let due: Vec<ReplicaId> = self
+            .sender
+            .transfers
+            .iter()
+            .filter(|(_, t)| t.moved_at.plus(timeout) <= now)
+            .map(|(to, _)| *to)
+            .collect();
+        for to in due {
+            let Some(transfer) = self.sender.transfers.get_mut(&to) else { continue };
+            if transfer.heard_at.plus(GIVE_UP_TIMEOUTS * timeout) <= now {
+                self.fail_snapshot(now, to, "is not answered");
+                continue;
+            }
+            transfer.moved_at = now;
+            if transfer.reading.is_none() {
+                transfer.rewind(transfer.acked);
+                transfer.rewound = None;
+                self.sender.counters.rewinds += 1;
+                self.pump_snapshot(now, to);
+            }
+        }
+        self.sender.rest_until.retain(|_, until| *until > now);
+        self.start_snapshots(now);
+        if self.holds.expire(now) {
+            self.release_log(out);
+        }
+        self.run_raft(now, out);
+    }
+}
