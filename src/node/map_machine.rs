@@ -1,13 +1,14 @@
 //! [`MapMachine`]: the state machine as a `BTreeMap`, for tests of the node that are not about the engine, and as the
 //! model that the engine is compared with.
 
+use super::map_snapshot::{Content, MapSink, MapSource};
 use super::state_machine::{
     Applied, DiskRead, Frozen, Lookup, MachineError, MachineOutcome, ReadFault, Room, Slice,
     SliceRange, SnapshotSink, SnapshotSource, StateMachine, Versioned,
 };
 use crate::base::batch::{BatchRef, Op, RESERVED_KEY_END, RESERVED_KEY_PREFIX};
-use crate::base::{InternalOp, LogIndex, Membership, Nanos, SequenceNumber, Term};
-use crate::env::Completion;
+use crate::base::{InternalOp, LogIndex, Membership, Nanos, SequenceNumber, Term, checksum};
+use crate::env::{Completion, JobId, Jobs, Lane};
 use crate::limits::SCAN_SLICE_STEPS;
 use crate::proto::ScanEntry;
 use crate::raft::message::SnapshotMeta;
@@ -16,18 +17,38 @@ use std::collections::BTreeMap;
 use std::ops::Bound;
 use std::sync::Arc;
 
-/// All versions of all keys, in memory, lost with the process: a restart applies the log from its beginning. Old
-/// versions go at once when no snapshot holds them.
+/// All versions of all keys, in memory. Old versions go at once when no snapshot holds them.
+///
+/// [`MapMachine::new`] loses everything with the process: nothing is ever durable, a restart applies the log from its
+/// beginning, and there are no snapshots. [`MapMachine::with_jobs`] plays the engine: a large log makes it flush, which is to
+/// keep a copy of everything, and [`MapMachine::restarted`] is what a new process finds.
 #[derive(Clone, Debug, Default)]
 pub struct MapMachine {
-    /// Each key's versions, oldest first; `None` is a tombstone.
-    versions: BTreeMap<Bytes, Vec<(SequenceNumber, Option<Bytes>)>>,
-    applied: (LogIndex, Term),
-    last_seq: SequenceNumber,
-    oldest_readable: SequenceNumber,
+    content: Content,
+    /// The content at the last flush or install.
+    durable: Arc<Content>,
     holds: BTreeMap<SequenceNumber, u32>,
     reads_on_disk: bool,
     room: bool,
+    lanes: Option<Lanes>,
+    flushing: Option<JobId>,
+    installing: Option<(JobId, Arc<SnapshotMeta>)>,
+}
+
+/// Where its jobs run.
+#[derive(Clone)]
+struct Lanes(Arc<dyn Jobs>);
+
+impl std::fmt::Debug for Lanes {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Lanes")
+    }
+}
+
+/// What its jobs return.
+enum MapOutput {
+    Flushed(Arc<Content>),
+    Received(Result<Box<Content>, String>),
 }
 
 impl MapMachine {
@@ -43,6 +64,24 @@ impl MapMachine {
         Self { reads_on_disk: true, ..Self::new() }
     }
 
+    /// Empty; flushes and snapshots are jobs of these lanes.
+    #[must_use]
+    pub fn with_jobs(jobs: Arc<dyn Jobs>) -> Self {
+        Self { lanes: Some(Lanes(jobs)), ..Self::new() }
+    }
+
+    /// What a new process finds: the last flush or install.
+    #[must_use]
+    pub fn restarted(&self) -> Self {
+        Self {
+            content: (*self.durable).clone(),
+            durable: Arc::clone(&self.durable),
+            reads_on_disk: self.reads_on_disk,
+            lanes: self.lanes.clone(),
+            ..Self::new()
+        }
+    }
+
     /// Says whether there is room for writes.
     pub const fn set_room(&mut self, room: bool) {
         self.room = room;
@@ -50,7 +89,7 @@ impl MapMachine {
 
     /// Keys with their newest value and its sequence number.
     pub fn live(&self) -> impl Iterator<Item = (&Bytes, SequenceNumber, &Bytes)> {
-        self.versions.iter().filter_map(|(key, versions)| {
+        self.content.versions.iter().filter_map(|(key, versions)| {
             let (seq, value) = versions.last()?;
             Some((key, *seq, value.as_ref()?))
         })
@@ -64,14 +103,14 @@ impl MapMachine {
 
     /// A new version of `key`, under the next sequence number.
     fn add(&mut self, key: &[u8], value: Option<Bytes>) {
-        self.last_seq = self.last_seq.next();
-        let versions = self.versions.entry(Bytes::copy_from_slice(key)).or_default();
-        versions.push((self.last_seq, value));
+        self.content.last_seq = self.content.last_seq.next();
+        let versions = self.content.versions.entry(Bytes::copy_from_slice(key)).or_default();
+        versions.push((self.content.last_seq, value));
     }
 
     fn check(&self, at: SequenceNumber) -> Result<(), ReadFault> {
-        if at < self.oldest_readable {
-            return Err(ReadFault::SnapshotTooOld { at, oldest: self.oldest_readable });
+        if at < self.content.oldest_readable {
+            return Err(ReadFault::SnapshotTooOld { at, oldest: self.content.oldest_readable });
         }
         Ok(())
     }
@@ -91,7 +130,7 @@ impl MapMachine {
         }
         let mut slice = Slice::default();
         let mut bytes = 0;
-        let keys = self.versions.range::<[u8], _>((Bound::Included(range.start), end));
+        let keys = self.content.versions.range::<[u8], _>((Bound::Included(range.start), end));
         for (steps, (key, versions)) in keys.enumerate() {
             if steps >= SCAN_SLICE_STEPS
                 || slice.entries.len() >= range.limit
@@ -109,12 +148,44 @@ impl MapMachine {
     }
 
     fn drop_unheld_versions(&mut self) {
-        let oldest = self.holds.keys().next().copied().unwrap_or(self.last_seq);
-        self.oldest_readable = self.oldest_readable.max(oldest);
-        for versions in self.versions.values_mut() {
+        let oldest = self.holds.keys().next().copied().unwrap_or(self.content.last_seq);
+        self.content.oldest_readable = self.content.oldest_readable.max(oldest);
+        for versions in self.content.versions.values_mut() {
             let keep_from = versions.iter().rposition(|(seq, _)| *seq <= oldest).unwrap_or(0);
             versions.drain(..keep_from);
         }
+    }
+
+    fn submit(&self, lane: Lane, work: impl FnOnce() -> MapOutput + Send + 'static) -> JobId {
+        let Lanes(jobs) = self.lanes.as_ref().expect("asked before");
+        jobs.submit(lane, Box::new(move || Box::new(work())))
+    }
+
+    /// Why a snapshot is not taken.
+    fn refuses(&self, meta: &SnapshotMeta) -> Option<String> {
+        let described = Content::decode_body(&meta.body).map(|(content, _)| content);
+        let Some(described) = described.filter(|d| d.applied == (meta.index, meta.term)) else {
+            return Some("the description is not one of this snapshot".to_owned());
+        };
+        let applied = self.content.applied.0;
+        if meta.index <= applied {
+            return Some(format!(
+                "the snapshot stands at entry {}, and entry {applied} is applied already",
+                meta.index
+            ));
+        }
+        (described.last_seq < self.content.last_seq)
+            .then(|| "sequence numbers go back: it is of another history".to_owned())
+    }
+
+    /// The snapshot is all there is from now on.
+    fn installed(&mut self, meta: &SnapshotMeta, mut content: Content) -> MachineOutcome {
+        content.oldest_readable = content.oldest_readable.max(self.content.oldest_readable);
+        self.durable = Arc::new(content.clone());
+        self.content = content;
+        let rows = self.internal_rows().expect("they are in memory");
+        let membership = meta.membership.clone();
+        MachineOutcome::Installed { index: meta.index, term: meta.term, membership, rows }
     }
 
     fn lookup<T: Send + 'static>(&self, found: T) -> Lookup<T> {
@@ -128,19 +199,19 @@ impl MapMachine {
 
 impl StateMachine for MapMachine {
     fn applied(&self) -> (LogIndex, Term) {
-        self.applied
+        self.content.applied
     }
 
     fn durable_applied(&self) -> (LogIndex, Term) {
-        (LogIndex::ZERO, Term::ZERO)
+        self.durable.applied
     }
 
     fn last_seq(&self) -> SequenceNumber {
-        self.last_seq
+        self.content.last_seq
     }
 
     fn oldest_readable_seq(&self) -> SequenceNumber {
-        self.oldest_readable
+        self.content.oldest_readable
     }
 
     fn apply(
@@ -150,26 +221,32 @@ impl StateMachine for MapMachine {
         user: Option<BatchRef<'_>>,
         internal: &[InternalOp],
     ) -> Applied {
-        assert_eq!(index, self.applied.0.next(), "entries are applied in order");
-        let first_seq = self.last_seq.next();
+        assert_eq!(index, self.content.applied.0.next(), "entries are applied in order");
+        assert!(
+            self.installing.is_none(),
+            "entry {index} is applied while a snapshot is installed"
+        );
+        let first_seq = self.content.last_seq.next();
         for op in user.iter().flat_map(BatchRef::ops) {
             match op {
                 Op::Put { key, value } => self.add(key, Some(Bytes::copy_from_slice(value))),
                 Op::Delete { key } => self.add(key, None),
                 // What these change comes as `internal`.
-                Op::NoOp | Op::Register | Op::Membership(_) => self.last_seq = self.last_seq.next(),
+                Op::NoOp | Op::Register | Op::Membership(_) => {
+                    self.content.last_seq = self.content.last_seq.next()
+                }
             }
         }
-        let applied = Applied { first_seq, last_seq: self.last_seq };
+        let applied = Applied { first_seq, last_seq: self.content.last_seq };
         for op in internal {
             self.add(op.key(), op.value().cloned());
         }
-        self.applied = (index, term);
+        self.content.applied = (index, term);
         applied
     }
 
     fn internal_rows(&self) -> Result<Vec<(Vec<u8>, Bytes)>, ReadFault> {
-        let range = self.versions.range::<[u8], _>((
+        let range = self.content.versions.range::<[u8], _>((
             Bound::Included(RESERVED_KEY_PREFIX),
             Bound::Excluded(RESERVED_KEY_END),
         ));
@@ -183,9 +260,11 @@ impl StateMachine for MapMachine {
         key: &[u8],
         at: Option<SequenceNumber>,
     ) -> Result<Lookup<Option<Versioned>>, ReadFault> {
-        let at = at.unwrap_or(self.last_seq);
+        let at = at.unwrap_or(self.content.last_seq);
         self.check(at)?;
-        Ok(self.lookup(self.versions.get(key).and_then(|versions| Self::visible(versions, at))))
+        Ok(self.lookup(
+            self.content.versions.get(key).and_then(|versions| Self::visible(versions, at)),
+        ))
     }
 
     fn scan(&self, range: &SliceRange<'_>) -> Result<Lookup<Slice>, ReadFault> {
@@ -194,8 +273,8 @@ impl StateMachine for MapMachine {
     }
 
     fn snapshot(&mut self) -> SequenceNumber {
-        *self.holds.entry(self.last_seq).or_default() += 1;
-        self.last_seq
+        *self.holds.entry(self.content.last_seq).or_default() += 1;
+        self.content.last_seq
     }
 
     fn release_snapshot(&mut self, seq: SequenceNumber) {
@@ -209,20 +288,41 @@ impl StateMachine for MapMachine {
 
     fn file_snapshot(
         &mut self,
-        _membership: (LogIndex, Membership),
+        membership: (LogIndex, Membership),
     ) -> Option<Box<dyn SnapshotSource>> {
-        None
+        let (index, term) = self.durable.applied;
+        if index == LogIndex::ZERO {
+            return None;
+        }
+        let (body, stream) = self.durable.encode();
+        let meta = SnapshotMeta { index, term, membership, bytes: stream.len() as u64, body };
+        Some(Box::new(MapSource { meta: Arc::new(meta), stream }))
     }
 
-    fn begin_install(
-        &mut self,
-        _meta: &Arc<SnapshotMeta>,
-    ) -> Result<Box<dyn SnapshotSink>, String> {
-        Err("this build does not install snapshots yet".to_owned())
+    fn begin_install(&mut self, meta: &Arc<SnapshotMeta>) -> Result<Box<dyn SnapshotSink>, String> {
+        if self.lanes.is_none() {
+            return Err("this machine has no lanes to install a snapshot in".to_owned());
+        }
+        self.refuses(meta).map_or_else(
+            || {
+                let sink = MapSink { meta: Arc::clone(meta), stream: Vec::new() };
+                Ok(Box::new(sink) as Box<dyn SnapshotSink>)
+            },
+            Err,
+        )
     }
 
-    fn install(&mut self, _sink: Box<dyn SnapshotSink>) {
-        unreachable!("no sink was made");
+    fn install(&mut self, sink: Box<dyn SnapshotSink>) {
+        assert!(self.installing.is_none(), "one install at a time");
+        let sink = sink.into_any().downcast::<MapSink>().expect("a sink that this machine made");
+        let MapSink { meta, stream } = *sink;
+        let refusal = self.refuses(&meta);
+        let described = Arc::clone(&meta);
+        let job = self.submit(Lane::Flush, move || {
+            let received = refusal.map_or_else(|| receive(&described, &stream).map(Box::new), Err);
+            MapOutput::Received(received)
+        });
+        self.installing = Some((job, meta));
     }
 
     fn room(&self) -> Room {
@@ -233,22 +333,64 @@ impl StateMachine for MapMachine {
         None
     }
 
-    fn maintain(&mut self, _now: Nanos, _log_is_large: bool) {}
+    fn maintain(&mut self, _now: Nanos, log_is_large: bool) {
+        let idle = self.flushing.is_none() && self.installing.is_none();
+        let wanted = log_is_large && self.content.applied != self.durable.applied;
+        if idle && wanted && self.lanes.is_some() {
+            let content = Arc::new(self.content.clone());
+            let job = self.submit(Lane::Flush, move || MapOutput::Flushed(content));
+            self.flushing = Some(job);
+        }
+    }
 
     fn take_frozen(&mut self) -> Option<Frozen> {
         None
     }
 
     fn job_done(&mut self, done: Completion) -> Result<MachineOutcome, MachineError> {
+        if self.flushing.take_if(|job| *job == done.id).is_some() {
+            let ns = done.finished_at.since(done.submitted_at);
+            let Ok(output) = done.output.downcast::<MapOutput>() else { unreachable!("its job") };
+            let MapOutput::Flushed(content) = *output else { unreachable!("its job") };
+            let index = content.applied.0;
+            self.durable = content;
+            return Ok(MachineOutcome::Flushed { index, table: None, ns });
+        }
+        if let Some((_, meta)) = self.installing.take_if(|(job, _)| *job == done.id) {
+            let Ok(output) = done.output.downcast::<MapOutput>() else { unreachable!("its job") };
+            let MapOutput::Received(received) = *output else { unreachable!("its job") };
+            return Ok(match received {
+                Ok(content) => self.installed(&meta, *content),
+                Err(reason) => MachineOutcome::InstallFailed { reason },
+            });
+        }
         Ok(MachineOutcome::NotMine(done))
     }
 
     fn memory_bytes(&self) -> u64 {
-        let values = self.versions.values().flatten().filter_map(|(_, value)| value.as_ref());
+        let values =
+            self.content.versions.values().flatten().filter_map(|(_, value)| value.as_ref());
         values.map(|value| value.len() as u64).sum()
     }
 
     fn stats(&self) -> serde_json::Value {
-        serde_json::json!({ "keys": self.versions.len(), "holds": self.holds() })
+        serde_json::json!({ "keys": self.content.versions.len(), "holds": self.holds() })
     }
+}
+
+/// Checks a stream against its description.
+fn receive(meta: &SnapshotMeta, stream: &[u8]) -> Result<Content, String> {
+    if stream.len() as u64 != meta.bytes {
+        return Err(format!(
+            "the stream is not complete: {} of {} bytes",
+            stream.len(),
+            meta.bytes
+        ));
+    }
+    let (content, crc) = Content::decode_body(&meta.body).ok_or("not a description")?;
+    let found = checksum::crc32c(stream);
+    if crc != found {
+        return Err(format!("the stream has crc32c {found:08x}, its description says {crc:08x}"));
+    }
+    content.decode_stream(stream).ok_or_else(|| "the stream is not one of versions".to_owned())
 }

@@ -45,6 +45,7 @@ mod engine_machine;
 mod fetch;
 mod identity;
 mod map_machine;
+mod map_snapshot;
 mod open;
 mod peers;
 mod reads;
