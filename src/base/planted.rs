@@ -43,7 +43,28 @@ macro_rules! bugs {
 }
 
 bugs! {
+    CommitOldTermByCount: "the leader commits an entry of an older term by counting replicas (paper 5.4.2, Figure 8)",
     EvenQuorum: "half of an even number of voters is a majority",
+    LeaderCountsUnsynced: "the leader counts itself for entries that it has not synced",
+    CommitUnverified: "a follower commits up to the end of its log, not to what the append verified",
+    CommitOnAppend: "a follower commits what it appended, whatever the leader's commit index is",
+    AckBeforeSync: "a follower acknowledges entries before its sync completed",
+    SpeakBeforeSync: "votes and answers leave before term and vote are durable",
+    VoteNotPersisted: "a vote for another replica is not written to the log",
+    VoteTwice: "a second candidate of the same term gets the vote as well",
+    LongerLogWins: "logs are compared by length, not by the term of the last entry first",
+    NoPreVote: "a follower campaigns without asking first",
+    LeadsWithHungDisk: "a leader whose sync hangs goes on leading",
+    TruncateAlways: "entries that the log has already are cut off and written again, with all after them",
+    ApplyBeforeDurable: "a committed entry is applied before it is durable here",
+    AnyAnswerConfirms: "an answer to an old round confirms the reads of the newest",
+    ReadBeforeOwnCommit: "a new leader answers reads before it committed an entry of its own term",
+    ReadUnconfirmed: "the leader answers reads without asking a majority",
+    LeaseAfterTransfer: "a leader that began a transfer still reads by its lease",
+    LearnersCount: "learners vote and count",
+    ChangeBeforeOwnCommit: "a new leader changes the membership before it committed an entry of its own term",
+    TwoChangesAtOnce: "a membership change begins while another is not committed",
+    ChangeSurvivesTruncation: "a membership stays in force when its entry is cut off",
 }
 
 impl Bug {

@@ -320,7 +320,8 @@ impl Raft {
         if self.hard_state_dirty {
             self.persist(None, Vec::new(), ctx);
         }
-        let after = self.persisting.gate_for_hard_state();
+        let gate = self.persisting.gate_for_hard_state();
+        let after = gate.filter(|_| !planted!(SpeakBeforeSync));
         self.send_after(after, to, self.term(), body, ctx);
     }
 
@@ -344,7 +345,13 @@ impl Raft {
         entries: Vec<Entry>,
         ctx: &mut Context<'_>,
     ) -> IoId {
-        let hard_state = std::mem::take(&mut self.hard_state_dirty).then_some(self.hard_state);
+        let written = match self.hard_state {
+            HardState { term, vote } if planted!(VoteNotPersisted) => {
+                HardState { term, vote: vote.filter(|v| *v == self.id()) }
+            }
+            hard_state => hard_state,
+        };
+        let hard_state = std::mem::take(&mut self.hard_state_dirty).then_some(written);
         if let Some(from) = truncate_from {
             self.persisting.truncated(from.prev());
             self.durable = self.durable.min(from.prev());
@@ -426,7 +433,8 @@ impl Raft {
     /// What is committed is applied when it is durable here as well, so that the state machine never gets ahead of the
     /// log on its own disk.
     pub(super) fn hand_out(&mut self, ctx: &mut Context<'_>) {
-        let through = self.commit.min(self.durable);
+        let durable = if planted!(ApplyBeforeDurable) { self.commit } else { self.durable };
+        let through = self.commit.min(durable);
         if through > self.handed_out {
             self.handed_out = through;
             ctx.out.push(Effect::Apply { through });

@@ -41,6 +41,8 @@ impl Raft {
         } else if self.disk_hangs(ctx.now) {
             // A vote for itself would not become durable either (pitfall 20).
             self.become_follower(self.term(), None, "the disk hangs", ctx);
+        } else if planted!(NoPreVote) {
+            self.campaign(false, "no leader was heard", ctx);
         } else {
             self.pre_campaign(ctx);
         }
@@ -48,7 +50,8 @@ impl Raft {
 
     /// Whether the oldest sync takes longer than an election timeout.
     pub(super) fn disk_hangs(&self, now: Nanos) -> bool {
-        self.persisting.oldest().is_some_and(|at| now.since(at) > self.config.election_timeout_ns)
+        let hangs = |at| now.since(at) > self.config.election_timeout_ns;
+        self.persisting.oldest().is_some_and(hangs) && !planted!(LeadsWithHungDisk)
     }
 
     /// Asks whether it would win, in its old term.
@@ -94,6 +97,9 @@ impl Raft {
 
     /// §5.4.1: whether a log that ends at `theirs` is at least as good as this one (pitfall 4: the term decides first).
     fn is_up_to_date(&self, theirs: (LogIndex, Term)) -> bool {
+        if planted!(LongerLogWins) {
+            return theirs.0 >= self.last.0;
+        }
         (theirs.1, theirs.0) >= (self.last.1, self.last.0)
     }
 
@@ -155,7 +161,8 @@ impl Raft {
 
     /// §5.2, §5.4.1: one vote a term, for a log at least as good. The terms are equal here.
     pub(super) fn vote(&mut self, from: ReplicaId, last: (LogIndex, Term), ctx: &mut Context<'_>) {
-        let refused = if self.hard_state.vote.is_some_and(|v| v != from) {
+        let voted = self.hard_state.vote.is_some_and(|v| v != from);
+        let refused = if voted && !planted!(VoteTwice) {
             Some("it voted for another one")
         } else if self.leader.is_some_and(|leader| leader != from) {
             Some("the term has a leader")

@@ -34,7 +34,11 @@ impl Memberships {
     }
 
     fn changed(&mut self) {
-        self.voters = self.current().voters().collect();
+        self.voters = if planted!(LearnersCount) {
+            self.current().members().map(|m| m.replica).collect()
+        } else {
+            self.current().voters().collect()
+        };
     }
 
     fn newest(&self) -> &(LogIndex, Membership) {
@@ -79,7 +83,8 @@ impl Memberships {
     /// The log is cut at `from`. Returns whether that took a membership back.
     pub fn truncate(&mut self, from: LogIndex) -> bool {
         let before = self.history.len();
-        while self.history.len() > 1 && self.index() >= from {
+        let keep = planted!(ChangeSurvivesTruncation);
+        while self.history.len() > 1 && self.index() >= from && !keep {
             self.history.pop_back();
         }
         self.changed();
@@ -159,10 +164,10 @@ impl Raft {
         ctx: &Context<'_>,
     ) -> Result<Membership, ProposeError> {
         self.may_propose()?;
-        if !self.committed_in_term() {
+        if !self.committed_in_term() && !planted!(ChangeBeforeOwnCommit) {
             return Err(ProposeError::NoCommitInTerm);
         }
-        if self.memberships.index() > self.commit {
+        if self.memberships.index() > self.commit && !planted!(TwoChangesAtOnce) {
             return Err(ProposeError::ChangeInFlight { index: self.memberships.index() });
         }
         changed(self.memberships.current(), change, |replica| self.learner_lag(replica, ctx))

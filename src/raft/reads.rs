@@ -92,7 +92,8 @@ impl LeaderReads {
     /// Whether the lease holds: the timeout, as a slow clock measures it against a fast one.
     fn has_lease(&self, now: Nanos, timeout_ns: u64, drift_ppm: u32) -> bool {
         let safe = u128::from(timeout_ns) * 1_000_000 / (1_000_000 + u128::from(drift_ppm));
-        !self.lease_void && self.confirmed_at.is_some_and(|at| u128::from(now.since(at)) < safe)
+        let void = self.lease_void && !planted!(LeaseAfterTransfer);
+        !void && self.confirmed_at.is_some_and(|at| u128::from(now.since(at)) < safe)
     }
 }
 
@@ -133,9 +134,12 @@ impl Raft {
     }
 
     fn read_as_leader(&mut self, reader: Reader, ctx: &mut Context<'_>) {
-        if !self.committed_in_term() {
+        if !self.committed_in_term() && !planted!(ReadBeforeOwnCommit) {
             self.lead.reads.early.push(reader);
-        } else if self.memberships.is_lone_voter(self.id()) || self.has_lease(ctx.now) {
+        } else if self.memberships.is_lone_voter(self.id())
+            || self.has_lease(ctx.now)
+            || planted!(ReadUnconfirmed)
+        {
             self.answer_read(reader, Some(self.commit), ctx);
         } else {
             self.lead.reads.wanting.push((reader, self.commit));

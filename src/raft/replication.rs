@@ -118,7 +118,8 @@ impl Raft {
     /// §5.3 and §5.4.2: what a majority holds durably is committed, if it is of the current term (pitfall 1).
     pub(super) fn advance_commit(&mut self, ctx: &mut Context<'_>) {
         let reached = quorum::agreed(self.memberships.voters().iter().map(|v| self.match_of(*v)));
-        if reached <= self.commit || ctx.term(reached) != Some(self.term()) {
+        let own_term = ctx.term(reached) == Some(self.term()) || planted!(CommitOldTermByCount);
+        if reached <= self.commit || !own_term {
             return;
         }
         self.lead.uncommitted.committed(reached);
@@ -129,7 +130,7 @@ impl Raft {
     /// How far a voter's log is known to equal this leader's, durably. Its own counts only what is synced (pitfall 15).
     fn match_of(&self, voter: ReplicaId) -> LogIndex {
         if voter == self.id() {
-            return self.durable;
+            return if planted!(LeaderCountsUnsynced) { self.last.0 } else { self.durable };
         }
         self.lead.followers.get(&voter).map_or(LogIndex::ZERO, |p| p.matched)
     }
@@ -387,7 +388,9 @@ impl Raft {
                     return;
                 }
                 // Pitfall 9: only what this very message has verified.
-                self.commit_to(commit.min(verified), ctx);
+                let verified_here = if planted!(CommitUnverified) { self.last.0 } else { verified };
+                let commit = if planted!(CommitOnAppend) { verified } else { commit };
+                self.commit_to(commit.min(verified_here), ctx);
                 AppendOutcome::Accepted { matched: verified }
             }
             Err(conflict) => AppendOutcome::Rejected { prev: prev.0, conflict },
@@ -396,6 +399,7 @@ impl Raft {
             self.persist(None, Vec::new(), ctx);
         }
         let after = match outcome {
+            AppendOutcome::Accepted { .. } if planted!(AckBeforeSync) => None,
             AppendOutcome::Accepted { matched } => self.persisting.gate_for_log(matched),
             AppendOutcome::Rejected { .. } => self.persisting.gate_for_hard_state(),
         };
@@ -434,7 +438,10 @@ impl Raft {
                 break;
             }
             match ctx.term(entry.index) {
-                Some(mine) if mine != entry.term => {
+                Some(mine)
+                    if mine != entry.term
+                        || (planted!(TruncateAlways) && entry.index > self.commit) =>
+                {
                     conflict = Some((entry.index, mine, entry.term));
                     break;
                 }
@@ -500,7 +507,8 @@ impl Raft {
             return;
         }
         progress.heard = ctx.now;
-        progress.round = progress.round.max(reply.round);
+        let round = if planted!(AnyAnswerConfirms) { self.lead.reads.round() } else { reply.round };
+        progress.round = progress.round.max(round);
         match reply.outcome {
             AppendOutcome::Accepted { matched } if matched > last => {
                 ctx.trace(|| Trace::Refused { from, why: "it accepted what was never sent" });

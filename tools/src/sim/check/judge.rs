@@ -10,6 +10,9 @@
 //! | durable before said | what a message promised (a term, a vote, entries up to *matched*) is there again after every crash |
 //! | state-machine safety | [`super::model`]: same entry, same outcome, same sequence number per applied index |
 //! | exactly once | [`super::model`]: a session's write is applied once |
+//! | membership | one per entry; a leader begins a change when the one before and an entry of its own term are committed |
+//! | pre-vote | who campaigns uncalled had a majority's yes, as sent |
+//! | hung disk | a leader whose sync takes two election timeouts leads no more |
 //! | bounded | uncommitted bytes, messages of one step |
 //!
 //! A leader that counted itself *promised* its own entries: the next power loss tells whether they were durable.
@@ -17,10 +20,11 @@
 use super::content;
 use super::history::History;
 use super::marks;
-use crate::sim::api;
-use crate::sim::hooks::{Marks, Observer, Setup, Step, StopKind, Verdict, Violation, WorldView};
+use crate::sim::hooks::{
+    Marks, Observer, Setup, Step, StepKind, StopKind, Verdict, Violation, WorldView,
+};
 use beachdb::base::hash::key_hash;
-use beachdb::base::{LogIndex, ReplicaId, Term};
+use beachdb::base::{LogIndex, Membership, ReplicaId, Term};
 use beachdb::env::sim::CrashKind;
 use beachdb::node::{Effect, Observed};
 use beachdb::proto::Response;
@@ -32,6 +36,8 @@ use std::rc::Rc;
 
 /// More messages than this in one step are a storm.
 const MAX_MESSAGES_PER_STEP: usize = 20_000;
+/// A group of entries that is admitted whole above the limit of uncommitted bytes.
+const GROUP_BYTES: usize = 1 << 20;
 /// Appended entries remembered below the commit index, for log matching.
 const KEPT_ENTRIES: u64 = 5_000;
 
@@ -53,6 +59,7 @@ struct Word {
 struct Shown {
     term: Term,
     commit: LogIndex,
+    membership: LogIndex,
     leads: bool,
 }
 
@@ -62,6 +69,10 @@ pub struct Judge {
     leaders: BTreeMap<Term, ReplicaId>,
     /// Who granted whom a vote, by term.
     granted: BTreeMap<Term, BTreeMap<ReplicaId, BTreeSet<ReplicaId>>>,
+    /// Who would have granted whom a vote, by term.
+    pre_granted: BTreeMap<Term, BTreeMap<ReplicaId, BTreeSet<ReplicaId>>>,
+    /// The membership that an entry sets.
+    memberships: BTreeMap<(LogIndex, Term), Membership>,
     words: BTreeMap<ReplicaId, Word>,
     shown: Vec<Shown>,
     /// (index, term) of every entry that was sent: its payload's hash, and the term of the entry before it.
@@ -83,6 +94,8 @@ impl Judge {
             history,
             leaders: BTreeMap::new(),
             granted: BTreeMap::new(),
+            pre_granted: BTreeMap::new(),
+            memberships: BTreeMap::new(),
             words: BTreeMap::new(),
             shown: vec![Shown::default(); setup.nodes],
             entries: BTreeMap::new(),
@@ -96,7 +109,7 @@ impl Judge {
         if m.from != step.replica {
             return broken("messages-name-their-sender", format!("{} sent {m:?}", step.replica));
         }
-        self.check_vote(m)?;
+        self.check_vote(world, step, m)?;
         let word = self.words.entry(m.from).or_default();
         match &m.body {
             Body::Append(append) => {
@@ -123,9 +136,19 @@ impl Judge {
         }
     }
 
-    fn check_vote(&mut self, m: &Message) -> Verdict {
+    fn check_vote(&mut self, world: &dyn WorldView, step: &Step<'_>, m: &Message) -> Verdict {
         let candidate = match &m.body {
-            Body::Vote { .. } => m.from,
+            Body::Vote { transfer, .. } => {
+                if !transfer {
+                    self.check_campaign(world, step, m)?;
+                }
+                m.from
+            }
+            Body::PreVoteReply { granted: true } => {
+                let granted = self.pre_granted.entry(m.term).or_default();
+                granted.entry(m.to).or_default().insert(m.from);
+                return Ok(());
+            }
             Body::VoteReply { granted: true } => m.to,
             Body::VoteReply { granted: false } => {
                 let word = self.words.entry(m.from).or_default();
@@ -143,6 +166,25 @@ impl Judge {
         if m.from != candidate {
             word.term = word.term.max(m.term);
             self.granted.entry(m.term).or_default().entry(candidate).or_default().insert(m.from);
+        }
+        Ok(())
+    }
+
+    /// A majority said that it would vote.
+    fn check_campaign(&self, world: &dyn WorldView, step: &Step<'_>, m: &Message) -> Verdict {
+        let Some(node) = world.slot(step.slot).node else { return Ok(()) };
+        let granted = self.pre_granted.get(&m.term).and_then(|g| g.get(&m.from));
+        let voters: Vec<_> = node.raft().membership().voters().collect();
+        let yes = voters
+            .iter()
+            .filter(|v| **v == m.from || granted.is_some_and(|g| g.contains(v)))
+            .count();
+        if yes * 2 <= voters.len() {
+            let what = format!(
+                "{} campaigns in term {} with {yes} pre-votes of {voters:?}",
+                m.from, m.term
+            );
+            return broken("campaigns-after-pre-votes", what);
         }
         Ok(())
     }
@@ -202,14 +244,76 @@ impl Judge {
     }
 
     /// A promise lasts until the entry is overwritten by a newer leader's.
-    fn keep_promise(&mut self, log: &dyn LogView, commit: LogIndex, replica: ReplicaId) {
-        let Some(word) = self.words.get_mut(&replica) else { return };
-        let Some((index, term)) = word.promised else { return };
-        if index < log.first_index() || log.term(index) == Some(term) {
-            return;
+    fn keep_promise(
+        &mut self,
+        log: &dyn LogView,
+        (term, commit): (Term, LogIndex),
+        replica: ReplicaId,
+    ) -> Verdict {
+        let Some(word) = self.words.get_mut(&replica) else { return Ok(()) };
+        let Some((index, entry_term)) = word.promised else { return Ok(()) };
+        if index < log.first_index() || log.term(index) == Some(entry_term) {
+            return Ok(());
+        }
+        if word.acked.0 == term && word.acked.1 >= index {
+            let what = format!(
+                "{replica} acknowledged entry {index} of {entry_term} in term {term}, and has {:?} there now",
+                log.term(index)
+            );
+            return broken("acknowledged-entries-stay", what);
         }
         word.promised = log.term(commit).map(|term| (commit, term));
         word.acked.1 = word.acked.1.min(commit);
+        Ok(())
+    }
+
+    /// The membership in force changed, or may have.
+    fn check_membership(
+        &mut self,
+        world: &dyn WorldView,
+        step: &Step<'_>,
+        before: Shown,
+    ) -> Verdict {
+        let Some(node) = world.slot(step.slot).node else { return Ok(()) };
+        let (raft, log) = (node.raft(), node.log());
+        let index = raft.membership_index();
+        if index > log.last().0 {
+            let what =
+                format!("{}: of entry {index}, its log ends at {:?}", step.replica, log.last());
+            return broken("membership-is-in-the-log", what);
+        }
+        if index == before.membership {
+            return Ok(());
+        }
+        if let Some(term) = log.term(index).filter(|_| index >= log.first_index()) {
+            let membership = raft.membership();
+            let known = self.memberships.entry((index, term)).or_insert_with(|| membership.clone());
+            if known != membership {
+                let what = format!(
+                    "{} has {membership:?} of entry {index} of {term}, another one {known:?}",
+                    step.replica
+                );
+                return broken("one-membership-per-entry", what);
+            }
+        }
+        let leads_on = raft.role() == Role::Leader && before.leads && before.term == raft.term();
+        if !leads_on || index < before.membership {
+            return Ok(());
+        }
+        // Whether it was allowed to begin is judged by what was committed before this step.
+        let own_term = log.term(before.commit).is_none_or(|term| term == raft.term());
+        if before.membership > before.commit || !own_term {
+            let what = format!(
+                "{} changes the membership at {index} in term {}: the one before is of {}, {} is committed, of term {:?}",
+                step.replica,
+                raft.term(),
+                before.membership,
+                before.commit,
+                log.term(before.commit)
+            );
+            return broken("one-change-at-a-time", what);
+        }
+        Ok(())
     }
 
     fn check_state(&mut self, world: &dyn WorldView, step: &Step<'_>) -> Verdict {
@@ -219,8 +323,10 @@ impl Judge {
         let (term, commit) = (raft.term(), raft.commit());
         let leads = raft.role() == Role::Leader;
         let before = self.shown[step.slot];
-        self.shown[step.slot] = Shown { term, commit, leads };
-        self.keep_promise(log, commit, step.replica);
+        let membership = raft.membership_index();
+        self.shown[step.slot] = Shown { term, commit, membership, leads };
+        self.keep_promise(log, (term, commit), step.replica)?;
+        self.check_membership(world, step, before)?;
         if term < before.term || commit < before.commit {
             let what = format!(
                 "{} went from term {}, commit {} to {term}, {commit}",
@@ -244,7 +350,7 @@ impl Judge {
         let Some(node) = world.slot(step.slot).node else { return Ok(()) };
         let (term, me) = (node.raft().term(), step.replica);
         let granted = self.granted.get(&term).and_then(|g| g.get(&me));
-        let voters: Vec<_> = api::membership(node).1.voters().collect();
+        let voters: Vec<_> = node.raft().membership().voters().collect();
         let votes =
             voters.iter().filter(|v| **v == me || granted.is_some_and(|g| g.contains(v))).count();
         if votes * 2 <= voters.len() {
@@ -269,7 +375,9 @@ impl Judge {
             last = last.prev();
         }
         drop(history);
-        self.granted = self.granted.split_off(&Term(term.0.saturating_sub(50)));
+        let old = Term(term.0.saturating_sub(50));
+        self.granted = self.granted.split_off(&old);
+        self.pre_granted = self.pre_granted.split_off(&old);
         Ok(())
     }
 
@@ -324,7 +432,7 @@ impl Judge {
             );
             return broken("commits-its-own-term", what);
         }
-        let voters: Vec<_> = api::membership(node).1.voters().collect();
+        let voters: Vec<_> = node.raft().membership().voters().collect();
         let acked = |v: &&ReplicaId| {
             self.words.get(v).is_some_and(|w| w.acked.0 == term && w.acked.1 >= commit)
         };
@@ -392,13 +500,32 @@ impl Judge {
         }
     }
 
-    fn check_bounds(step: &Step<'_>) -> Verdict {
+    fn check_bounds(world: &dyn WorldView, step: &Step<'_>) -> Verdict {
         let messages = step.effects.iter().filter(|e| matches!(e, Effect::Send(_))).count();
         if messages > MAX_MESSAGES_PER_STEP {
             return broken(
                 "bounded",
                 format!("{} sent {messages} messages in one step", step.replica),
             );
+        }
+        let Some(node) = world.slot(step.slot).node else { return Ok(()) };
+        if node.raft().role() != Role::Leader {
+            return Ok(());
+        }
+        let max = node.config().raft.max_uncommitted_bytes + GROUP_BYTES;
+        if node.raft().uncommitted_bytes() > max {
+            let bytes = node.raft().uncommitted_bytes();
+            let what = format!("{}: {bytes} uncommitted bytes, the limit is {max}", step.replica);
+            return broken("bounded", what);
+        }
+        if step.kind == StepKind::Tick && node.raft().membership().voter_count() > 1 {
+            let timeout = node.config().raft.election_timeout_ns;
+            let oldest = node.raft().status().oldest_unsynced;
+            if oldest.is_some_and(|at| step.local.since(at) > 2 * timeout) {
+                let what =
+                    format!("{} leads at {} with a sync of {oldest:?}", step.replica, step.local);
+                return broken("hung-disk-loses-leadership", what);
+            }
         }
         Ok(())
     }
@@ -462,8 +589,12 @@ impl Observer for Judge {
         let view = world.slot(slot);
         self.marks.started(&view);
         let Some(node) = view.node else { return Ok(()) };
-        self.shown[slot] =
-            Shown { term: node.raft().term(), commit: node.raft().commit(), leads: false };
+        self.shown[slot] = Shown {
+            term: node.raft().term(),
+            commit: node.raft().commit(),
+            membership: node.raft().membership_index(),
+            leads: false,
+        };
         self.check_promises(world, slot)?;
         let seq = node.last_seq();
         self.history.borrow_mut().model.stands_at(view.replica, node.applied(), seq)?;
@@ -485,7 +616,7 @@ impl Observer for Judge {
             self.effect(world, step, effect)?;
         }
         self.check_state(world, step)?;
-        Self::check_bounds(step)?;
+        Self::check_bounds(world, step)?;
         self.marks.after_step(world, step);
         let view = world.slot(step.slot);
         let Some(node) = view.node else { return Ok(()) };

@@ -187,9 +187,9 @@ impl Watch {
             self.hit(TAIL_OVERWRITTEN);
         }
         if leads.is_some() {
-            let (index, membership) = crate::sim::api::membership(node);
+            let index = raft.membership_index();
             if index > self.members.0 {
-                self.members_changed(index, &membership, step);
+                self.members_changed(index, raft.membership(), step);
             }
         }
     }
