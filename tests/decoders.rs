@@ -122,6 +122,11 @@ fn mutated_manifests_are_harmless() {
 }
 
 #[test]
+fn mutated_snapshot_descriptions_are_harmless() {
+    smoke("snapshot", 20_000);
+}
+
+#[test]
 fn every_manifest_seed_is_valid() {
     let disk = beachdb::env::sim::SimDisk::new(1);
     let path = Path::new("/7.manifest");
@@ -143,7 +148,14 @@ fn mutated_filters_and_properties_are_harmless() {
 /// Counts, indexes, lengths, and positions at their extremes, one at a time, with good checksums around them.
 #[test]
 fn extreme_numbers_in_every_row_are_harmless() {
-    let targets = [("wal", 8), ("raft_log", 8), ("manifest", 4), ("sstable", 1), ("edit", 1)];
+    let targets = [
+        ("wal", 8),
+        ("raft_log", 8),
+        ("manifest", 4),
+        ("sstable", 1),
+        ("edit", 1),
+        ("snapshot", 1),
+    ];
     for (target, step) in targets {
         let (_, driver) = drivers::ALL.into_iter().find(|(name, _)| *name == target).unwrap();
         let seed = seeds::of(target).into_iter().next().unwrap();

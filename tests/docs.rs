@@ -4,7 +4,7 @@
 use std::collections::BTreeSet;
 use std::path::Path;
 
-/// The names of all functions marked `#[test]`, and those inside `proptest!`, in the `.rs` files under `dir`.
+/// The names of all functions marked `#[test]`, those inside `proptest!`, and those in a list `for_every_machine!`, in the `.rs` files under `dir`.
 fn collect_tests(dir: &Path, out: &mut BTreeSet<String>) {
     for entry in std::fs::read_dir(dir).unwrap().map(Result::unwrap) {
         let path = entry.path();
@@ -19,9 +19,14 @@ fn collect_tests(dir: &Path, out: &mut BTreeSet<String>) {
 }
 
 fn tests_in(text: &str, out: &mut BTreeSet<String>) {
-    let mut marked = false;
+    let (mut marked, mut listed) = (false, false);
     for line in text.lines().map(str::trim) {
-        if line.starts_with("#[test]") {
+        // The state machines' tests, each run over every one of them.
+        if line == "for_every_machine! {" || line == "}" {
+            listed = line != "}";
+        } else if listed {
+            out.insert(line.to_owned());
+        } else if line.starts_with("#[test]") {
             marked = true;
         } else if let Some(rest) = line.strip_prefix("fn ").filter(|_| marked) {
             out.insert(rest.split(['(', '<']).next().unwrap().to_owned());

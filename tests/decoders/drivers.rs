@@ -13,6 +13,7 @@ use beachdb::base::hash::key_hash;
 use beachdb::base::{Membership, SequenceNumber, checksum};
 use beachdb::engine::edit::{State, VersionEdit};
 use beachdb::engine::manifest;
+use beachdb::engine::snapshot::SnapshotBody;
 use beachdb::env::sim::SimDisk;
 use beachdb::env::{Disk, File, IoResult};
 use beachdb::limits::{MAX_FRAME_BYTES, MAX_INLINE_BYTES};
@@ -34,7 +35,7 @@ use std::sync::Arc;
 pub type Driver = fn(&[u8]);
 
 /// All drivers.
-pub const ALL: [(&str, Driver); 10] = [
+pub const ALL: [(&str, Driver); 11] = [
     ("batch", batch),
     ("frame", frame),
     ("body", body),
@@ -43,6 +44,7 @@ pub const ALL: [(&str, Driver); 10] = [
     ("raft_log", raft_log_segment),
     ("edit", edit),
     ("manifest", manifest_file),
+    ("snapshot", snapshot_description),
     ("sstable", sstable),
     ("sstable_parts", sstable_parts),
 ];
@@ -296,6 +298,19 @@ fn same_as_full_edit(state: &State) {
     let mut again = State::default();
     again.apply(&full).expect("a state is a valid edit");
     assert_eq!(&again, state);
+}
+
+/// `engine::snapshot`: the description of a snapshot, as it is and with its checksum put right.
+pub fn snapshot_description(data: &[u8]) {
+    let mut forged = data.to_vec();
+    if let Some((content, crc)) = forged.split_last_chunk_mut::<4>() {
+        *crc = checksum::crc32c(content).to_be_bytes();
+    }
+    for bytes in [data, &forged] {
+        let Ok(body) = SnapshotBody::decode(bytes) else { continue };
+        assert_eq!(body.encode(), bytes, "one spelling of {body:?}");
+        assert!(body.tables.iter().all(|t| t.bytes <= body.stream_bytes()), "lengths add up");
+    }
 }
 
 /// `engine::manifest`: a whole manifest, and `CURRENT`.

@@ -29,6 +29,7 @@ pub fn of(target: &str) -> Vec<Vec<u8>> {
         "raft_log" => raft_logs(),
         "edit" => edits().iter().map(VersionEdit::encode).collect(),
         "manifest" => manifests(),
+        "snapshot" => hex_fields("snapshots.json", "snapshots"),
         "sstable" => tables(),
         "sstable_parts" => table_parts(),
         other => panic!("no seeds for {other}"),
@@ -183,6 +184,7 @@ fn edits() -> Vec<VersionEdit> {
         last_seq: Some(SequenceNumber(0)),
         oldest_readable: Some(SequenceNumber(0)),
         next_file: Some(1),
+        installed: Some((LogIndex(0), Term(0))),
         ..VersionEdit::default()
     };
     let flush = VersionEdit {
