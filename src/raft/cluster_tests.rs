@@ -328,3 +328,38 @@ fn terms_are_compared_before_anything_else() {
     cluster.run(3000);
     assert!(cluster.raft(cluster.leader()).term() > Term(99));
 }
+
+/// Bug: a leader appended its own removal and could not send it; the other voter's log was behind, so it could not win,
+/// and the leader, no voter any more by its own log, did not campaign: nobody ever led again. Found by a random
+/// cluster. Thesis 4.2.2: a replica campaigns until its removal is committed.
+#[test]
+fn a_removal_that_only_the_removed_leader_has_does_not_stop_the_cluster() {
+    let mut cluster = Cluster::new(2);
+    cluster.run(3000);
+    let (leader, other) = (cluster.leader(), 3 - cluster.leader());
+    cluster.isolate(leader);
+    cluster.step(leader, Event::ProposeChange(Change::Remove(replica(leader))));
+    cluster.run(3000);
+    assert_ne!(cluster.raft(leader).role(), Role::Leader, "check-quorum");
+    cluster.cut.clear();
+    cluster.run(6000);
+    assert_eq!(cluster.leader(), other);
+    assert_eq!(cluster.raft(other).membership().voter_count(), 1);
+    assert!(cluster.raft(other).commit() >= cluster.raft(other).membership_index());
+}
+
+/// Bug it guards against: a lone voter begins a round at every heartbeat, and a silent learner never answers one.
+#[test]
+fn a_silent_learner_does_not_hold_up_a_lone_voter() {
+    let mut cluster = Cluster::new(1);
+    cluster.run(100);
+    cluster.step(1, Event::ProposeChange(Change::AddLearner(learner(2))));
+    cluster.run(60_000);
+    assert_eq!(cluster.leader(), 1);
+    cluster.propose("x");
+    cluster.step(1, Event::Read(ReadId(1)));
+    let commit = cluster.raft(1).commit();
+    assert_eq!(cluster.peers[&1].reads, [(ReadId(1), Some(commit))]);
+    let status = cluster.raft(1).status();
+    assert!(!status.followers[0].recent && !status.followers[0].caught_up, "{status}");
+}

@@ -24,7 +24,7 @@ impl Raft {
             // Nobody else can lead, so there is nothing to wait for; its own sync will come.
             Role::Follower if lone && self.leader.is_none() => Nanos::ZERO,
             Role::PreCandidate | Role::Candidate if lone => Nanos::MAX,
-            _ if !self.memberships.is_voter(self.id()) && self.leader.is_none() => Nanos::MAX,
+            _ if !self.may_campaign() && self.leader.is_none() => Nanos::MAX,
             _ => self.timers.election,
         }
     }
@@ -34,7 +34,7 @@ impl Raft {
             return;
         }
         self.timers.arm_election(ctx.now, self.config.election_timeout_ns);
-        if !self.memberships.is_voter(self.id()) {
+        if !self.may_campaign() {
             self.become_follower(self.term(), None, "the leader is silent", ctx);
         } else if self.memberships.is_lone_voter(self.id()) {
             self.campaign(false, "the only voter", ctx);
@@ -46,6 +46,10 @@ impl Raft {
         } else {
             self.pre_campaign(ctx);
         }
+    }
+
+    fn may_campaign(&self) -> bool {
+        self.memberships.may_campaign(self.id(), self.commit)
     }
 
     /// Whether the oldest sync takes longer than an election timeout.
@@ -292,7 +296,7 @@ impl Raft {
 
     /// The leader hands over to this replica: no pre-vote, no waiting.
     pub(super) fn transfer_now(&mut self, from: ReplicaId, ctx: &mut Context<'_>) {
-        if self.memberships.is_voter(self.id()) {
+        if self.may_campaign() {
             ctx.trace(|| Trace::Transfer { to: from, what: "was asked for" });
             self.campaign(true, "the leader hands over", ctx);
         }

@@ -69,6 +69,13 @@ impl Memberships {
         self.voters.contains(&replica)
     }
 
+    /// Whether `replica` may ask for votes: it votes, or it did until a change that may not be committed. Such a one
+    /// may be the only replica that can win, since nobody else has the change (thesis 4.2.2); it does not count itself.
+    pub fn may_campaign(&self, replica: ReplicaId, commit: LogIndex) -> bool {
+        let before = || self.history.iter().rev().nth(1).is_some_and(|(_, m)| m.is_voter(replica));
+        self.is_voter(replica) || (self.index() > commit && before())
+    }
+
     /// Whether `replica` is all the voters there are.
     pub fn is_lone_voter(&self, replica: ReplicaId) -> bool {
         self.voters == [replica]
@@ -287,6 +294,16 @@ mod tests {
         assert!(!memberships.truncate(LogIndex(10)));
         assert!(memberships.truncate(LogIndex(9)));
         assert_eq!((memberships.index(), memberships.voters().len()), (LogIndex(5), 2));
+    }
+
+    #[test]
+    fn a_replica_whose_removal_may_not_be_committed_still_campaigns() {
+        let mut memberships = Memberships::new(vec![(LogIndex(0), of(&[1, 2]))]);
+        memberships.push(LogIndex(5), of(&[2]));
+        assert!(memberships.may_campaign(replica(1), LogIndex(4)));
+        assert!(!memberships.may_campaign(replica(1), LogIndex(5)));
+        assert!(!memberships.may_campaign(replica(3), LogIndex(4)));
+        assert!(memberships.may_campaign(replica(2), LogIndex(5)));
     }
 
     #[test]

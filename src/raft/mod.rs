@@ -27,7 +27,8 @@
 //!       └───────────────────────────────────────────────────────────────────────────────────────────┘
 //!          a higher term; no majority heard (check-quorum); removed; its disk hangs
 //! ```
-//! Who does not vote (a learner, a removed replica, one that waits to be added) stays a follower.
+//! Who does not vote (a learner, a removed replica, one that waits to be added) stays a follower; but one whose removal
+//! may not be committed still campaigns, since it may be the only one that can win (thesis 4.2.2).
 //!
 //! # Where to find what
 //! | file | what | source |
