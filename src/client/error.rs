@@ -2,6 +2,7 @@
 
 use crate::base::batch::BatchError;
 use crate::proto::{Effect, ErrorCode, ErrorReply};
+use std::time::Duration;
 
 /// Why a call failed. [`ClientError::effect`] says what happened to the data.
 #[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
@@ -32,6 +33,8 @@ pub enum ClientError {
         endpoint: String,
         /// Why there is no answer.
         cause: String,
+        /// The server's code, when it said itself that it does not know.
+        code: Option<ErrorCode>,
     },
     /// A read got no answer before the deadline.
     #[error("no answer: {endpoint}: {cause}")]
@@ -71,7 +74,17 @@ impl ClientError {
     pub const fn code(&self) -> Option<ErrorCode> {
         match self {
             Self::Refused { reply, .. } => Some(reply.code),
+            Self::Unknown { code, .. } => *code,
             _ => None,
+        }
+    }
+
+    /// How long the server asks to wait before the next try; zero when it does not say.
+    #[must_use]
+    pub const fn retry_after(&self) -> Duration {
+        match self {
+            Self::Refused { reply, .. } => Duration::from_millis(reply.retry_after_ms as u64),
+            _ => Duration::ZERO,
         }
     }
 

@@ -28,13 +28,16 @@
 //!   second in which the server's own "deadline exceeded" can still arrive and say what became of the write.
 //! - A connection that failed in any way is dropped, never reused.
 //!
-//! What it does not do: share a connection between threads, keep a pool, follow the leader's address (until there
-//! is more than one node it rotates through its endpoints), or make writes exactly-once.
+//! - **Unless it is written in a [`Session`]**, which the cluster remembers: [`Client::session`], exactly once.
+//!
+//! What it does not do: share a connection between threads, keep a pool, or follow the leader's address (it rotates
+//! through its endpoints).
 
 mod connection;
 mod error;
 mod pipeline;
 mod scan;
+pub mod session;
 #[cfg(test)]
 #[expect(clippy::disallowed_methods, reason = "the scripted server is a thread with its own clock")]
 mod tests;
@@ -43,6 +46,7 @@ pub use crate::proto::{Effect, ErrorCode, ErrorReply, HelloReply, ScanEntry, Sca
 pub use error::ClientError;
 pub use pipeline::{Pipeline, Ticket};
 pub use scan::{Scan, ScanOptions};
+pub use session::{Session, SessionState};
 
 use crate::base::batch::{BatchError, BatchRef, WriteBatch};
 use crate::base::{LogIndex, Nanos, SequenceNumber};
@@ -305,30 +309,51 @@ impl Client {
 
     /// Makes a request and waits for its answer, with the retries that are safe. An error reply becomes an `Err`.
     pub fn call(&mut self, request: &Request<'_>) -> Result<Response, ClientError> {
-        let lost_effect = Effect::lost(request.opcode());
         let deadline = self.deadline();
         let mut backoff = FIRST_BACKOFF;
         loop {
-            let (error, wait) = match self.attempt(request, deadline) {
-                Ok(Response::Error(reply)) => {
-                    let wait = Duration::from_millis(reply.retry_after_ms.into());
-                    self.after_refusal(&reply);
-                    (self.refused(reply), wait)
-                }
+            let error = match self.try_once(request, deadline) {
                 Ok(response) => return Ok(response),
-                Err(attempt) => (self.failure(attempt, lost_effect), Duration::ZERO),
+                Err(error) => error,
             };
-            if !error.safe_to_retry() {
+            if !error.safe_to_retry() || !self.back_off(&mut backoff, error.retry_after(), deadline)
+            {
                 return Err(error);
             }
-            let pause_for = wait.max(self.jitter(backoff));
-            if pause_for >= left(&self.clock, deadline) {
-                return Err(error);
-            }
-            pause(pause_for);
-            backoff = (backoff * 2).min(LAST_BACKOFF);
-            self.retries += 1;
         }
+    }
+
+    /// One try. An error reply becomes an `Err`.
+    fn try_once(
+        &mut self,
+        request: &Request<'_>,
+        deadline: Nanos,
+    ) -> Result<Response, ClientError> {
+        match self.attempt(request, deadline) {
+            Ok(Response::Error(reply)) => {
+                self.after_refusal(&reply);
+                Err(self.refused(reply))
+            }
+            Ok(response) => Ok(response),
+            Err(attempt) => Err(self.failure(attempt, Effect::lost(request.opcode()))),
+        }
+    }
+
+    /// Waits before the next try, at least `wait`; `false` when the deadline leaves no time for one.
+    fn back_off(&mut self, backoff: &mut Duration, wait: Duration, deadline: Nanos) -> bool {
+        let pause_for = self.next_pause(backoff, wait);
+        if pause_for >= left(&self.clock, deadline) {
+            return false;
+        }
+        pause(pause_for);
+        self.retries += 1;
+        true
+    }
+
+    fn next_pause(&mut self, backoff: &mut Duration, wait: Duration) -> Duration {
+        let pause_for = wait.max(self.jitter(*backoff));
+        *backoff = (*backoff * 2).min(LAST_BACKOFF);
+        pause_for
     }
 
     fn attempt(&mut self, request: &Request<'_>, deadline: Nanos) -> Result<Response, Attempt> {
@@ -399,7 +424,10 @@ impl Client {
     fn refused(&self, reply: ErrorReply) -> ClientError {
         let endpoint = self.endpoint().to_owned();
         match reply.effect {
-            Effect::Unknown => ClientError::Unknown { endpoint, cause: reply.to_string() },
+            Effect::Unknown => {
+                let code = Some(reply.code);
+                ClientError::Unknown { endpoint, cause: reply.to_string(), code }
+            }
             _ => ClientError::Refused { endpoint, reply },
         }
     }
@@ -417,7 +445,7 @@ impl Client {
             }
             Attempt::Protocol(cause) => ClientError::Protocol { endpoint, cause, effect: lost },
             Attempt::Lost(cause) => match lost {
-                Effect::Unknown => ClientError::Unknown { endpoint, cause },
+                Effect::Unknown => ClientError::Unknown { endpoint, cause, code: None },
                 _ => ClientError::NoAnswer { endpoint, cause },
             },
         }

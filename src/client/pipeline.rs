@@ -101,9 +101,21 @@ impl<'c> Pipeline<'c> {
     /// [`Pipeline::flush`]. Connects again when the connection was lost and nothing is in flight on it. On an error
     /// nothing was queued: this write was not applied. May be called on a full pipeline; it then goes over the window.
     pub fn submit(&mut self, batch: &WriteBatch) -> Result<Ticket, ClientError> {
+        self.submit_until(batch, self.client.deadline())
+    }
+
+    pub(super) const fn client(&self) -> &Client {
+        self.client
+    }
+
+    /// As [`Pipeline::submit`], with a deadline of its own.
+    pub(super) fn submit_until(
+        &mut self,
+        batch: &WriteBatch,
+        deadline: Nanos,
+    ) -> Result<Ticket, ClientError> {
         let batch = BatchRef::parse(batch.as_bytes())?;
         batch.check_user()?;
-        let deadline = self.client.deadline();
         if self.in_flight.is_empty()
             && self.client.connection.as_mut().is_some_and(|c| c.is_stale(&self.client.clock))
         {

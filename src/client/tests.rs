@@ -12,14 +12,14 @@ use std::sync::{Arc, mpsc};
 use std::time::Instant;
 
 /// One accepted connection of the scripted server.
-struct Peer {
+pub(super) struct Peer {
     stream: TcpStream,
     input: Vec<u8>,
 }
 
 impl Peer {
     /// The next request's opcode, id, and body; `None` when the client has gone.
-    fn request(&mut self) -> Option<(u8, u64, Vec<u8>)> {
+    pub(super) fn request(&mut self) -> Option<(u8, u64, Vec<u8>)> {
         loop {
             match frame::decode(&self.input, CrcPolicy::Required).expect("a client sends frames") {
                 Decoded::Frame { header, body, consumed } => {
@@ -38,7 +38,7 @@ impl Peer {
         }
     }
 
-    fn reply(&mut self, opcode: u8, id: u64, response: &Response) {
+    pub(super) fn reply(&mut self, opcode: u8, id: u64, response: &Response) {
         let mut out = Vec::new();
         response.encode(&mut out, opcode, id);
         self.raw(&out);
@@ -51,7 +51,7 @@ impl Peer {
 }
 
 /// A server that answers HELLO and runs `script(connection number, peer)` for each connection.
-fn serve(script: impl Fn(usize, Peer) + Send + 'static) -> (String, Arc<AtomicUsize>) {
+pub(super) fn serve(script: impl Fn(usize, Peer) + Send + 'static) -> (String, Arc<AtomicUsize>) {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let endpoint = listener.local_addr().unwrap().to_string();
     let accepted = Arc::new(AtomicUsize::new(0));

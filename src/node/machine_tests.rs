@@ -17,7 +17,7 @@ use std::sync::Arc;
 type Rows = Vec<(Vec<u8>, Bytes)>;
 
 /// A machine that can be made, and found again by a new process.
-trait Kind: StateMachine {
+pub(super) trait Kind: StateMachine {
     fn make(env: &Env) -> Self;
     fn reopen(self, env: &Env) -> Self;
 }
@@ -44,14 +44,14 @@ impl Kind for MapMachine {
 }
 
 /// One machine in a world of its own.
-struct Place<M> {
+pub(super) struct Place<M> {
     env: Env,
     sim: SimHandles,
-    machine: M,
+    pub machine: M,
 }
 
 impl<M: Kind> Place<M> {
-    fn new(seed: u64) -> Self {
+    pub fn new(seed: u64) -> Self {
         let (env, sim) = sim::env(seed);
         let machine = M::make(&env);
         Self { env, sim, machine }
@@ -95,7 +95,7 @@ impl<M: Kind> Place<M> {
         }
     }
 
-    fn flush(&mut self) {
+    pub fn flush(&mut self) {
         self.machine.maintain(Nanos::ZERO, true);
         let heard = self.settle();
         let applied = self.machine.applied();
@@ -131,7 +131,7 @@ impl<M: Kind> Place<M> {
     }
 
     /// Takes in a whole stream, piece by piece, as the node does.
-    fn receive(&mut self, source: &dyn SnapshotSource, piece: usize) -> Box<dyn SnapshotSink> {
+    pub fn receive(&mut self, source: &dyn SnapshotSource, piece: usize) -> Box<dyn SnapshotSink> {
         let mut sink = self.machine.begin_install(source.meta()).unwrap();
         assert_eq!(sink.meta(), source.meta());
         while sink.written() < source.meta().bytes {
@@ -145,7 +145,7 @@ impl<M: Kind> Place<M> {
         sink
     }
 
-    fn install(&mut self, sink: Box<dyn SnapshotSink>) -> Result<Rows, String> {
+    pub fn install(&mut self, sink: Box<dyn SnapshotSink>) -> Result<Rows, String> {
         let meta = Arc::clone(sink.meta());
         self.machine.install(sink);
         let mut heard = self.settle();

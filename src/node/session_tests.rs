@@ -1,6 +1,7 @@
 //! Sessions: against a naive model after every random step, over both state machines, and through the whole node with
 //! crashes, restarts, and retries.
 
+use super::machine_tests::{Kind, Place};
 use super::replicated::Outcome;
 use super::sessions::{Refusal, SessionOutcome, SessionWrite, Sessions, Verdict};
 use super::sim::SimDriver;
@@ -318,6 +319,46 @@ fn the_membership_in_force_at_an_entry_is_remembered_until_it_is_released() {
     reopened.bootstrap(bootstrap);
     let found = reopened.members_at(LogIndex(4)).unwrap();
     assert_eq!(*found, (LogIndex(4), members(&[1, 2, 3])), "the row counts, not the bootstrap");
+}
+
+fn recognizes_after_a_snapshot<M: Kind>() {
+    let apply = |place: &mut Place<M>, replicated: &mut Replicated, payload: &[u8]| {
+        let batch = BatchRef::parse(payload).unwrap();
+        let at = (place.machine.applied().0.next(), Term(3));
+        replicated.apply(&mut place.machine, at, batch).unwrap()
+    };
+    let (mut from, mut mine) = (Place::<M>::new(1), Replicated::from_rows(4, &[]).unwrap());
+    let membership = members(&[1, 2]);
+    let first = session_put(1, 1, 1, "k", "one");
+    apply(&mut from, &mut mine, WriteBatch::register().as_bytes());
+    let outcome = apply(&mut from, &mut mine, first.as_bytes());
+    let Outcome::Written(written) = outcome else { panic!("{outcome:?}") };
+    apply(&mut from, &mut mine, &membership.to_entry());
+    from.flush();
+    let in_force = mine.members_at(LogIndex(3)).unwrap().clone();
+    let source = from.machine.file_snapshot(in_force.clone()).unwrap();
+
+    let (mut to, mut theirs) = (Place::<M>::new(2), Replicated::from_rows(4, &[]).unwrap());
+    let sink = to.receive(&*source, 64);
+    let rows = to.install(sink).unwrap();
+    theirs.installed(in_force.clone(), &rows).unwrap();
+    assert_eq!(theirs.members_at(LogIndex(3)), Some(&in_force));
+    assert_eq!(theirs.members_at(LogIndex(3)), Some(&(LogIndex(3), membership)));
+    let second = session_put(1, 2, 1, "k", "two");
+    for payload in [first.as_bytes(), second.as_bytes(), first.as_bytes()] {
+        let outcome = apply(&mut from, &mut mine, payload);
+        assert_eq!(outcome, apply(&mut to, &mut theirs, payload));
+        assert_eq!(from.machine.last_seq(), to.machine.last_seq());
+    }
+    let again = apply(&mut to, &mut theirs, first.as_bytes());
+    assert_eq!(again, Outcome::Duplicate(written));
+    assert_eq!(theirs.session_stats(), mine.session_stats());
+}
+
+#[test]
+fn pitfall_26_a_replica_that_got_everything_as_a_snapshot_recognizes_a_retry() {
+    recognizes_after_a_snapshot::<EngineMachine>();
+    recognizes_after_a_snapshot::<MapMachine>();
 }
 
 /// A real node on a simulated disk, and what a client of sessions says to it.

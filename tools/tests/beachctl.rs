@@ -395,3 +395,21 @@ fn every_acknowledged_line_survives_a_kill_in_mid_load() {
     assert!(scan_rows(&daemon, &[]) == rows, "after resuming the file is complete");
     assert_eq!(daemon.stop(), Some(0));
 }
+
+#[test]
+fn exactly_once_writes_go_through_a_session() {
+    let daemon = Beachd::start();
+    let sessions = |daemon: &Beachd| {
+        let stats: Value = serde_json::from_str(&daemon.ctl(&["--json", "stats"]).ok()).unwrap();
+        stats["nodes"][0]["stats"]["sessions"]["open"].clone()
+    };
+    daemon.ctl(&["put", "k", "v"]).ok();
+    assert_eq!(sessions(&daemon), 0, "a plain write has none");
+    daemon.ctl(&["--exactly-once", "put", "k", "w"]).ok();
+    daemon.ctl(&["del", "--exactly-once", "l"]).ok();
+    assert_eq!(sessions(&daemon), 2);
+    let file = write(&daemon.scratch().join("changes"), "put a 1\nput b 2\n");
+    let shown = daemon.ctl(&["--exactly-once", "batch", &file]).ok();
+    assert!(shown.starts_with("OK seq="), "{shown}");
+    assert_eq!(daemon.ctl(&["scan"]).ok(), "a\t1\nb\t2\nk\tw\n", "its rows are nobody's data");
+}

@@ -11,6 +11,7 @@ Examples:
   beachctl get beach --with-seq           beachctl put 'a\\x00b' --file photo.jpg
   beachctl scan --prefix user/ --limit 10 beachctl scan a m --keys-only
   beachctl batch changes.txt              lines: put K V, del K; all or nothing
+  beachctl --exactly-once --timeout 30s batch changes.txt
   beachctl load --tsv data.tsv            KEY<TAB>VALUE lines; - is stdin
   beachctl --endpoints 10.0.0.1:7400,10.0.0.2:7400 status
   beachctl frame encode get beach         hex; pipe it through: xxd -r -p | nc -q1 HOST 7400
@@ -62,6 +63,10 @@ pub struct Global {
     /// Insist on this cluster id
     #[arg(long, global = true, value_name = "NAME")]
     pub cluster: Option<String>,
+    /// put, del, batch: try again until the deadline also when an answer is lost, and apply once. Registers a session,
+    /// which costs one more commit; a prompt registers one for all its commands
+    #[arg(long, global = true)]
+    pub exactly_once: bool,
     /// JSON on stdout
     #[arg(long, global = true)]
     pub json: bool,

@@ -47,7 +47,7 @@ pub fn put(session: &mut Session, put: &Put) -> Result<(), Failure> {
         (None, Some(value)) => parse("VALUE", value, put.hex)?,
         (None, None) => return Err(Failure::Usage("put needs a VALUE or --file".into())),
     };
-    let written = session.client()?.put(&key, &value)?;
+    let written = session.write_once(|s| s.put(&key, &value), |c| c.put(&key, &value))?;
     report_written(session, written, 1)
 }
 
@@ -55,7 +55,7 @@ pub fn put(session: &mut Session, put: &Put) -> Result<(), Failure> {
 pub fn del(session: &mut Session, del: &Del) -> Result<(), Failure> {
     check_conditions(&del.conditions)?;
     let key = parse("KEY", &del.key, del.hex)?;
-    let written = session.client()?.delete(&key)?;
+    let written = session.write_once(|s| s.delete(&key), |c| c.delete(&key))?;
     report_written(session, written, 1)
 }
 
@@ -174,7 +174,7 @@ pub fn batch(session: &mut Session, args: &super::args::Batch) -> Result<(), Fai
     if batch.is_empty() {
         return Err(Failure::Failed(format!("{} holds no operation", args.file.display())));
     }
-    let written = session.client()?.write(&batch)?;
+    let written = session.write_once(|s| s.write(&batch), |c| c.write(&batch))?;
     report_written(session, written, batch.len())
 }
 

@@ -24,7 +24,7 @@ pub mod output;
 pub mod repl;
 
 use args::{Args, Command};
-use beachdb::client::{Client, ClientError, ClientOptions};
+use beachdb::client::{self, Client, ClientError, ClientOptions, SessionState, Written};
 use clap::Parser;
 use output::{Failure, Output};
 use std::io::{IsTerminal, Write};
@@ -37,12 +37,14 @@ pub struct Session {
     /// Where results go.
     pub out: Output,
     client: Option<Client>,
+    /// The cluster's memory of this program's writes, with `--exactly-once`.
+    numbers: Option<SessionState>,
 }
 
 impl Session {
     fn new(global: args::Global) -> Self {
         let out = Output { json: global.json };
-        Self { global, out, client: None }
+        Self { global, out, client: None, numbers: None }
     }
 
     /// The client's options for these endpoints.
@@ -62,6 +64,27 @@ impl Session {
             self.client = Some(Client::with_options(self.options(&self.global.endpoints))?);
         }
         Ok(self.client.as_mut().expect("made above"))
+    }
+
+    /// Writes as `--exactly-once` says. Without it a write whose answer is lost is unknown, and not sent again: a session
+    /// costs a commit, and a shell loop of short ones would drive the sessions of others out of the cluster's memory.
+    fn write_once(
+        &mut self,
+        once: impl FnOnce(&mut client::Session<'_>) -> Result<Written, ClientError>,
+        plainly: impl FnOnce(&mut Client) -> Result<Written, ClientError>,
+    ) -> Result<Written, ClientError> {
+        if !self.global.exactly_once {
+            return plainly(self.client()?);
+        }
+        let numbers = self.numbers.take();
+        let client = self.client()?;
+        let mut session = match numbers {
+            Some(numbers) => client.resume_session(numbers),
+            None => client.session()?,
+        };
+        let written = once(&mut session);
+        self.numbers = Some(session.suspend());
+        written
     }
 }
 
