@@ -84,6 +84,8 @@ pub const LOG_SHORT_SEGMENT_BYTES: u64 = 1 << 20;
 pub const LOG_RESERVE_BYTES: u64 = 2 << 20;
 /// Payload bytes of applied Raft entries kept in memory for reading back; older ones are read from the disk.
 pub const RAFT_LOG_MEMORY_BYTES: usize = 8 << 20;
+/// Reads that wait in a leader for their confirmation; followers that ask for more are told to ask again.
+pub const MAX_WAITING_READS: usize = 1 << 16;
 /// Default size at which the active memtable is frozen and flushed (all of its memory, not only payload).
 pub const DEFAULT_MEMTABLE_BYTES: usize = 64 << 20;
 /// Frozen memtables waiting for their flush; at the limit writes stall (`Db`) or are refused `BUSY` (daemon).

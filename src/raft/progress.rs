@@ -121,6 +121,9 @@ pub(super) struct Progress {
     pub matched: LogIndex,
     pub next: LogIndex,
     pub window: Window,
+    /// How often in a row the stream was taken for lost: the next time takes longer, since the follower's disk may only
+    /// be slow, and everything in the window is sent again.
+    pub losses: u32,
     /// The last append with entries was as large as they get: more are waiting behind it.
     pub sent_full: bool,
     /// Nothing is sent before the next heartbeat or answer: a probe is out, or the last try failed.
@@ -145,6 +148,7 @@ impl Progress {
             matched: LogIndex::ZERO,
             next,
             window: Window::default(),
+            losses: 0,
             sent_full: false,
             paused: false,
             fetching: None,
@@ -185,6 +189,9 @@ impl Progress {
     pub fn accepted(&mut self, matched: LogIndex) -> bool {
         self.window.answered(matched);
         let news = matched > self.matched;
+        if news {
+            self.losses = 0;
+        }
         self.matched = self.matched.max(matched);
         self.next = self.next.max(self.matched.next());
         news

@@ -18,12 +18,11 @@ use super::message::Body;
 use super::trace::Trace;
 use super::{Effect, Raft, ReadId, Role, quorum};
 use crate::base::{LogIndex, Nanos, ReplicaId};
+use crate::limits::MAX_WAITING_READS;
 use std::collections::{BTreeMap, VecDeque};
 
 /// Rounds that are out at once; what comes then shares the next.
 const ROUNDS_IN_FLIGHT: usize = 2;
-/// Reads of followers that wait in a leader; more are told to ask again.
-const MAX_ASKED: usize = 1 << 16;
 
 /// Who wants to read.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -155,7 +154,7 @@ impl Raft {
     pub(super) fn read_asked(&mut self, from: ReplicaId, read: ReadId, ctx: &mut Context<'_>) {
         let reader = Reader { read, from: Some(from) };
         let is_member = self.memberships.current().replica(from).is_some();
-        if self.role == Role::Leader && is_member && self.lead.reads.len() < MAX_ASKED {
+        if self.role == Role::Leader && is_member && self.lead.reads.len() < MAX_WAITING_READS {
             self.read_as_leader(reader, ctx);
         } else {
             self.answer_read(reader, None, ctx);

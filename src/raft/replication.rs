@@ -18,8 +18,10 @@ use std::collections::{BTreeMap, VecDeque};
 /// Appends with entries in flight beyond which only full ones are sent: the rest waits and travels together
 /// (pitfall 14: deep pipelines defeat batching around the follower's sync).
 const PIPELINE_MESSAGES: usize = 2;
-/// A stream without an answer for this many heartbeats is taken for lost.
+/// A stream without an answer for this many heartbeats is taken for lost, twice that the second time in a row, …
 const LOST_AFTER_HEARTBEATS: u64 = 2;
+/// … and no longer than after this many doublings.
+const LOST_DOUBLINGS: u32 = 2;
 
 /// What a leader knows besides its log.
 #[derive(Debug, Default)]
@@ -193,8 +195,10 @@ impl Raft {
     fn find_lost(&mut self, ctx: &mut Context<'_>) {
         let patience = self.config.heartbeat_ns.saturating_mul(LOST_AFTER_HEARTBEATS);
         for (replica, progress) in &mut self.lead.followers {
+            let patience = patience.saturating_mul(1 << progress.losses.min(LOST_DOUBLINGS));
             let lost = progress.window.oldest().is_some_and(|at| ctx.now.since(at) >= patience);
             if progress.state == ProgressState::Replicate && lost {
+                progress.losses = progress.losses.saturating_add(1);
                 progress.probe(progress.matched.next());
                 ctx.trace(|| Trace::progress(*replica, progress, "no answer"));
             }
