@@ -129,6 +129,23 @@ impl EngineError {
         }
     }
 
+    /// Data on the disk is not what was written, or is not there.
+    #[must_use]
+    pub const fn is_corruption(&self) -> bool {
+        match self {
+            Self::Corrupt { .. }
+            | Self::MissingTable { .. }
+            | Self::WrongTable { .. }
+            | Self::CurrentMissing { .. } => true,
+            Self::Table(error) => error.is_corruption(),
+            Self::Manifest(error) => error.is_corruption(),
+            Self::Io(_)
+            | Self::SnapshotTooOld { .. }
+            | Self::SnapshotInFuture { .. }
+            | Self::Unsupported { .. } => false,
+        }
+    }
+
     /// Out of space, and not in a sync: free some and try again. A failed sync is never retried (pitfall 19),
     /// whatever its reason.
     #[must_use]

@@ -49,6 +49,9 @@ mod map_snapshot;
 mod open;
 mod peers;
 mod reads;
+mod rejoin;
+#[cfg(test)]
+mod rejoin_tests;
 mod release;
 mod replicated;
 mod sessions;
@@ -70,6 +73,7 @@ pub use identity::{Identity, IdentityError, MAX_CLUSTER_ID_BYTES};
 pub use map_machine::MapMachine;
 pub use open::{OpenError, UnfitError};
 pub use peers::PeerCounters;
+pub use rejoin::{RejoinError, Rejoined, Stated, rejoin};
 pub use replicated::Replicated;
 pub use sessions::{RowError, SessionStats};
 pub use snapshot_receive::SnapshotReceiveCounters;

@@ -1,12 +1,17 @@
 //! Opening a data directory: lock, identity, engine, log, and whether they fit.
 //!
+//! # Damage
+//! A torn write at the log's end is cut: nobody was told that it is durable. Anything else that is damaged may be
+//! committed, and this replica may be one of the majority that holds it; so the node refuses, names file and offset, and
+//! says that a member of a cluster can [`rejoin`](super::rejoin()).
+//!
 //! # Engine and log must fit
 //! The engine has applied a prefix of the log and says so by (index, term). A flush holds only committed entries,
 //! and those were durable in the log before they were applied, so after any crash the log still has that entry or
 //! has released exactly up to it or less. Whatever else is found means that files were lost, or that `raft/` and
 //! `engine/` come from different moments or nodes, and the node refuses: going on would lose acknowledged writes or
-//! apply others twice. The one legitimate exception, a log that is behind because an installed snapshot superseded it
-//! (design rule 2: discard the log, keep the hard state), comes with snapshots: their version edit will say so.
+//! apply others twice. The one legitimate exception is a log that an installed snapshot superseded, and whose reset was
+//! lost in a crash (design rule 2: discard the log, keep the hard state): the engine's version edit says so.
 
 use super::{
     Bootstrap, EngineMachine, Identity, IdentityError, Node, NodeConfig, Parts, ReadFault,
@@ -15,10 +20,10 @@ use super::{
 use crate::base::{LogIndex, Membership, Term};
 use crate::engine::{Engine, EngineError, EngineOptions};
 use crate::env::{Env, IoError};
-use crate::raft::{LogStore, LogView};
-use crate::raft_log::{RaftLog, RaftLogError};
+use crate::raft::{HardState, LogStore, LogView};
+use crate::raft_log::{RaftLog, RaftLogError, RaftLogRecovery};
 use std::io;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 /// Why a node cannot start. Nothing was changed, except that an empty directory may have been given its identity.
 #[derive(Debug, thiserror::Error)]
@@ -55,8 +60,21 @@ pub enum OpenError {
         /// What is wrong with them.
         problem: String,
     },
+    /// What was durable has changed, and may be committed: nothing is cut off, nothing was changed.
+    #[error(
+        "{part}: {fault}. What is damaged may be committed, so this node does not start without it. {}",
+        way_out(dir)
+    )]
+    Damaged {
+        /// The data directory.
+        dir: PathBuf,
+        /// `engine` or `raft log`.
+        part: &'static str,
+        /// File, offset, expected, and found.
+        fault: Box<dyn std::error::Error + Send + Sync>,
+    },
     /// Engine and log are not of one node and one moment.
-    #[error("{}: {fault}; restore the whole directory from one backup, or start this node with an empty one", dir.display())]
+    #[error("{}: {fault}; restore the whole directory from one backup. {}", dir.display(), way_out(dir))]
     Unfit {
         /// The data directory.
         dir: PathBuf,
@@ -109,6 +127,15 @@ pub enum UnfitError {
     },
 }
 
+/// What a person can do about data that is damaged or missing.
+fn way_out(dir: &Path) -> String {
+    format!(
+        "If this node is a member of a cluster and a majority of the members is whole, let it give up its copy and come \
+         back as a new member: beachd rejoin --data-dir {}",
+        dir.display()
+    )
+}
+
 /// Checks that `log` continues what was applied. See the module.
 pub(super) fn check_fit(log: &dyn LogView, applied: (LogIndex, Term)) -> Result<(), UnfitError> {
     let (applied, expected) = applied;
@@ -158,6 +185,17 @@ fn begin(
     Ok(())
 }
 
+/// The membership in force at an installed snapshot of entry `index`: the row of the members. Without such a row no
+/// entry up to there has changed them, and they are still the first ones, if this node knows those.
+fn members_at_snapshot(
+    replicated: &Replicated,
+    index: LogIndex,
+    memberships: &[(LogIndex, Membership)],
+) -> (LogIndex, Membership) {
+    let first = || memberships.iter().find(|(set_at, _)| *set_at == LogIndex::ZERO).cloned();
+    replicated.members_at(index).cloned().or_else(first).unwrap_or_default()
+}
+
 impl Node<RaftLog, EngineMachine> {
     /// Opens the data directory, or makes a new one of it if it is empty, and recovers. Blocks on the disk. Takes time
     /// proportional to the log's un-flushed part at most; applying that part is done later, by [`Node::step`].
@@ -178,26 +216,46 @@ impl Node<RaftLog, EngineMachine> {
         let identity = Identity::open_or_create(&*env.disk, &dir, wanted)?;
         let mut options = EngineOptions::new(dir.join("engine"));
         options.memtable_bytes = config.memtable_bytes;
-        let engine = Engine::open(&env, options)?;
-        let (mut log, recovery) = RaftLog::open(&env, &dir.join("raft"), config.segment_bytes)?;
-        check_fit(&log, engine.applied()).map_err(|fault| OpenError::Unfit { dir, fault })?;
-        let mut memberships = recovery.memberships;
-        begin(&config, &identity, &mut log, &mut memberships)?;
+        let damaged = |part, fault| OpenError::Damaged { dir: dir.clone(), part, fault };
+        let engine = Engine::open(&env, options).map_err(|error| match error.is_corruption() {
+            true => damaged("engine", Box::new(error)),
+            false => error.into(),
+        })?;
+        let opened = RaftLog::open(&env, &dir.join("raft"), config.segment_bytes);
+        let (mut log, recovery) = opened.map_err(|error| match error.is_corruption() {
+            true => damaged("raft log", Box::new(error)),
+            false => error.into(),
+        })?;
         let (index, term) = engine.applied();
         let tables = engine.stats().tables;
-        let lines = vec![
-            format!("engine: {tables} tables, applied entry {index} of term {term}"),
-            format!("raft log: {}", recovery.report),
-        ];
+        let installed = engine.installed_from_snapshot() == Some((index, term));
         let machine = EngineMachine::new(engine);
         let rows = machine.internal_rows()?;
+        let replicated = Replicated::from_rows(config.max_sessions, &rows)?;
+        let RaftLogRecovery { mut hard_state, mut memberships, report, .. } = recovery;
+        match check_fit(&log, (index, term)) {
+            Ok(()) => begin(&config, &identity, &mut log, &mut memberships)?,
+            Err(UnfitError::LogBehind { .. } | UnfitError::OtherHistory { .. }) if installed => {
+                let members = members_at_snapshot(&replicated, index, &memberships);
+                log.reset((index, term), members.clone());
+                memberships = vec![members];
+                if hard_state.term < term {
+                    hard_state = HardState { term, vote: None };
+                }
+            }
+            Err(fault) => return Err(OpenError::Unfit { dir, fault }),
+        }
+        let lines = vec![
+            format!("engine: {tables} tables, applied entry {index} of term {term}"),
+            format!("raft log: {report}"),
+        ];
         let parts = Parts {
             identity,
             log,
-            hard_state: recovery.hard_state,
+            hard_state,
             memberships,
             machine,
-            replicated: Replicated::from_rows(config.max_sessions, &rows)?,
+            replicated,
             lock: Some(lock),
             recovery: lines,
         };
