@@ -363,8 +363,12 @@ impl Raft {
             return;
         };
         let wanted = progress.next == lo && progress.state != ProgressState::Snapshot;
-        if let Some(term) = ctx.term(lo.prev()).filter(|_| wanted) {
-            self.send_these(to, (lo.prev(), term), entries, ctx);
+        let Some(term) = ctx.term(lo.prev()).filter(|_| wanted) else { return };
+        if !self.send_these(to, (lo.prev(), term), entries, ctx)
+            && let Some(progress) = self.lead.followers.get_mut(&to)
+        {
+            // The window has no room for them: not to be read again before an answer makes some.
+            progress.paused = true;
         }
     }
 
@@ -519,6 +523,9 @@ impl Raft {
             }
             AppendOutcome::Accepted { matched } => {
                 progress.accepted(matched);
+                if progress.state == ProgressState::Replicate {
+                    progress.paused = false;
+                }
                 progress.catch_up.reached(ctx.now, progress.matched, last, timeout);
                 self.accepted_to(from, ctx);
             }
