@@ -107,6 +107,8 @@ mod reads;
 mod replication;
 mod snapshot;
 mod status;
+#[cfg(test)]
+mod testing;
 mod timers;
 mod trace;
 mod types;
