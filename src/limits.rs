@@ -113,8 +113,6 @@ pub const SNAPSHOT_WINDOW_CHUNKS: u64 = 4;
 /// Bytes of a snapshot that wait to be written by the receiver (one piece may exceed it alone); above it pieces are
 /// dropped, and the sender goes back.
 pub const SNAPSHOT_QUEUE_BYTES: usize = 16 << 20;
-/// Longest description of a snapshot that is taken; a longer one is refused.
-pub const MAX_SNAPSHOT_META_BYTES: usize = 8 << 20;
 /// Payload bytes applied in one step of the node before other work has its turn.
 pub const APPLY_SLICE_BYTES: usize = 4 << 20;
 /// Entries that the scans of one turn look at, together (at least one slice).
@@ -123,8 +121,9 @@ pub const SCAN_TURN_STEPS: usize = 2 * SCAN_SLICE_STEPS;
 pub const TRACE_EVENTS: usize = 1_024;
 /// Size at which the manifest is rotated into a new file with one full edit.
 pub const MANIFEST_ROTATE_BYTES: u64 = 4 << 20;
-/// Largest description of a snapshot's files: it travels in one frame, with the first piece of the stream. An engine with so
-/// many tables that it would be larger offers no snapshot, and says so in its log; with keys of 30 bytes that is at 70,000 tables.
+/// Largest description of a snapshot's files: it travels in one frame, with the first piece of the stream. A larger one is
+/// refused. An engine with so many tables offers no snapshot, and says so in its log; with keys of 30 bytes that is at
+/// 70,000 tables.
 pub const MAX_SNAPSHOT_BODY_BYTES: usize = 8 << 20;
 /// Largest log index and term that is believed when it is read from a file: the next one must fit. A larger one is
 /// refused as damage; at ten million entries a second it takes 14,000 years to get there.

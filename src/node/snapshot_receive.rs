@@ -21,7 +21,7 @@ use super::{Effect, FatalError, Node, Observed, StateMachine};
 use crate::base::checksum::crc32c;
 use crate::base::{LogIndex, Membership, Nanos, ReplicaId, Term};
 use crate::env::{Completion, JobId, JobOutput, Lane};
-use crate::limits::{MAX_SNAPSHOT_META_BYTES, SNAPSHOT_QUEUE_BYTES};
+use crate::limits::{MAX_SNAPSHOT_BODY_BYTES, SNAPSHOT_QUEUE_BYTES};
 use crate::raft::message::{SnapshotChunk, SnapshotMeta, SnapshotOutcome, SnapshotReply};
 use crate::raft::{self, LogStore};
 use bytes::Bytes;
@@ -210,10 +210,10 @@ impl<L: LogStore, S: StateMachine> Node<L, S> {
 
     /// What can be judged before anything is written.
     fn judge_snapshot(&self, meta: &SnapshotMeta) -> Result<(), String> {
-        if meta.body.len() > MAX_SNAPSHOT_META_BYTES {
+        if meta.body.len() > MAX_SNAPSHOT_BODY_BYTES {
             let len = meta.body.len();
             return Err(format!(
-                "its description has {len} bytes, at most {MAX_SNAPSHOT_META_BYTES} are taken"
+                "its description has {len} bytes, at most {MAX_SNAPSHOT_BODY_BYTES} are taken"
             ));
         }
         if meta.membership.1.is_empty() || meta.membership.0 > meta.index {

@@ -196,6 +196,8 @@ impl CheckJob {
             let path = place.path(i);
             place.disk.rename(&tmp(&path), &path).map_err(EngineError::from)?;
         }
+        // The new manifest syncs this directory again before `CURRENT` names it. That its names are durable by then must
+        // not hang on how a manifest is made.
         place.disk.sync_dir(&place.dir).map_err(EngineError::from)?;
         let newest_first = metas.iter().rev();
         let tables = newest_first
