@@ -320,6 +320,9 @@ impl Engine {
         let first_seq = self.last_seq.next();
         for op in user.iter().flat_map(BatchRef::ops) {
             self.last_seq = self.last_seq.next();
+            if planted!(TornBatch) && self.last_seq > first_seq && self.active_is_full() {
+                continue;
+            }
             match op {
                 Op::Put { key, value } => {
                     self.active.insert(key, self.last_seq, ValueKind::Put, value);
@@ -341,6 +344,9 @@ impl Engine {
             self.active.insert(op.key(), self.last_seq, kind, value);
         }
         self.applied = (index, term);
+        if planted!(SequenceGap) && self.active_is_full() {
+            self.last_seq = self.last_seq.next();
+        }
         applied
     }
 
@@ -381,7 +387,10 @@ impl Engine {
 
     /// One slice of a scan. Never blocks: when a table may hold a key of the range, the slice is a job.
     pub fn scan(&self, options: &ScanOptions) -> Result<Scan, EngineError> {
-        let seq = self.check_seq(options.seq)?;
+        let mut seq = self.check_seq(options.seq)?;
+        if planted!(ScanSeesNewer) {
+            seq = self.last_seq;
+        }
         let frozen = self.frozen.iter().map(|frozen| &frozen.memtable);
         scan::start(&self.active, frozen, &self.version, options, seq)
     }
@@ -401,8 +410,9 @@ impl Engine {
     /// Pins the present state: what a read at the returned sequence number sees stays readable until
     /// [`Engine::release_snapshot`]. Pins are counted, and forgotten at a restart.
     pub fn snapshot(&mut self) -> SequenceNumber {
-        *self.snapshots.entry(self.last_seq).or_insert(0) += 1;
-        self.last_seq
+        let seq = if planted!(TornScan) { self.last_seq.prev() } else { self.last_seq };
+        *self.snapshots.entry(seq).or_insert(0) += 1;
+        seq
     }
 
     /// Pins `seq`, which is pinned already, once more.
@@ -610,11 +620,12 @@ impl Engine {
     ) -> Install {
         let oldest = self.frozen.front().expect("a flush has a frozen memtable");
         let mut edit = VersionEdit {
-            applied: Some(oldest.applied),
+            applied: Some(if planted!(FlushClaimsTooMuch) { self.applied } else { oldest.applied }),
             last_seq: Some(oldest.last_seq),
             ..VersionEdit::default()
         };
-        if dropped > 0 && horizon > self.durable.oldest_readable {
+        let raise = !planted!(OldestReadableNotRaised);
+        if raise && dropped > 0 && horizon > self.durable.oldest_readable {
             edit.oldest_readable = Some(horizon);
         }
         edit.added.extend(table.iter().map(|t| t.meta.clone()));

@@ -219,7 +219,7 @@ impl<L: LogStore, S: StateMachine> Node<L, S> {
         let applied = self.machine.applied().0;
         let decided = |round: &mut Round| match round.answer {
             Answer::Waiting => false,
-            Answer::Index(index) => index <= applied,
+            Answer::Index(index) => index <= applied || planted!(ReadBeforeApplied),
             Answer::NotLeader => true,
         };
         let Some(mut round) = self.reads.round.take_if(decided) else { return };

@@ -38,7 +38,11 @@ impl Holds {
 impl<L: LogStore, S: StateMachine> Node<L, S> {
     /// Gives up the log as far as the rules of the module allow.
     pub(super) fn release_log(&mut self, out: &mut Vec<Effect>) {
-        let flushed = self.machine.durable_applied().0;
+        let flushed = if planted!(ReleaseAboveFlushed) {
+            self.machine.applied().0
+        } else {
+            self.machine.durable_applied().0
+        };
         let mut to = LogIndex(flushed.0.saturating_sub(self.config.log_tail_entries));
         let held = self.sender.lowest_source().into_iter().chain(self.holds.lowest()).min();
         if let Some(held) = held

@@ -201,6 +201,11 @@ impl Replicated {
                 return Outcome::Written(outcome);
             }
             Verdict::Duplicate(outcome) => Outcome::Duplicate(outcome),
+            Verdict::Refused(_) if planted!(EvictedApplied) => {
+                let applied = machine.apply(index, term, Some(batch), &[]);
+                let (first_seq, last_seq) = (applied.first_seq, applied.last_seq);
+                return Outcome::Written(SessionOutcome { index, first_seq, last_seq });
+            }
             Verdict::Refused(refusal) => Outcome::Refused(write, refusal),
         };
         self.apply_rows(machine, (index, term));
@@ -224,6 +229,7 @@ impl Replicated {
         membership: (LogIndex, Membership),
         rows: &[(Vec<u8>, Bytes)],
     ) -> Result<(), RowError> {
+        let rows = if planted!(SessionsNotInstalled) { &[] } else { rows };
         *self = Self::from_rows(self.sessions.max_sessions(), rows)?;
         self.members.replace(membership);
         Ok(())

@@ -198,8 +198,8 @@ impl Sessions {
         let acked_below = session.acked_below;
         match session.outcomes.get(&sequence) {
             _ if sequence < acked_below => Verdict::Refused(Refusal::Stale { acked_below }),
-            Some(kept) => Verdict::Duplicate(kept.outcome),
-            None => Verdict::Apply,
+            Some(kept) if !planted!(DuplicateApplied) => Verdict::Duplicate(kept.outcome),
+            Some(_) | None => Verdict::Apply,
         }
     }
 
@@ -216,7 +216,8 @@ impl Sessions {
         rows.push(InternalOp::put(&outcome_row(id, sequence), value));
         self.keep(id, sequence, Kept { outcome, acked_below });
         let session = self.by_id.get_mut(&id).expect("judged before");
-        let needed = session.outcomes.split_off(&session.acked_below);
+        let first = session.acked_below + u64::from(planted!(TrimsOneTooMany));
+        let needed = session.outcomes.split_off(&first);
         let acked = std::mem::replace(&mut session.outcomes, needed);
         self.outcomes -= acked.len();
         rows.extend(acked.into_keys().map(|s| InternalOp::delete(&outcome_row(id, s))));

@@ -92,7 +92,7 @@ impl Writes {
         }
         while let Some(orphan) = self.orphans.first_entry().filter(|o| o.key().0 <= index) {
             let ((_, proposed_in), ticket) = orphan.remove_entry();
-            let ours = proposed_in == term;
+            let ours = proposed_in == term || planted!(OrphanTakesAnyEntry);
             let response = if ours { outcome.response() } else { superseded(&ticket) };
             desk.reply(now, &ticket, response, out);
             desk.finish(&ticket);
@@ -316,7 +316,12 @@ impl<L: LogStore, S: StateMachine> Node<L, S> {
             }
             if ticket.deadline <= now {
                 self.desk.counters.expired_after_propose += 1;
-                let response = ticket.expired(now, proto::Effect::Unknown);
+                let effect = if planted!(ExpiredSaysNotApplied) {
+                    proto::Effect::NotApplied
+                } else {
+                    proto::Effect::Unknown
+                };
+                let response = ticket.expired(now, effect);
                 self.desk.reply(now, ticket, response, out);
             } else {
                 earliest = earliest.min(ticket.deadline);

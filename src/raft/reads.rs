@@ -121,6 +121,9 @@ impl Raft {
     pub(super) fn read(&mut self, read: ReadId, ctx: &mut Context<'_>) {
         match (self.role, self.leader) {
             (Role::Leader, _) => self.read_as_leader(Reader { read, from: None }, ctx),
+            (_, Some(_)) if planted!(FollowerReadsAlone) => {
+                ctx.out.push(Effect::ReadReady { read, index: self.commit });
+            }
             (_, Some(leader)) => {
                 self.forwarded.name = self.forwarded.name.wrapping_add(1);
                 let deadline = ctx.now.plus(self.config.election_timeout_ns);

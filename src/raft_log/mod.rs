@@ -208,7 +208,11 @@ impl RaftLog {
     fn truncate(&mut self, from: LogIndex) {
         let baseline = self.shape.baseline().0;
         assert!(from > baseline, "truncation from {from} in a log behind {baseline}");
-        let id = self.writer.append(RecordKind::Truncate, from.0, 0, &[]);
+        let id = if planted!(TruncationNotLogged) {
+            self.writer.last_append()
+        } else {
+            self.writer.append(RecordKind::Truncate, from.0, 0, &[])
+        };
         self.truncations.push_back((id, from));
         self.durable_below = self.durable_below.min(from);
         self.shape.truncate(from);
@@ -475,6 +479,10 @@ impl LogStore for RaftLog {
         assert!(baseline.0 >= now, "a reset to {} in a log from {now}", baseline.0);
         self.writer.append(RecordKind::Truncate, 0, 0, &[]);
         self.append_membership(&membership);
+        if planted!(ResetLosesHardState) {
+            let nothing = encode_hard_state(HardState::default());
+            self.writer.append(RecordKind::State, SLOT_HARD_STATE, STATE_FORMAT, &nothing);
+        }
         let id = self.append_baseline(baseline);
         self.truncations.push_back((id, LogIndex::ZERO));
         self.durable_below = LogIndex::ZERO;

@@ -506,7 +506,7 @@ impl Writer {
 
 /// The group at the start of a new segment that carries the state of the log; empty when there is none.
 pub(super) fn preamble(states: &States, durable_to: LogPos) -> Vec<u8> {
-    if states.is_empty() {
+    if states.is_empty() || planted!(StateNotCarried) {
         return Vec::new();
     }
     let mut bytes = new_group();
@@ -598,7 +598,7 @@ impl GroupJob {
 fn append(file: &dyn File, at: LogPos, bytes: &mut [u8], sync: bool) -> Result<Written, Failure> {
     format::seal(bytes, at);
     file.write_at(at.offset(), bytes).map_err(Failure::of_write)?;
-    if sync {
+    if sync && !planted!(LogNotSynced) {
         file.sync_data().map_err(Failure::of_sync)?;
     }
     Ok(Written::Appended { to: LogPos::new(at.segment(), at.offset() + bytes.len() as u64) })
@@ -716,7 +716,9 @@ pub(super) fn publish(
 ) -> Result<PathBuf, Failure> {
     let path = options.dir.join(options.kind.file_name(id));
     disk.rename(from, &path).map_err(Failure::of_write)?;
-    disk.sync_dir(&options.dir).map_err(Failure::of_sync)?;
+    if !planted!(SegmentDirNotSynced) {
+        disk.sync_dir(&options.dir).map_err(Failure::of_sync)?;
+    }
     Ok(path)
 }
 

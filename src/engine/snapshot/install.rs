@@ -222,7 +222,9 @@ fn check_table(place: &Place, i: usize, meta: &TableMeta) -> Result<(), CheckFau
     let table = Table::open(Arc::clone(&file), meta.number).map_err(EngineError::from)?;
     check_properties(meta, &table).map_err(wrong)?;
     table.verify().map_err(EngineError::from)?;
-    file.sync_data().map_err(EngineError::from)?;
+    if !planted!(InstallNotSynced) {
+        file.sync_data().map_err(EngineError::from)?;
+    }
     Ok(())
 }
 

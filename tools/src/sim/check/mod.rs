@@ -49,4 +49,14 @@ mod tests {
             assert!(report.acknowledged > 10, "seed {seed}: {}", report.acknowledged);
         }
     }
+
+    #[test]
+    fn three_nodes_keep_every_rule() {
+        for seed in 0..6 {
+            let options = RunOptions { seed, nodes: 3, minutes: 0.2 };
+            let report = run(&options, None, harness, false);
+            assert_eq!(report.violation, None, "seed {seed}");
+            assert!(report.acknowledged > 100, "seed {seed}: {}", report.acknowledged);
+        }
+    }
 }
