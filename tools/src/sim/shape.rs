@@ -4,6 +4,9 @@
 use super::net::Quality;
 use beachdb::env::sim::SimRandom;
 
+/// Most nodes of a simulated cluster.
+pub const MAX_NODES: usize = 7;
+
 const MS: u64 = 1_000_000;
 
 /// What the user chose.

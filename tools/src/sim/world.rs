@@ -332,10 +332,7 @@ impl World {
         let mut users = root.fork();
         let shape = Shape::of(&mut shapes);
         let nodes = options.nodes;
-        let plan = plan.unwrap_or_else(|| {
-            let duration = options.duration_ns();
-            super::faults::schedule(&mut faults, nodes, duration, shape.election_timeout_ns)
-        });
+        let plan = plan.unwrap_or_else(|| draw_plan(options, &shape, &mut faults));
         let slots: Vec<Slot> =
             (0..nodes).map(|n| Slot::new(n, first_incarnation(n), &mut machines)).collect();
         let setup = Setup {
@@ -775,4 +772,17 @@ impl World {
 fn is_disk_full(error: &OpenError) -> bool {
     let text = error.to_string();
     text.contains("No space left") || text.contains("ENOSPC")
+}
+
+fn draw_plan(options: &RunOptions, shape: &Shape, random: &mut SimRandom) -> Vec<TimedFault> {
+    let duration = options.duration_ns();
+    super::faults::schedule(random, options.nodes, duration, shape.election_timeout_ns)
+}
+
+/// The schedule that a seed draws for itself.
+#[must_use]
+pub fn plan_of(options: &RunOptions) -> Vec<TimedFault> {
+    let mut root = SimRandom::new(options.seed);
+    let shape = Shape::of(&mut root.fork());
+    draw_plan(options, &shape, &mut root.fork())
 }
