@@ -25,6 +25,7 @@ use super::file::SimFileState;
 use super::names::{Names, Node, normal};
 use crate::env::{DirEntry, Disk, File, IoError, IoResult, LockGuard, OpenMode, SimulatedCrash};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::fmt;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -63,7 +64,59 @@ struct Machine {
     /// Goes up with each crash; handles of an older epoch are dead.
     epoch: u64,
     power: Power,
-    trace: VecDeque<String>,
+    trace: VecDeque<Record>,
+    /// Whether the last operations are remembered.
+    records: bool,
+}
+
+/// One remembered operation; it becomes text when somebody asks.
+#[derive(Clone, Debug)]
+struct Record {
+    number: u64,
+    what: RecordKind,
+}
+
+#[derive(Clone, Debug)]
+enum RecordKind {
+    Done { op: OpKind, path: Arc<Path>, detail: Detail, error: Option<io::ErrorKind> },
+    Halt { op: OpKind, path: Arc<Path>, detail: Detail, extent: Option<Extent> },
+    Crash(CrashKind),
+    Restart,
+}
+
+/// Where in the file.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Detail {
+    None,
+    Range { offset: u64, len: usize },
+    Length(u64),
+}
+
+impl fmt::Display for Detail {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::None => Ok(()),
+            Self::Range { offset, len } => write!(f, " {offset}+{len}"),
+            Self::Length(len) => write!(f, " {len}"),
+        }
+    }
+}
+
+impl fmt::Display for Record {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let number = self.number;
+        match &self.what {
+            RecordKind::Done { op, path, detail, error } => {
+                write!(f, "{number} {op:?} {}{detail}", path.display())?;
+                error.map_or(Ok(()), |e| write!(f, " -> {e}"))
+            }
+            RecordKind::Halt { op, path, detail, extent } => {
+                write!(f, "{number} {op:?} {}{detail} -> halt, done: {extent:?}", path.display())
+            }
+            RecordKind::Crash(kind) => write!(f, "crash {kind:?}"),
+            RecordKind::Restart => f.write_str("restart"),
+        }
+    }
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -80,6 +133,8 @@ enum Power {
 struct Inode {
     data: SimFileState,
     handles: u64,
+    /// Some name stopped leading to it: only then may nothing lead to it any more.
+    unlinked: bool,
 }
 
 /// How much of a change happens.
@@ -106,6 +161,7 @@ impl SimDisk {
             epoch: 0,
             power: Power::On,
             trace: VecDeque::new(),
+            records: true,
         };
         Self { machine: Arc::new(Mutex::new(machine)) }
     }
@@ -124,7 +180,7 @@ impl SimDisk {
         for inode in machine.files.values_mut() {
             inode.handles = 0;
         }
-        machine.collect();
+        machine.collect_all();
         Self { machine: Arc::new(Mutex::new(machine)) }
     }
 
@@ -190,7 +246,8 @@ impl SimDisk {
         }
         machine.power = Power::On;
         machine.faults.crash_at = None;
-        machine.note("restart".into());
+        let number = machine.changes;
+        machine.note(number, RecordKind::Restart);
     }
 
     /// Damage on the medium: flips the bits of `mask` at `offset`.
@@ -228,25 +285,36 @@ impl SimDisk {
         for dir in path.ancestors().skip(1) {
             machine.names.create_dir(dir);
         }
-        let inode = Inode { data: SimFileState::durable_with(content), handles: 0 };
+        let inode = Inode { data: SimFileState::durable_with(content), ..Inode::default() };
         let id = machine.add_inode(inode);
+        machine.unlink(&path);
         machine.names.create_durable(&path, id);
-        machine.collect();
+        machine.collect_all();
+    }
+
+    /// Remembers no operations from now on: [`SimDisk::trace`] stays empty, and every operation is cheaper.
+    pub fn forget_operations(&self) {
+        let mut machine = self.lock_machine();
+        machine.records = false;
+        machine.trace = VecDeque::new();
     }
 
     /// The last operations, oldest first, for a failure's report.
     #[must_use]
     pub fn trace(&self) -> Vec<String> {
-        self.lock_machine().trace.iter().cloned().collect()
+        self.lock_machine().trace.iter().map(Record::to_string).collect()
     }
 }
 
 impl Machine {
-    fn note(&mut self, text: String) {
+    fn note(&mut self, number: u64, what: RecordKind) {
+        if !self.records {
+            return;
+        }
         if self.trace.len() == TRACE_LEN {
             self.trace.pop_front();
         }
-        self.trace.push_back(text);
+        self.trace.push_back(Record { number, what });
     }
 
     fn add_inode(&mut self, inode: Inode) -> u64 {
@@ -266,7 +334,22 @@ impl Machine {
     /// Forgets files that nothing leads to.
     fn collect(&mut self) {
         let names = &self.names;
-        self.files.retain(|id, inode| inode.handles > 0 || names.can_reach(*id));
+        self.files.retain(|id, inode| inode.handles > 0 || !inode.unlinked || names.can_reach(*id));
+    }
+
+    /// After a crash any name may be gone.
+    fn collect_all(&mut self) {
+        for inode in self.files.values_mut() {
+            inode.unlinked = true;
+        }
+        self.collect();
+    }
+
+    /// `path` is about to lead elsewhere, or nowhere.
+    fn unlink(&mut self, path: &Path) {
+        if let Some(inode) = self.inode_of(path) {
+            inode.unlinked = true;
+        }
     }
 
     /// Bytes of the files that a process can reach; a removed file gives its space back with its last handle.
@@ -297,16 +380,16 @@ impl Machine {
         if kind == CrashKind::PowerLoss {
             self.names.lose_power(&mut self.random);
         }
-        self.collect();
-        self.note(format!("crash {kind:?}"));
+        self.collect_all();
+        self.note(self.changes, RecordKind::Crash(kind));
     }
 
     /// Runs one operation through the planned faults.
     fn operate<T>(
         &mut self,
         op: OpKind,
-        path: &Path,
-        detail: &str,
+        path: &Arc<Path>,
+        detail: Detail,
         run: impl FnOnce(&mut Self, Extent) -> io::Result<T>,
     ) -> io::Result<T> {
         if self.power != Power::On {
@@ -330,8 +413,8 @@ impl Machine {
             }
         };
         if op.is_change() {
-            let result = outcome.as_ref().err().map_or(String::new(), |e| format!(" -> {e}"));
-            self.note(format!("{number} {op:?} {}{detail}{result}", path.display()));
+            let error = outcome.as_ref().err().map(io::Error::kind);
+            self.note(number, RecordKind::Done { op, path: Arc::clone(path), detail, error });
         }
         outcome
     }
@@ -340,8 +423,8 @@ impl Machine {
     fn halt<T>(
         &mut self,
         op: OpKind,
-        path: &Path,
-        detail: &str,
+        path: &Arc<Path>,
+        detail: Detail,
         run: impl FnOnce(&mut Self, Extent) -> io::Result<T>,
     ) -> io::Error {
         let number = self.changes - 1;
@@ -355,7 +438,7 @@ impl Machine {
             drop(run(self, extent));
         }
         self.power = Power::Halted;
-        self.note(format!("{number} {op:?} {}{detail} -> halt, done: {extent:?}", path.display()));
+        self.note(number, RecordKind::Halt { op, path: Arc::clone(path), detail, extent });
         crashed()
     }
 
@@ -431,9 +514,9 @@ impl SimDisk {
         path: &Path,
         run: impl FnOnce(&mut Machine, &Path) -> io::Result<T>,
     ) -> IoResult<T> {
-        let name = normal(path);
+        let name: Arc<Path> = normal(path).into();
         self.lock_machine()
-            .operate(op, &name, "", |machine, _| run(machine, &name))
+            .operate(op, &name, Detail::None, |machine, _| run(machine, &name))
             .map_err(|e| io_error(op, path, None, e))
     }
 }
@@ -453,6 +536,7 @@ impl Disk for SimDisk {
         })?;
         Ok(Arc::new(SimFile {
             disk: self.clone(),
+            name: normal(path).into(),
             path: path.to_path_buf(),
             inode,
             epoch,
@@ -470,6 +554,7 @@ impl Disk for SimDisk {
             if machine.names.get(&target) == Some(Node::Dir) {
                 return Err(io::ErrorKind::IsADirectory.into());
             }
+            machine.unlink(&target);
             machine.names.rename(name, &target, id);
             machine.collect();
             Ok(())
@@ -479,6 +564,7 @@ impl Disk for SimDisk {
     fn remove(&self, path: &Path) -> IoResult<()> {
         self.named(OpKind::Remove, path, |machine, name| {
             machine.file_named(name)?;
+            machine.unlink(name);
             machine.names.remove(name);
             machine.collect();
             Ok(())
@@ -546,6 +632,8 @@ impl Disk for SimDisk {
 struct SimFile {
     disk: SimDisk,
     path: PathBuf,
+    /// The path in its one spelling.
+    name: Arc<Path>,
     inode: u64,
     epoch: u64,
     writable: bool,
@@ -556,12 +644,12 @@ impl SimFile {
         &self,
         op: OpKind,
         offset: Option<u64>,
-        detail: &str,
+        detail: Detail,
         run: impl FnOnce(&mut Machine, Extent) -> io::Result<T>,
     ) -> IoResult<T> {
         let mut machine = self.disk.lock_machine();
         let outcome = if machine.epoch == self.epoch {
-            machine.operate(op, &normal(&self.path), detail, run)
+            machine.operate(op, &self.name, detail, run)
         } else {
             Err(crashed())
         };
@@ -580,13 +668,13 @@ impl File for SimFile {
     }
 
     fn len(&self) -> IoResult<u64> {
-        self.operate(OpKind::Stat, None, "", |machine, _| {
+        self.operate(OpKind::Stat, None, Detail::None, |machine, _| {
             Ok(machine.files[&self.inode].data.view().len() as u64)
         })
     }
 
     fn read_at(&self, offset: u64, buf: &mut [u8]) -> IoResult<usize> {
-        self.operate(OpKind::Read, Some(offset), "", |machine, _| {
+        self.operate(OpKind::Read, Some(offset), Detail::None, |machine, _| {
             let view = machine.files[&self.inode].data.view();
             let start = usize::try_from(offset).unwrap_or(usize::MAX).min(view.len());
             let count = buf.len().min(view.len() - start);
@@ -596,15 +684,15 @@ impl File for SimFile {
     }
 
     fn write_at(&self, offset: u64, data: &[u8]) -> IoResult<()> {
-        let detail = format!(" {offset}+{}", data.len());
-        self.operate(OpKind::Write, Some(offset), &detail, |machine, extent| {
+        let detail = Detail::Range { offset, len: data.len() };
+        self.operate(OpKind::Write, Some(offset), detail, |machine, extent| {
             self.need_writable()?;
             machine.write(self.inode, offset, data, extent)
         })
     }
 
     fn set_len(&self, len: u64) -> IoResult<()> {
-        self.operate(OpKind::SetLen, Some(len), &format!(" {len}"), |machine, _| {
+        self.operate(OpKind::SetLen, Some(len), Detail::Length(len), |machine, _| {
             self.need_writable()?;
             let inode = machine.files.get_mut(&self.inode).ok_or(io::ErrorKind::NotFound)?;
             inode.data.set_len(len);
@@ -613,7 +701,7 @@ impl File for SimFile {
     }
 
     fn sync_data(&self) -> IoResult<()> {
-        self.operate(OpKind::Sync, None, "", |machine, extent| {
+        self.operate(OpKind::Sync, None, Detail::None, |machine, extent| {
             let inode = machine.files.get_mut(&self.inode).ok_or(io::ErrorKind::NotFound)?;
             match extent {
                 Extent::Whole => inode.data.sync(),
@@ -628,10 +716,11 @@ impl Drop for SimFile {
     fn drop(&mut self) {
         let mut machine = self.disk.lock_machine();
         if machine.epoch == self.epoch {
-            if let Some(inode) = machine.files.get_mut(&self.inode) {
-                inode.handles = inode.handles.saturating_sub(1);
+            let Some(inode) = machine.files.get_mut(&self.inode) else { return };
+            inode.handles = inode.handles.saturating_sub(1);
+            if inode.handles == 0 && inode.unlinked {
+                machine.collect();
             }
-            machine.collect();
         }
     }
 }

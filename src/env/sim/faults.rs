@@ -140,6 +140,9 @@ impl Faults {
 
     /// Whether this operation fails; `number` is the number of the change at hand, or of the next one for a read.
     pub(super) fn check(&mut self, op: OpKind, path: &Path, number: u64) -> Option<FailKind> {
+        if self.points.is_empty() {
+            return None;
+        }
         let text = path.to_string_lossy();
         for n in 0..self.points.len() {
             let point = &mut self.points[n];

@@ -129,7 +129,7 @@ fn parse_minutes(text: &str) -> Result<f64, String> {
 
 /// Who uses the cluster and who judges it.
 fn harness(setup: &Setup) -> Harness {
-    beach_tools::sim::steady::harness(setup)
+    beach_tools::sim::check::harness(setup)
 }
 
 fn main() -> ExitCode {

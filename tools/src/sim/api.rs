@@ -1,7 +1,7 @@
 //! Effects in few words, for the trace, and in one word, for its hash.
 
 use super::hooks::SimNode;
-use beachdb::base::{LogIndex, Membership, ReplicaId};
+use beachdb::base::{LogIndex, Membership};
 use beachdb::node::{Effect, Observed};
 use beachdb::proto::Response;
 use beachdb::raft::Message;
@@ -10,10 +10,8 @@ use std::fmt::Write as _;
 
 /// The membership in force in a node's log, and the entry that set it.
 #[must_use]
-pub fn membership(node: &SimNode) -> (LogIndex, Membership) {
-    let id = node.identity();
-    let replica = ReplicaId { node: id.node_id, incarnation: id.incarnation };
-    (LogIndex::ZERO, Membership::of_voters([replica]))
+pub fn membership(node: &SimNode) -> (LogIndex, &Membership) {
+    (node.raft().membership_index(), node.raft().membership())
 }
 
 const fn mix(hash: u64, word: u64) -> u64 {

@@ -7,7 +7,6 @@
 //!    Within [`CONVERGENCE_TIMEOUTS`] longest election timeouts all nodes have applied the same entry.
 //! 3. **Equality.** All user rows and all internal rows of all nodes are equal.
 
-use super::api::membership;
 use super::hooks::{SimNode, Verdict, Violation};
 use super::slot::{Goal, Health};
 use super::world::{What, World};
@@ -91,7 +90,7 @@ impl World {
             .slots
             .iter()
             .filter_map(|s| s.node.as_ref())
-            .map(|n| membership(n).1)
+            .map(|n| n.raft().membership().clone())
             .collect();
         // A process that is down may know a newer membership: then everybody stays.
         let all_up = self.core.slots.iter().all(|s| s.is_up() || s.health != Health::Whole);
@@ -178,7 +177,7 @@ impl World {
             let s = &self.core.slots[*slot];
             // Who is no member (any more, or yet) need not catch up.
             let member = self.core.leader().and_then(|l| self.core.slots[l].node.as_ref());
-            let is_member = member.is_some_and(|n| membership(n).1.is_voter(s.replica));
+            let is_member = member.is_some_and(|n| n.raft().membership().is_voter(s.replica));
             !is_member || s.node.as_ref().is_some_and(|n| n.applied() >= target)
         })
     }
@@ -193,7 +192,7 @@ impl World {
             && leader.raft().commit() == applied
             && self.core.slots.iter().all(|s| {
                 s.health == Health::Whole
-                    && membership(leader).1.is_voter(s.replica)
+                    && leader.raft().membership().is_voter(s.replica)
                     && s.node.as_ref().is_some_and(|n| n.applied() == applied)
             })
     }
@@ -209,7 +208,7 @@ impl World {
                 node.raft().term().0,
                 node.raft().commit().0,
                 node.applied().0,
-                membership(node).1.voter_count(),
+                node.raft().membership().voter_count(),
                 if node.is_ready() { ", ready" } else { "" },
                 s.health,
                 s.goal

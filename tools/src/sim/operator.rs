@@ -2,7 +2,6 @@
 //! leadership over when a fault asks for it. It finds the leader as people do, by asking around (here: by looking), and
 //! sometimes asks the wrong node.
 
-use super::api::membership;
 use super::hooks::SlotState;
 use super::slot::{Goal, Health, Item};
 use super::world::{Core, OPERATOR_CONN, World};
@@ -79,10 +78,10 @@ impl Core {
     fn confirm(&mut self, leader: usize) {
         let Some(node) = self.slots[leader].node.as_ref() else { return };
         // What it has applied was committed, whoever leads now.
-        if membership(node).0 > node.applied() {
+        if node.raft().membership_index() > node.applied() {
             return;
         }
-        let members = membership(node).1;
+        let members = node.raft().membership().clone();
         let now = self.now;
         for s in &mut self.slots {
             let wanted = match s.goal {
@@ -110,7 +109,7 @@ impl World {
         let Some(leader) = core.leader() else { return };
         core.confirm(leader);
         let Some(node) = core.slots[leader].node.as_ref() else { return };
-        let change = core.next_change(&membership(node).1);
+        let change = core.next_change(node.raft().membership());
         let Some(command) = core.operator.queue.pop_front().or(change) else { return };
         let lost = core.random.chance(1, 8);
         let slot = if lost { core.random.below(core.slots.len() as u64) as usize } else { leader };

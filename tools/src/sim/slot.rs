@@ -180,7 +180,7 @@ impl Slot {
             life: 0,
             state: SlotState::Down,
             node: None,
-            disk: SimDisk::new(random.next_u64()),
+            disk: new_disk(random.next_u64()),
             dir: PathBuf::from("data"),
             clock: LocalClock::new(Nanos::ZERO, Nanos::ZERO, 1_000_000),
             jobs: SimJobs::new(sim_clock.clone(), random.next_u64()),
@@ -309,6 +309,14 @@ impl Slot {
         debug_assert_eq!(done.len(), 1, "one job at a time");
         done.pop()
     }
+}
+
+/// An empty disk that does not remember its operations: nobody would read them.
+#[must_use]
+pub fn new_disk(seed: u64) -> SimDisk {
+    let disk = SimDisk::new(seed);
+    disk.forget_operations();
+    disk
 }
 
 #[cfg(test)]

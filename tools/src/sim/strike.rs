@@ -301,7 +301,7 @@ impl World {
         s.excused = false;
         s.cramped = false;
         s.crash_on_start = None;
-        s.disk = SimDisk::new(seed);
+        s.disk = super::slot::new_disk(seed);
         Ok(())
     }
 
