@@ -403,8 +403,9 @@ impl World {
                 }
             }
             What::Wake { slot, life } => {
-                if self.core.is(slot, life) {
-                    let s = &mut self.core.slots[slot];
+                let s = &mut self.core.slots[slot];
+                // An earlier one may have been planned since; then this one is not the one.
+                if s.life == life && s.is_up() && s.wake_at == Some(now) {
                     s.wake_at = None;
                     let local = s.clock.local(now);
                     if s.node.as_ref().and_then(Node::next_wakeup).is_some_and(|at| at <= local) {
@@ -455,13 +456,15 @@ impl World {
                     self.plan_clients();
                 }
             }
-            What::Clients => {
+            What::Clients if self.core.clients_at == now => {
                 self.core.clients_at = Nanos::MAX;
                 if self.clients.next_at() <= now {
                     self.clients.act(&mut self.core);
                 }
                 self.plan_clients();
             }
+            // Another one was planned for an earlier time.
+            What::Clients => {}
             What::Operator => self.operate(),
             What::Fault(n) => {
                 if !self.core.calm {
