@@ -127,6 +127,11 @@ fn mutated_snapshot_descriptions_are_harmless() {
 }
 
 #[test]
+fn mutated_internal_rows_are_harmless() {
+    smoke("rows", 20_000);
+}
+
+#[test]
 fn every_manifest_seed_is_valid() {
     let disk = beachdb::env::sim::SimDisk::new(1);
     let path = Path::new("/7.manifest");
@@ -155,6 +160,7 @@ fn extreme_numbers_in_every_row_are_harmless() {
         ("sstable", 1),
         ("edit", 1),
         ("snapshot", 1),
+        ("rows", 1),
     ];
     for (target, step) in targets {
         let (_, driver) = drivers::ALL.into_iter().find(|(name, _)| *name == target).unwrap();

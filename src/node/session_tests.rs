@@ -181,6 +181,16 @@ fn rows_that_make_no_sense_are_refused_by_name() {
         rows.push(([RESERVED_KEY_PREFIX, key].concat(), Bytes::new()));
         rows
     };
+    let mut two_sessions = Vec::new();
+    for id in [3, 2] {
+        let renumbered = |key: &[u8]| {
+            let mut key = key.to_vec();
+            key[RESERVED_KEY_PREFIX.len() + 8] = id;
+            key
+        };
+        two_sessions.insert(0, (renumbered(&outcome.0), outcome.1.clone()));
+        two_sessions.insert(0, (renumbered(&session.0), session.1.clone()));
+    }
     for bad in [
         vec![outcome.clone()],
         vec![(session.0.clone(), Bytes::from_static(&[9]))],
@@ -189,6 +199,9 @@ fn rows_that_make_no_sense_are_refused_by_name() {
         with(3, 9),
         with(5, 1),
         vec![session.clone(), (outcome.0.clone(), outcome.1.slice(..31))],
+        // The outcome is older than its session; two sessions were last used by one entry.
+        with(15, 2),
+        two_sessions,
         renamed(b"s1234"),
         renamed(b"x"),
         renamed(b"m"),
@@ -197,6 +210,36 @@ fn rows_that_make_no_sense_are_refused_by_name() {
         let error = Replicated::from_rows(4, &bad).unwrap_err().to_string();
         assert!(error.contains("internal row"), "{error}");
     }
+}
+
+#[test]
+fn rows_have_the_bytes_of_the_page() {
+    let (mut sessions, mut ops) = (Sessions::new(1), Vec::new());
+    sessions.register(LogIndex(3), &mut ops);
+    let write = |sequence, acked_below| SessionWrite { client_id: 3, sequence, acked_below };
+    sessions.written(write(1, 1), outcome_at(4), &mut ops);
+    sessions.written(write(5, 2), outcome_at(0x105), &mut ops);
+    sessions.register(LogIndex(0x106), &mut ops);
+    let hex = crate::proto::text::to_hex;
+    let name = |op: &InternalOp| hex(&op.key()[RESERVED_KEY_PREFIX.len()..]);
+    let found: Vec<(String, Option<String>)> =
+        ops.iter().map(|op| (name(op), op.value().map(|value| hex(value)))).collect();
+    let set = |key: &str, value: &str| (key.to_owned(), Some(value.to_owned()));
+    let gone = |key: &str| (key.to_owned(), None);
+    let (first, fifth) =
+        ("7300000000000000030000000000000001", "7300000000000000030000000000000005");
+    assert_eq!(
+        found,
+        [
+            set("730000000000000003", "01"),
+            set(first, "0101000000000000000000000000000400000000000000280000000000000029"),
+            set(fifth, "010100030000000000000000000001050000000000000a320000000000000a33"),
+            gone(first),
+            gone("730000000000000003"),
+            gone(fifth),
+            set("730000000000000106", "01"),
+        ]
+    );
 }
 
 /// A replica without a node around it.

@@ -180,11 +180,16 @@ impl Sessions {
                     if !sessions.by_id.contains_key(&id) {
                         return Err(RowError::new(key, "the outcome of a session without a row"));
                     }
+                    if outcome.index.0 <= id {
+                        let problem = format!("written at {}, before the session", outcome.index);
+                        return Err(RowError::new(key, problem));
+                    }
                     sessions.keep(id, sequence, Kept { outcome, acked_below });
                 }
                 None => {}
             }
         }
+        sessions.check_uses()?;
         Ok(sessions)
     }
 
@@ -249,6 +254,19 @@ impl Sessions {
             open: self.by_id.len() as u64,
             max: self.max_sessions as u64,
             outcomes: self.outcomes as u64,
+        }
+    }
+
+    /// An entry is of one session. (Two that claim the same one, and the rows are not ours.)
+    fn check_uses(&mut self) -> Result<(), RowError> {
+        self.by_use = self.by_id.iter().map(|(id, session)| (session.last_used, *id)).collect();
+        match self.by_id.iter().find(|(id, s)| self.by_use.get(&s.last_used) != Some(*id)) {
+            None => Ok(()),
+            Some((id, session)) => {
+                let problem =
+                    format!("entry {} is the last use of two sessions", session.last_used);
+                Err(RowError::new(&session_row(*id), problem))
+            }
         }
     }
 

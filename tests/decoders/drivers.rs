@@ -16,7 +16,8 @@ use beachdb::engine::manifest;
 use beachdb::engine::snapshot::SnapshotBody;
 use beachdb::env::sim::SimDisk;
 use beachdb::env::{Disk, File, IoResult};
-use beachdb::limits::{MAX_FRAME_BYTES, MAX_INLINE_BYTES};
+use beachdb::limits::{MAX_FRAME_BYTES, MAX_INLINE_BYTES, MAX_SESSIONS};
+use beachdb::node::Replicated;
 use beachdb::proto::explain::{batch_json, explain, explain_batch, frame_json};
 use beachdb::proto::frame::{self, CrcPolicy, Decoded, FrameHeader, HEADER_BYTES};
 use beachdb::proto::inline::InlineCommand;
@@ -35,7 +36,7 @@ use std::sync::Arc;
 pub type Driver = fn(&[u8]);
 
 /// All drivers.
-pub const ALL: [(&str, Driver); 11] = [
+pub const ALL: [(&str, Driver); 12] = [
     ("batch", batch),
     ("frame", frame),
     ("body", body),
@@ -45,6 +46,7 @@ pub const ALL: [(&str, Driver); 11] = [
     ("edit", edit),
     ("manifest", manifest_file),
     ("snapshot", snapshot_description),
+    ("rows", internal_rows),
     ("sstable", sstable),
     ("sstable_parts", sstable_parts),
 ];
@@ -77,6 +79,30 @@ pub fn batch(data: &[u8]) {
         .expect("what was in a batch fits in one");
     }
     assert_eq!(again.as_bytes(), data, "one spelling");
+}
+
+/// `node::Replicated`: rows under the reserved prefix, as key length (1), key, value length (1), value; in any order, as
+/// no state machine gives them.
+pub fn internal_rows(data: &[u8]) {
+    let (mut rows, mut rest) = (Vec::new(), data);
+    while let Some((key, after)) = short_slice(rest)
+        && let Some((value, after)) = short_slice(after)
+    {
+        rows.push((key.to_vec(), Bytes::copy_from_slice(value)));
+        rest = after;
+    }
+    rows.sort();
+    rows.dedup_by(|a, b| a.0 == b.0);
+    for max_sessions in [1, MAX_SESSIONS] {
+        if let Err(error) = Replicated::from_rows(max_sessions, &rows) {
+            assert!(error.to_string().contains("internal row"), "{error}");
+        }
+    }
+}
+
+fn short_slice(data: &[u8]) -> Option<(&[u8], &[u8])> {
+    let (len, rest) = data.split_first()?;
+    rest.split_at_checked(usize::from(*len))
 }
 
 /// `proto::frame` and all that follows from a whole frame.

@@ -30,6 +30,7 @@ pub fn of(target: &str) -> Vec<Vec<u8>> {
         "edit" => edits().iter().map(VersionEdit::encode).collect(),
         "manifest" => manifests(),
         "snapshot" => hex_fields("snapshots.json", "snapshots"),
+        "rows" => internal_rows(),
         "sstable" => tables(),
         "sstable_parts" => table_parts(),
         other => panic!("no seeds for {other}"),
@@ -67,6 +68,28 @@ fn bodies() -> Vec<Vec<u8>> {
     response.encode(&mut written, Opcode::Write.byte(), 1);
     out.push([&written[5..6], &written[16..20], &written[24..]].concat());
     out
+}
+
+/// A session, its outcome, and the members, as the driver takes them.
+fn internal_rows() -> Vec<Vec<u8>> {
+    let replica = |node| beachdb::base::ReplicaId { node: NodeId(node), incarnation: 7 };
+    let members = beachdb::base::Membership::of_voters([replica(1), replica(2)]).to_entry();
+    let encoded = &members[beachdb::base::batch::BATCH_HEADER_BYTES + 2..];
+    let word = |n: u64| n.to_be_bytes();
+    let rows = [
+        ([&b"m"[..]].concat(), [&word(9), encoded].concat()),
+        ([&b"s"[..], &word(3)].concat(), vec![1]),
+        (
+            [&b"s"[..], &word(3), &word(5)].concat(),
+            [&[1, 1, 0, 3, 0, 0, 0, 0], &word(8)[..], &word(20), &word(22)].concat(),
+        ),
+    ];
+    let prefix = beachdb::base::batch::RESERVED_KEY_PREFIX;
+    let one = |(name, value): &(Vec<u8>, Vec<u8>)| {
+        let lens = [(prefix.len() + name.len()) as u8, value.len() as u8];
+        [&lens[..1], prefix, name, &lens[1..], value].concat()
+    };
+    vec![rows.iter().flat_map(one).collect(), one(&rows[1]), one(&rows[0])]
 }
 
 fn lines() -> Vec<Vec<u8>> {
