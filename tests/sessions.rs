@@ -1,5 +1,7 @@
 //! Exactly-once writes on the real `beachd`: retries over cut connections, kill -9, eviction, and what reads show.
 
+#![allow(clippy::disallowed_methods, reason = "black-box tests use threads")]
+
 mod common;
 
 use beachdb::base::batch::{RESERVED_KEY_PREFIX, WriteBatch};
