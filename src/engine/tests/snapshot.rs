@@ -443,6 +443,21 @@ fn a_flush_that_runs_ends_before_the_install_and_none_begins() {
 }
 
 #[test]
+fn no_flush_begins_while_an_install_is_in_flight() {
+    let mut from = leader();
+    let snapshot = from.engine.file_snapshot().unwrap();
+    let mut to = Rig::new(1);
+    to.write(&[("old", Some("1"))]);
+    let files = send(&mut to, &snapshot, 1_000).unwrap();
+    to.engine.install(files);
+    assert!(!to.engine.is_flushed(), "there would be something to flush");
+    assert!(!to.engine.start_flush() && !to.engine.is_flushing());
+    to.installed().unwrap().unwrap();
+    assert_eq!(to.engine.stats().flushes, 0);
+    assert!(to.engine.is_flushed());
+}
+
+#[test]
 fn a_flush_that_waits_for_space_is_forgotten_by_an_install() {
     // The edit of the flush is half in the manifest when the snapshot comes.
     for path in [".sst", ".manifest"] {
