@@ -299,7 +299,8 @@ impl<L: LogStore, S: StateMachine> Node<L, S> {
         let timeout = self.config.raft.election_timeout_ns;
         let times = [
             self.has_runnable_work().then_some(Nanos::ZERO),
-            Some(self.raft.next_deadline()),
+            // While the log is being closed raft is told nothing.
+            (self.phase != Phase::Closing).then(|| self.raft.next_deadline()),
             Some(self.next_expiry_scan()),
             Some(self.space.next_check()),
             self.reads.wire.next_expiry(),
@@ -681,6 +682,8 @@ impl<L: LogStore, S: StateMachine> Node<L, S> {
     }
 }
 
+#[cfg(test)]
+mod cluster_tests;
 #[cfg(test)]
 mod crash_tests;
 #[cfg(test)]

@@ -1,12 +1,13 @@
 //! What the log keeps: the rules of design.md rule 2.
 //!
-//! The log is released up to the last flush, less a tail of entries for followers that are a little behind, and less
-//! what followers will need right after a snapshot that is on its way (or has just arrived). The latter up to a byte limit:
-//! a follower too slow for it gets another snapshot, but the leader's disk never fills up for its sake.
+//! The log is released up to the last flush, less a tail of entries for followers that are a little behind, less what a
+//! follower that is being streamed to does not have yet, and less what followers will need right after a snapshot that is
+//! on its way (or has just arrived). The latter two up to a byte limit: a follower too slow for it gets a snapshot, but the
+//! leader's disk never fills up for its sake.
 
 use super::{Effect, Node, Observed, StateMachine};
 use crate::base::{LogIndex, Nanos, ReplicaId};
-use crate::raft::LogStore;
+use crate::raft::{LogStore, ProgressState};
 use std::collections::BTreeMap;
 
 /// Log entries that followers will need soon: everything above an index, for a while.
@@ -44,7 +45,13 @@ impl<L: LogStore, S: StateMachine> Node<L, S> {
             self.machine.durable_applied().0
         };
         let mut to = LogIndex(flushed.0.saturating_sub(self.config.log_tail_entries));
-        let held = self.sender.lowest_source().into_iter().chain(self.holds.lowest()).min();
+        let followers = self.raft.status().followers.into_iter();
+        let streaming = followers.filter(|f| f.recent && f.state == ProgressState::Replicate);
+        let held = streaming
+            .map(|follower| follower.matched)
+            .chain(self.sender.lowest_source())
+            .chain(self.holds.lowest())
+            .min();
         if let Some(held) = held
             && self.log.live_bytes() <= self.config.max_held_log_bytes
         {

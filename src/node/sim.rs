@@ -7,6 +7,7 @@ use crate::base::Nanos;
 use crate::env::sim::{SimClock, SimHandles, SimJobs};
 use crate::env::{Clock, Completion, Jobs, Lane};
 use crate::proto::{Request, Response};
+use crate::raft::message::{Append, Body, SnapshotChunk};
 use crate::raft::{LogStore, Message};
 use std::collections::BTreeMap;
 
@@ -59,7 +60,7 @@ impl<L: LogStore, S: StateMachine> SimDriver<L, S> {
         self.node.step(now, event, &mut self.effects);
         for effect in self.effects.drain(..) {
             assert!(!stopped, "after it stopped: {effect:?}");
-            self.trace.push(format!("{now} {effect:?}"));
+            self.trace.push(format!("{now} {}", brief(&effect)));
             match effect {
                 Effect::Reply { origin, response, .. } => {
                     let second = self.replies.insert(origin, response);
@@ -142,5 +143,31 @@ impl<L: LogStore, S: StateMachine> SimDriver<L, S> {
     #[must_use]
     pub fn trace(&self) -> &[String] {
         &self.trace
+    }
+}
+
+/// An effect as one line of text: everything but the bytes that clients wrote, of which there may be megabytes.
+fn brief(effect: &Effect) -> String {
+    match effect {
+        Effect::Send(Message { from, to, term, body: Body::Append(append) }) => {
+            let Append { session, round, prev, entries, commit } = append;
+            let last = entries.last().map_or(prev.0, |entry| entry.index);
+            format!(
+                "Send {from}->{to} term {term} Append session {session} round {round} prev {prev:?} to {last} \
+                 commit {commit}"
+            )
+        }
+        Effect::Send(Message { from, to, term, body: Body::Snapshot(chunk) }) => {
+            let SnapshotChunk { session, transfer, offset, data, crc, .. } = chunk;
+            format!(
+                "Send {from}->{to} term {term} Snapshot session {session} transfer {transfer} at {offset} \
+                 bytes {} crc {crc:08x}",
+                data.len()
+            )
+        }
+        Effect::Observed(Observed::Applied { index, term, payload, outcome }) => {
+            format!("Applied {index} term {term} bytes {} {outcome:?}", payload.len())
+        }
+        other => format!("{other:?}"),
     }
 }

@@ -147,7 +147,13 @@ impl<L: LogStore, S: StateMachine> Node<L, S> {
             installing.session = chunk.session;
             return Some(Word::Next(installing.bytes));
         }
-        let known = self.receiver.incoming.as_ref().is_some_and(|i| i.id == id);
+        let newest = self.receiver.incoming.as_ref().map(|incoming| incoming.id);
+        if newest.is_some_and(|(leader, transfer)| leader == from && chunk.transfer < transfer) {
+            // Late: this leader has begun another one since.
+            self.receiver.counters.dropped_chunks += 1;
+            return None;
+        }
+        let known = newest == Some(id);
         if !known && let Err(word) = self.begin_receiving(now, id, &chunk) {
             return Some(word);
         }
@@ -262,7 +268,8 @@ impl<L: LogStore, S: StateMachine> Node<L, S> {
             let (_, len) = i.writing.take_if(|(job, _)| *job == done.id)?;
             Some((i, len))
         });
-        let Some((incoming, len)) = mine else { return None };
+        // Of a transfer that was given up: it is taken, and that is all.
+        let (incoming, len) = mine?;
         let (id, session) = (incoming.id, incoming.session);
         match *done.output.downcast::<Result<(), SinkFault>>().expect("a write's output") {
             Ok(()) => {

@@ -254,7 +254,8 @@ impl<L: LogStore, S: StateMachine> Node<L, S> {
         let Some(to) = self.sender.reads.remove(&done.id) else { return Some(done) };
         let transfer = self.sender.transfers.get_mut(&to);
         let wanted = transfer.filter(|transfer| transfer.reading == Some(done.id));
-        let Some(transfer) = wanted else { return None };
+        // Nobody waits for it any more: it is taken, and that is all.
+        let transfer = wanted?;
         transfer.reading = None;
         let read = done.output.downcast::<io::Result<(Bytes, u32)>>().expect("a piece's output");
         match *read {

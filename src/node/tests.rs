@@ -597,6 +597,22 @@ fn a_drain_refuses_new_requests_and_finishes_the_admitted_ones() {
     assert_eq!(world.driver.node.next_wakeup(), None);
 }
 
+/// Bug: a node whose log took long to close turned without end. Cause: raft's next deadline passed, and raft is told
+/// nothing any more. Fix: it is not asked for its deadline then.
+#[test]
+fn a_node_that_waits_for_its_log_to_close_sleeps() {
+    let mut world = World::ready();
+    let put = world.put("a", "1");
+    world.driver.turn();
+    world.sim.jobs.hold(Lane::Log, true);
+    world.driver.event(Event::Drain);
+    world.driver.pass(20_000);
+    assert!(error(world.reply(put)).effect == Outcome::Unknown && !world.driver.drained);
+    world.sim.jobs.hold(Lane::Log, false);
+    world.driver.settle();
+    assert!(world.driver.drained);
+}
+
 #[test]
 fn hello_names_the_node_and_refuses_other_clusters_and_versions() {
     let mut world = World::ready();

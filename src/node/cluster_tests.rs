@@ -1,0 +1,437 @@
+//! Several whole nodes in one process, over simulated disks and a network that delivers at once or not at all: what only
+//! shows when they work together. Long runs with every fault are the simulator's (`tools`).
+
+mod harness;
+
+use super::*;
+use crate::base::{Member, MemberRole, NodeId, Term};
+use crate::env::sim::CrashKind;
+use crate::proto::{Effect as Outcome, ErrorReply};
+use harness::Cluster;
+
+fn error(response: Option<Response>) -> ErrorReply {
+    match response {
+        Some(Response::Error(error)) => error,
+        other => panic!("{other:?}"),
+    }
+}
+
+fn learner(replica: ReplicaId) -> Member {
+    let (peer_address, client_address) = (String::new(), format!("node-{}:7400", replica.node));
+    Member { replica, role: MemberRole::Learner, peer_address, client_address }
+}
+
+#[test]
+fn one_leader_is_elected_and_what_it_acknowledges_is_on_every_node() {
+    let mut cluster = Cluster::of(3, |_| {});
+    let leader = cluster.elect();
+    cluster.put(leader, "a", "1");
+    cluster.pass(300);
+    for node in 1..=3 {
+        assert_eq!(cluster.get(node, "a").as_deref(), Some("1"), "node {node}, its own read index");
+        assert!(cluster.node(node).is_ready());
+        assert_eq!(cluster.node(node).raft().leader().map(|l| l.node.0), Some(leader));
+    }
+    assert_eq!(cluster.leaders(), [leader]);
+}
+
+#[test]
+fn a_follower_refuses_writes_and_says_who_leads() {
+    let mut cluster = Cluster::of(3, |_| {});
+    let leader = cluster.elect();
+    let follower = cluster.another(leader);
+    let put = cluster.send_put(follower, "a", "1");
+    let refused = error(cluster.reply(follower, put));
+    assert_eq!((refused.code, refused.effect), (ErrorCode::NotLeader, Outcome::NotApplied));
+    assert!(refused.message.contains(&format!("node {leader} leads")), "{}", refused.message);
+}
+
+#[test]
+fn a_follower_that_restarts_catches_up_from_the_log() {
+    let mut cluster = Cluster::of(3, |_| {});
+    let leader = cluster.elect();
+    let follower = cluster.another(leader);
+    cluster.put(leader, "a", "1");
+    cluster.crash(follower, CrashKind::PowerLoss);
+    for n in 0..50 {
+        cluster.put(leader, &format!("k{n}"), "v");
+    }
+    cluster.restart(follower);
+    cluster.pass(2_000);
+    assert_eq!(cluster.get(follower, "k49").as_deref(), Some("v"));
+    assert_eq!(cluster.get(follower, "a").as_deref(), Some("1"));
+    assert_eq!(cluster.node(leader).status(Nanos(0)).snapshots.sent.started, 0);
+}
+
+#[test]
+fn a_cluster_goes_on_without_its_leader_and_loses_nothing_acknowledged() {
+    let mut cluster = Cluster::of(3, |_| {});
+    let first = cluster.elect();
+    cluster.put(first, "a", "1");
+    cluster.crash(first, CrashKind::PowerLoss);
+    let second = cluster.elect();
+    assert_ne!(first, second);
+    assert_eq!(cluster.get(second, "a").as_deref(), Some("1"));
+    cluster.put(second, "a", "2");
+    cluster.restart(first);
+    cluster.pass(2_000);
+    assert_eq!(cluster.get(first, "a").as_deref(), Some("2"));
+}
+
+/// Figure 8's neighbourhood, at the level of what clients are told.
+#[test]
+fn a_write_of_a_deposed_leader_is_answered_by_what_is_applied_at_its_index() {
+    let mut cluster = Cluster::of(3, |_| {});
+    let old = cluster.elect();
+    let lost = {
+        cluster.cut_off(old);
+        cluster.send_put(old, "lost", "1")
+    };
+    cluster.settle();
+    assert_eq!(cluster.reply(old, lost), None, "a minority acknowledges nothing");
+    let new = cluster.elect_without(old);
+    cluster.put(new, "kept", "1");
+    assert_eq!(cluster.reply(old, lost), None, "it cannot know yet");
+    cluster.heal();
+    cluster.pass(2_000);
+    let answer = error(cluster.reply(old, lost));
+    assert_eq!((answer.code, answer.effect), (ErrorCode::NotLeader, Outcome::NotApplied));
+    assert_eq!(cluster.get(old, "lost"), None);
+    assert_eq!(cluster.get(old, "kept").as_deref(), Some("1"));
+    for node in 1..=3 {
+        assert_eq!(cluster.node(node).status(Nanos(0)).queue.requests, 0);
+    }
+}
+
+#[test]
+fn a_write_that_the_next_leader_commits_is_acknowledged_by_the_deposed_one() {
+    let mut cluster = Cluster::of(3, |_| {});
+    let old = cluster.elect();
+    let others = cluster.others(old);
+    // Its append arrives at one follower, and no answer comes back.
+    cluster.cut(others[0], old);
+    cluster.cut(others[1], old);
+    cluster.cut(old, others[1]);
+    let put = cluster.send_put(old, "a", "1");
+    cluster.settle();
+    assert_eq!(cluster.reply(old, put), None);
+    let new = cluster.elect_without(old);
+    assert_eq!(new, others[0], "the other one's log is shorter");
+    cluster.heal();
+    cluster.pass(2_000);
+    assert!(matches!(cluster.reply(old, put), Some(Response::Written { .. })));
+    assert_eq!(cluster.get(others[1], "a").as_deref(), Some("1"));
+}
+
+#[test]
+fn a_write_that_nobody_decides_is_unknown_at_its_deadline() {
+    let mut cluster = Cluster::of(3, |_| {});
+    let old = cluster.elect();
+    cluster.cut_off(old);
+    let put = cluster.send_put(old, "a", "1");
+    cluster.pass(11_000);
+    let answer = error(cluster.reply(old, put));
+    assert_eq!((answer.code, answer.effect), (ErrorCode::DeadlineExceeded, Outcome::Unknown));
+    assert_ne!(cluster.node(old).role(), Role::Leader, "check-quorum");
+    let read = cluster.send_get(old, "a");
+    cluster.pass(2_000);
+    assert_eq!(error(cluster.reply(old, read)).code, ErrorCode::NotLeader);
+}
+
+fn tiny(config: &mut NodeConfig) {
+    config.memtable_bytes = 16 << 10;
+    config.segment_bytes = 64 << 10;
+    config.log_tail_entries = 4;
+    config.snapshot_chunk_bytes = 1 << 10;
+}
+
+/// Writes until the leader's log has been released below `index`, which it keeps while somebody up lacks it.
+fn outgrow(cluster: &mut Cluster, leader: u64, index: LogIndex) {
+    cluster.pass(2_500);
+    for n in 0..1_000 {
+        cluster.put(leader, &format!("key-{:03}", n % 100), &format!("{n}-{}", "x".repeat(400)));
+        if cluster.node(leader).log().stats().first_index > index.0 + 1 {
+            return;
+        }
+    }
+    panic!("the log was never released: {:?}", cluster.node(leader).log().stats());
+}
+
+#[test]
+fn a_follower_whose_entries_are_gone_gets_a_snapshot_and_then_the_log() {
+    let mut cluster = Cluster::of(3, tiny);
+    let leader = cluster.elect();
+    let follower = cluster.another(leader);
+    cluster.put(leader, "before", "1");
+    cluster.crash(follower, CrashKind::PowerLoss);
+    let stands_at = cluster.node(leader).applied();
+    outgrow(&mut cluster, leader, stands_at);
+    cluster.restart(follower);
+    cluster.pass(3_000);
+    cluster.put(leader, "after", "1");
+    cluster.pass(500);
+    let status = cluster.node(follower).status(Nanos(0));
+    assert_eq!(status.snapshots.received.installed, 1, "{:?}", status.snapshots);
+    assert_eq!(cluster.get(follower, "before").as_deref(), Some("1"));
+    assert_eq!(cluster.get(follower, "after").as_deref(), Some("1"));
+    cluster.same_state();
+    let sent = cluster.node(leader).status(Nanos(0)).snapshots;
+    assert_eq!((sent.sent.completed, sent.sending.len()), (1, 0), "{sent:?}");
+    assert!(sent.sent.chunks > 4, "{sent:?}");
+    cluster.restart(follower);
+    cluster.pass(2_000);
+    cluster.same_state();
+}
+
+#[test]
+fn pitfall_27_a_transfer_goes_on_through_lost_pieces_and_restarts() {
+    let mut cluster = Cluster::of(3, tiny);
+    let leader = cluster.elect();
+    let follower = cluster.another(leader);
+    cluster.crash(follower, CrashKind::PowerLoss);
+    let stands_at = cluster.node(leader).applied();
+    outgrow(&mut cluster, leader, stands_at);
+    cluster.restart(follower);
+    // Every third message to or from the follower is lost, and it restarts twice on the way.
+    cluster.lose_every(3);
+    for _ in 0..2 {
+        cluster
+            .run_until(10_000, |c| c.node(follower).receiver.progress().is_some_and(|p| p.2 > 0));
+        cluster.crash(follower, CrashKind::Process);
+        cluster.restart(follower);
+    }
+    cluster.run_until(60_000, |c| c.node(follower).receiver.counters.installed == 1);
+    cluster.heal();
+    cluster.pass(3_000);
+    cluster.same_state();
+    assert!(cluster.node(leader).status(Nanos(0)).snapshots.sent.rewinds > 0);
+}
+
+#[test]
+fn members_are_added_as_learners_promoted_and_removed() {
+    let mut cluster = Cluster::of(1, |_| {});
+    let leader = cluster.elect();
+    cluster.put(leader, "a", "1");
+    for node in 2..=3 {
+        cluster.join(node, 0);
+        let replica = cluster.replica(node);
+        cluster.admin(leader, Admin::AddLearner(learner(replica))).unwrap();
+        cluster.pass(1_500);
+        assert_eq!(cluster.get(node, "a").as_deref(), Some("1"), "a learner reads");
+        cluster.admin(leader, Admin::Promote(NodeId(node))).unwrap();
+    }
+    cluster.pass(500);
+    let status = cluster.node(leader).status(Nanos(0));
+    assert_eq!(status.members.len(), 3);
+    assert!(status.members.iter().all(|m| m.role == MemberRole::Voter));
+    let again = cluster.admin(leader, Admin::AddLearner(learner(cluster.replica(2)))).unwrap_err();
+    assert_eq!((again.code, again.effect), (ErrorCode::BadRequest, Outcome::NotApplied));
+    let nobody = cluster.admin(leader, Admin::Promote(NodeId(9))).unwrap_err();
+    assert_eq!(nobody.code, ErrorCode::BadRequest);
+    cluster.admin(leader, Admin::Remove(NodeId(leader))).unwrap();
+    cluster.crash(leader, CrashKind::Process);
+    let next = cluster.elect_without(leader);
+    cluster.put(next, "a", "2");
+    assert_eq!(cluster.node(next).raft().membership().voter_count(), 2);
+    for node in [2, 3] {
+        cluster.restart(node);
+    }
+    let next = cluster.elect_without(leader);
+    assert_eq!(cluster.get(next, "a").as_deref(), Some("2"));
+    assert_eq!(cluster.node(next).raft().membership().voter_count(), 2, "it is in the log");
+}
+
+#[test]
+fn leadership_is_transferred_to_whom_it_was_meant_for() {
+    let mut cluster = Cluster::of(3, |_| {});
+    let leader = cluster.elect();
+    let heir = cluster.another(leader);
+    cluster.admin(leader, Admin::Transfer(Some(NodeId(heir)))).unwrap();
+    assert_eq!(cluster.leaders(), [heir]);
+    let back = cluster.admin(leader, Admin::Transfer(None)).unwrap_err();
+    assert_eq!(back.code, ErrorCode::NotLeader);
+    cluster.cut_off(heir);
+    let lost = cluster.admin(heir, Admin::Transfer(None)).unwrap_err();
+    assert_ne!(lost.effect, Outcome::Applied, "{lost:?}");
+}
+
+#[test]
+fn pitfall_53_a_leader_that_drains_hands_over_first() {
+    let mut cluster = Cluster::of(3, |_| {});
+    let leader = cluster.elect();
+    let term = cluster.node(leader).raft().term();
+    let put = cluster.send_put(leader, "a", "1");
+    cluster.drain(leader);
+    cluster.pass(100);
+    assert!(matches!(cluster.reply(leader, put), Some(Response::Written { .. })));
+    assert!(cluster.is_drained(leader));
+    let next = cluster.elect_without(leader);
+    assert_eq!(cluster.node(next).raft().term(), Term(term.0 + 1), "no timeout was waited for");
+    cluster.restart(leader);
+    cluster.pass(1_000);
+    assert_eq!(cluster.get(leader, "a").as_deref(), Some("1"));
+}
+
+#[test]
+fn a_leader_without_followers_drains_in_bounded_time() {
+    let mut cluster = Cluster::of(3, |_| {});
+    let leader = cluster.elect();
+    cluster.cut_off(leader);
+    cluster.drain(leader);
+    cluster.pass(2_500);
+    assert!(cluster.is_drained(leader));
+}
+
+#[test]
+fn pitfall_31_a_wiped_node_is_a_stranger_until_it_is_added_again() {
+    let mut cluster = Cluster::of(3, tiny);
+    let leader = cluster.elect();
+    let wiped = cluster.another(leader);
+    let stands_at = cluster.node(leader).applied();
+    outgrow(&mut cluster, leader, stands_at);
+    cluster.wipe(wiped);
+    cluster.join(wiped, 1);
+    cluster.pass(3_000);
+    assert_eq!(cluster.node(wiped).applied(), LogIndex(0), "nobody speaks to it");
+    cluster.admin(leader, Admin::Remove(NodeId(wiped))).unwrap();
+    let replica = cluster.replica(wiped);
+    cluster.admin(leader, Admin::AddLearner(learner(replica))).unwrap();
+    cluster.pass(5_000);
+    cluster.admin(leader, Admin::Promote(NodeId(wiped))).unwrap();
+    cluster.put(leader, "after", "1");
+    cluster.pass(500);
+    assert_eq!(cluster.get(wiped, "after").as_deref(), Some("1"));
+    assert_eq!(cluster.node(wiped).status(Nanos(0)).snapshots.received.installed, 1);
+    cluster.same_state();
+}
+
+#[test]
+fn pitfall_36_a_retry_at_the_next_leader_is_not_applied_again() {
+    let mut cluster = Cluster::of(3, |_| {});
+    let old = cluster.elect();
+    let session = cluster.register(old);
+    let first = cluster.put_as(old, session, 1, "a", "1").unwrap();
+    cluster.crash(old, CrashKind::PowerLoss);
+    let new = cluster.elect();
+    cluster.put(new, "a", "2");
+    let again = cluster.put_as(new, session, 1, "a", "1").unwrap();
+    assert_eq!(first, again, "the same answer");
+    assert_eq!(cluster.get(new, "a").as_deref(), Some("2"));
+}
+
+#[test]
+fn pitfall_26_sessions_and_members_come_with_a_snapshot() {
+    let mut cluster = Cluster::of(3, tiny);
+    let leader = cluster.elect();
+    let session = cluster.register(leader);
+    let first = cluster.put_as(leader, session, 1, "a", "1").unwrap();
+    let follower = cluster.another(leader);
+    cluster.crash(follower, CrashKind::PowerLoss);
+    let stands_at = cluster.node(leader).applied();
+    outgrow(&mut cluster, leader, stands_at);
+    cluster.wipe(follower);
+    cluster.join(follower, 1);
+    cluster.admin(leader, Admin::Remove(NodeId(follower))).unwrap();
+    cluster.admin(leader, Admin::AddLearner(learner(cluster.replica(follower)))).unwrap();
+    cluster.pass(5_000);
+    cluster.admin(leader, Admin::Promote(NodeId(follower))).unwrap();
+    cluster.pass(500);
+    cluster.admin(leader, Admin::Transfer(Some(NodeId(follower)))).unwrap();
+    assert_eq!(cluster.node(follower).status(Nanos(0)).snapshots.received.installed, 1);
+    assert_eq!(cluster.put_as(follower, session, 1, "a", "1").unwrap(), first);
+    assert_eq!(cluster.node(follower).raft().membership().voter_count(), 3);
+}
+
+/// A follower that is about to come up and needs a snapshot, and the leader.
+fn snapshot_wanted() -> (Cluster, u64, u64) {
+    let mut cluster = Cluster::of(3, tiny);
+    let leader = cluster.elect();
+    let follower = cluster.another(leader);
+    cluster.crash(follower, CrashKind::PowerLoss);
+    let stands_at = cluster.node(leader).applied();
+    outgrow(&mut cluster, leader, stands_at);
+    (cluster, leader, follower)
+}
+
+#[test]
+fn pitfall_25_a_crash_at_any_write_of_an_install_leaves_the_old_state_or_the_new() {
+    let run = |crash: Option<(u64, CrashKind)>| {
+        let (mut cluster, leader, follower) = snapshot_wanted();
+        cluster.restart(follower);
+        let (operations, kind) = crash.unwrap_or((u64::MAX / 2, CrashKind::Process));
+        let (done, crashed) = cluster.crash_after_operations(follower, operations, kind, |c| {
+            c.run_until(20_000, |c| {
+                !c.is_up(follower) || c.node(follower).receiver.counters.installed == 1
+            });
+        });
+        assert_eq!(crashed, crash.is_some());
+        cluster.restart(follower);
+        cluster.pass(4_000);
+        cluster.put(leader, "after", "1");
+        cluster.pass(500);
+        cluster.same_state();
+        done
+    };
+    let operations = run(None);
+    assert!(operations > 20, "{operations}");
+    for kind in [CrashKind::Process, CrashKind::PowerLoss] {
+        for at in (0..operations).step_by((operations / 16).max(1) as usize) {
+            run(Some((at, kind)));
+        }
+    }
+}
+
+#[test]
+fn a_follower_out_of_room_stops_taking_entries_at_its_limit_and_goes_on_when_there_is_room() {
+    let mut cluster = Cluster::of(3, |config| {
+        tiny(config);
+        config.max_unapplied_bytes = 64 << 10;
+    });
+    let leader = cluster.elect();
+    let slow = cluster.another(leader);
+    cluster.hold(slow, crate::env::Lane::Flush, true);
+    for n in 0..1_200 {
+        cluster.put(leader, &format!("key-{:03}", n % 100), &"x".repeat(200));
+    }
+    let status = cluster.node(slow).status(Nanos(0));
+    assert!(status.peers.dropped_no_room > 0, "{:?}", status.peers);
+    assert!(status.log.live_bytes < 1 << 20, "{:?}", status.log);
+    assert_eq!(cluster.leaders(), [leader], "heartbeats pass");
+    cluster.hold(slow, crate::env::Lane::Flush, false);
+    cluster.pass(5_000);
+    cluster.same_state();
+}
+
+#[test]
+fn pitfall_20_a_leader_whose_disk_hangs_loses_leadership_and_answers_unknown() {
+    let mut cluster = Cluster::of(3, |_| {});
+    let old = cluster.elect();
+    cluster.hold(old, crate::env::Lane::Log, true);
+    let put = cluster.send_put(old, "a", "1");
+    cluster.pass(5_000);
+    assert_ne!(cluster.leaders(), [old]);
+    let new = cluster.elect_without(old);
+    cluster.put(new, "b", "1");
+    cluster.hold(old, crate::env::Lane::Log, false);
+    cluster.pass(2_000);
+    assert!(cluster.reply(old, put).is_some());
+    assert_eq!(cluster.get(old, "b").as_deref(), Some("1"));
+    cluster.same_state();
+}
+
+#[test]
+fn the_same_seed_gives_the_same_run_of_a_cluster() {
+    let run = || {
+        let mut cluster = Cluster::of(3, tiny);
+        let leader = cluster.elect();
+        let follower = cluster.another(leader);
+        cluster.crash(follower, CrashKind::PowerLoss);
+        let stands_at = cluster.node(leader).applied();
+        outgrow(&mut cluster, leader, stands_at);
+        cluster.restart(follower);
+        cluster.lose_every(7);
+        cluster.pass(3_000);
+        cluster.traces()
+    };
+    assert_eq!(run(), run());
+}
