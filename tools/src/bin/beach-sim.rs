@@ -28,6 +28,10 @@ The last line but the replay commands is `N passed, N failed`. Exit code 0: all 
 struct Cli {
     #[command(subcommand)]
     command: Command,
+    /// Wake this planted bug (with `run --trace`, `replay --trace`, and in workers).
+    #[cfg(beach_planted)]
+    #[arg(long, global = true)]
+    planted: Option<String>,
 }
 
 #[derive(Subcommand)]
@@ -47,6 +51,9 @@ enum Command {
         #[arg(long)]
         json: bool,
     },
+    /// Hunts the planted bugs, and prints the table of those found.
+    #[cfg(beach_planted)]
+    Planted(PlantedArgs),
     /// The child process of `run` and `swarm`: jobs on standard input, reports on standard output.
     #[command(hide = true)]
     Worker,
@@ -100,6 +107,29 @@ struct SwarmArgs {
     common: Common,
 }
 
+#[cfg(beach_planted)]
+#[derive(Args)]
+struct PlantedArgs {
+    /// Only the bugs with these names.
+    #[arg(long, value_delimiter = ',')]
+    only: Vec<String>,
+    /// Wall time for one bug.
+    #[arg(long, default_value_t = 60)]
+    seconds: u64,
+    /// Virtual minutes with faults of each seed.
+    #[arg(long, default_value_t = 1.0, value_parser = parse_minutes)]
+    minutes: f64,
+    /// Bugs hunted at once.
+    #[arg(long, default_value_t = 2, value_parser = clap::value_parser!(u16).range(1..=256))]
+    jobs: u16,
+    /// The first seed.
+    #[arg(long, default_value_t = 1)]
+    start_seed: u64,
+    /// Print one JSON document.
+    #[arg(long)]
+    json: bool,
+}
+
 #[derive(Args)]
 struct Common {
     /// How long a failure may be shrunk, in seconds of wall time; 0: it is kept as it is.
@@ -134,7 +164,18 @@ fn harness(setup: &Setup) -> Harness {
 
 fn main() -> ExitCode {
     env_logger::Builder::from_env(env_logger::Env::default().default_filter_or("off")).init();
-    match Cli::parse().command {
+    let cli = Cli::parse();
+    #[cfg(beach_planted)]
+    if let Some(name) = &cli.planted {
+        let Some(bug) = beachdb::base::planted::Bug::by_name(name) else {
+            eprintln!("beach-sim: there is no planted bug {name}; `beach-sim planted` lists all");
+            return ExitCode::from(2);
+        };
+        beachdb::base::planted::select(Some(bug));
+    }
+    match cli.command {
+        #[cfg(beach_planted)]
+        Command::Planted(args) => planted(&args),
         Command::Run(args) if args.trace => run_here(args),
         Command::Run(args) => {
             let options = SwarmOptions {
@@ -172,6 +213,45 @@ fn main() -> ExitCode {
             Err(error) => fail(&error),
         },
     }
+}
+
+/// The hunt. Exit code 1 when a bug is not found.
+#[cfg(beach_planted)]
+fn planted(args: &PlantedArgs) -> ExitCode {
+    use beach_tools::sim::planted::{HuntOptions, hunt_all, table};
+    use beachdb::base::planted::Bug;
+    let mut bugs = Vec::new();
+    for name in &args.only {
+        let Some(bug) = Bug::by_name(name) else {
+            let all: Vec<&str> = Bug::ALL.iter().map(|bug| bug.name()).collect();
+            eprintln!("beach-sim: there is no planted bug {name}; there are {}", all.join(", "));
+            return ExitCode::from(2);
+        };
+        bugs.push(bug);
+    }
+    let options = HuntOptions {
+        bugs: if bugs.is_empty() { Bug::ALL.to_vec() } else { bugs },
+        time: Duration::from_secs(args.seconds),
+        minutes: args.minutes,
+        jobs: args.jobs.into(),
+        start_seed: args.start_seed,
+        progress: !args.json,
+    };
+    let hunts = match hunt_all(&options) {
+        Ok(hunts) => hunts,
+        Err(error) => return fail(&error),
+    };
+    if args.json {
+        match serde_json::to_string(&hunts) {
+            Ok(text) => println!("{text}"),
+            Err(error) => return fail(&error),
+        }
+    } else {
+        print!("{}", table(&hunts));
+    }
+    let found = hunts.iter().filter(|hunt| hunt.found_by.is_some()).count();
+    eprintln!("{found} found, {} not found", hunts.len() - found);
+    ExitCode::from(u8::from(found < hunts.len()))
 }
 
 fn fail(error: &dyn std::fmt::Display) -> ExitCode {

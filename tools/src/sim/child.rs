@@ -38,6 +38,8 @@ pub struct Worker {
     process: Option<Process>,
     /// Wall time after which a run counts as hung.
     pub patience: Duration,
+    /// The planted bug that is awake in the child, by name.
+    planted: Option<&'static str>,
 }
 
 #[derive(Debug)]
@@ -52,7 +54,14 @@ impl Worker {
     /// None is started yet.
     #[must_use]
     pub const fn new(patience: Duration) -> Self {
-        Self { process: None, patience }
+        Self { process: None, patience, planted: None }
+    }
+
+    /// One whose children have this bug awake; in a build that carries the planted bugs.
+    #[cfg(beach_planted)]
+    #[must_use]
+    pub const fn with_planted(patience: Duration, bug: &'static str) -> Self {
+        Self { process: None, patience, planted: Some(bug) }
     }
 
     /// Runs a job. A child that dies or hangs is a violation of the run; the next job gets a new child.
@@ -62,7 +71,7 @@ impl Worker {
     pub fn run(&mut self, job: &Job) -> io::Result<RunReport> {
         let mut process = match self.process.take() {
             Some(process) => process,
-            None => Process::start()?,
+            None => Process::start(self.planted)?,
         };
         let mut line = serde_json::to_string(job)?;
         line.push('\n');
@@ -106,10 +115,11 @@ fn failed(job: &Job, violation: Violation) -> RunReport {
 }
 
 impl Process {
-    fn start() -> io::Result<Self> {
+    fn start(planted: Option<&'static str>) -> io::Result<Self> {
         let stderr = tempfile::tempfile()?;
         let mut child = Command::new(std::env::current_exe()?)
             .arg("worker")
+            .args(planted.iter().flat_map(|bug| ["--planted", bug]))
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .stderr(stderr.try_clone()?)

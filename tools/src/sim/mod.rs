@@ -9,6 +9,8 @@ pub mod faults;
 pub mod hooks;
 pub mod net;
 pub mod operator;
+#[cfg(beach_planted)]
+pub mod planted;
 pub mod run;
 pub mod shape;
 pub mod shrink;

@@ -64,6 +64,10 @@ pub struct Shape {
     pub clock_drift_ppm: u64,
     /// Whether reads may use a lease.
     pub lease: bool,
+    /// Sessions at once; few, so that they are evicted.
+    pub max_sessions: usize,
+    /// As in `raft::Config`.
+    pub max_uncommitted_bytes: usize,
 }
 
 fn pick<T: Copy>(random: &mut SimRandom, from: &[T]) -> T {
@@ -109,6 +113,8 @@ impl Shape {
             max_append_bytes: pick(random, &[256, 4 << 10, 64 << 10]),
             clock_drift_ppm: pick(random, &[0, 100, 10_000, 50_000]),
             lease: random.chance(1, 4),
+            max_sessions: pick(random, &[3, 4, 8]),
+            max_uncommitted_bytes: pick(random, &[4 << 10, 64 << 10, 64 << 20]),
         }
     }
 }

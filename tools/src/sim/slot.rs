@@ -267,6 +267,8 @@ impl Slot {
         config.raft.election_timeout_ns = shape.election_timeout_ns;
         config.raft.max_inflight_messages = shape.max_inflight_messages;
         config.raft.max_append_bytes = shape.max_append_bytes;
+        config.raft.max_uncommitted_bytes = shape.max_uncommitted_bytes;
+        config.max_sessions = shape.max_sessions;
         // A node may assume twice what a clock is off: one is fast, the other slow.
         let drift = u32::try_from(2 * shape.clock_drift_ppm + 1_000).unwrap_or(u32::MAX);
         config.raft.lease_drift_ppm = shape.lease.then_some(drift);

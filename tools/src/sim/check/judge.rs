@@ -478,7 +478,9 @@ impl Judge {
             Observed::Installed { index, term } => {
                 let history = self.history.borrow();
                 match history.model.term_at(*index) {
-                    Some((expected, _)) if expected == *term => Ok(()),
+                    Some((expected, _)) if expected == *term => {
+                        self.check_installed_membership(world, step, *index)
+                    }
                     expected => {
                         let what = format!(
                             "{} installed a snapshot at {index} of term {term}, where {expected:?} is committed",
@@ -498,6 +500,30 @@ impl Judge {
             }
             Observed::Raft(_) => Ok(()),
         }
+    }
+
+    /// A snapshot carries the membership in force at its index (pitfall 26).
+    fn check_installed_membership(
+        &self,
+        world: &dyn WorldView,
+        step: &Step<'_>,
+        index: LogIndex,
+    ) -> Verdict {
+        let Some(node) = world.slot(step.slot).node else { return Ok(()) };
+        let history = self.history.borrow();
+        let committed =
+            |at: &LogIndex, term: &Term| history.model.term_at(*at).is_some_and(|t| t.0 == *term);
+        let below = self.memberships.range(..=(index, Term(u64::MAX)));
+        let newest = below.rev().find(|((at, term), _)| committed(at, term)).map(|(k, _)| k.0);
+        let has = node.raft().membership_index();
+        if newest.is_some_and(|newest| has < newest) {
+            let what = format!(
+                "{} installed a snapshot at {index} and has the membership of entry {has}, entry {newest:?} set another",
+                step.replica
+            );
+            return broken("snapshot-carries-membership", what);
+        }
+        Ok(())
     }
 
     fn check_bounds(world: &dyn WorldView, step: &Step<'_>) -> Verdict {

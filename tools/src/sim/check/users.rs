@@ -183,7 +183,8 @@ impl Users {
         let now = port.now();
         let client = &mut self.clients[at];
         let Some(operation) = client.operations.get_mut(&id) else { return };
-        if !operation.attempts.is_empty() || operation.retry_at > now {
+        let due = operation.retry_at.min(operation.gives_up) <= now;
+        if !operation.attempts.is_empty() || !due {
             return;
         }
         let lost = matches!(operation.what, What::Write { session: None, .. }) && operation.unknown;
