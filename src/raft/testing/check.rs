@@ -11,6 +11,8 @@
 //! | monotonic | no replica's term or commit index goes back; `commit <= last` |
 //! | one vote per term | of each replica, over all its restarts |
 //! | persist before send | a vote or an acknowledgement leaves after what it says is on its sender's disk |
+//! | persist before apply | a replica applies what is on its own disk, so that its state is never newer than its log |
+//! | membership in force (§6) | it is the newest one in the log |
 //! | an acknowledgement is true | what a follower calls matched equals the log of the leader of that term |
 //! | one change at a time (§6) | a change is appended when all before it, and something of the term, are committed |
 //! | linearizable reads (§8) | a read's index covers all that any replica called committed before it began |
@@ -164,6 +166,8 @@ impl Checker {
         assert!(up.commit >= commit, "monotonic: {id}'s commit {commit} went to {}", up.commit);
         let last = seen.log.last().0;
         assert!(up.commit <= last, "{id}: commit {} is above its last entry {last}", up.commit);
+        let in_log = seen.log.view.memberships().pop().unwrap_or_default().1;
+        assert!(*up.membership == in_log, "{id}: the membership in force is not the log's newest");
         self.lives.insert(id, (up.term, up.commit));
         if up.commit > commit {
             self.commit_moved(seen, up, commit, all);
@@ -208,6 +212,13 @@ impl Checker {
             "commit without a durable majority: {} commits {at}@{held}, which is on the disks of {having:?} of {voters:?}",
             seen.id,
         );
+    }
+
+    /// A replica was told to apply up to `through`.
+    pub fn handed_out(&self, seen: Seen<'_>, through: LogIndex) {
+        let (id, held) = (seen.id, seen.log.term(through));
+        let durable = held.is_none_or(|term| seen.has_durably(through, term));
+        assert!(durable, "persist before apply: {id} applies {through} before its sync");
     }
 
     /// The state machine of `id` stands at `index`.

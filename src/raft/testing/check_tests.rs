@@ -30,7 +30,9 @@ impl Made {
         let entries = entries.collect();
         let hard_state = HardState { term: Term(term), vote: None };
         let membership = Membership::of_voters((1..=3).map(replica));
-        let log = DiskLog::of(Contents { hard_state, entries, ..Contents::default() });
+        let in_log = (LogIndex::ZERO, membership.clone());
+        let contents = Contents { hard_state, entries, membership: in_log, ..Contents::default() };
+        let log = DiskLog::of(contents);
         Self { id: replica(id), role, term, commit, membership, log }
     }
 
@@ -140,6 +142,22 @@ fn another_state_at_an_index_is_found() {
 #[should_panic(expected = "3 applied 2, which nobody committed")]
 fn an_apply_of_what_is_not_committed_is_found() {
     committed().applied(replica(3), LogIndex(2), 7);
+}
+
+#[test]
+#[should_panic(expected = "persist before apply: 2 applies 1 before its sync")]
+fn an_apply_before_the_sync_is_found() {
+    let mut follower = Made::new(2, Role::Follower, 1, 1, &[1]);
+    follower.log.durable.entries.clear();
+    committed().handed_out(follower.seen(), LogIndex(1));
+}
+
+#[test]
+#[should_panic(expected = "1: the membership in force is not the log's newest")]
+fn a_membership_that_is_not_the_logs_newest_is_found() {
+    let mut leader = Made::new(1, Role::Leader, 1, 1, &[1]);
+    leader.membership.remove(TWO);
+    committed().stepped(leader.seen(), &[leader.seen()]);
 }
 
 #[test]

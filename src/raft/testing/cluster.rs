@@ -351,7 +351,11 @@ impl Cluster {
             | Effect::Trace(_) => {}
             Effect::Fatal { reason } => panic!("fatal: {node} says {reason}"),
             Effect::Send { message, after } => self.send(node, message, after),
-            Effect::Apply { through } => self.node_mut(node).to_apply = through,
+            Effect::Apply { through } => {
+                let seen = self.replicas.get(&node).expect("it stepped").seen();
+                self.checker.handed_out(seen, through);
+                self.node_mut(node).to_apply = through;
+            }
             Effect::ReadReady { read, index } => {
                 let id = self.node(node).id;
                 self.checker.read_ready(id, read, index);

@@ -9,6 +9,7 @@ use crate::base::{LogIndex, MemberRole, NodeId, ReplicaId};
 use crate::env::sim::SimRandom;
 use crate::raft::{Change, Config, Event, Role};
 use bytes::Bytes;
+use std::collections::BTreeSet;
 
 /// Seeds of a normal run.
 const SEEDS: u64 = 400;
@@ -42,6 +43,7 @@ struct Odds {
     transfers: u64,
     compactions: u64,
     jumps: u64,
+    pauses: u64,
     slow_disk: bool,
     delayed_apply: bool,
     cold: bool,
@@ -55,6 +57,8 @@ struct Run {
     rates: Vec<u64>,
     /// The replica whose disk is slow.
     slow: NodeId,
+    /// Replicas that the operating system does not run: their clocks go on, and what is for them waits.
+    paused: BTreeSet<NodeId>,
     sum: Sum,
     proposals: u64,
 }
@@ -86,6 +90,7 @@ impl Run {
             transfers: odds(10),
             compactions: odds(60),
             jumps,
+            pauses: odds(20),
             slow_disk: odds(1) == 1,
             delayed_apply: odds(1) == 1,
             cold: odds(1) == 1,
@@ -100,7 +105,8 @@ impl Run {
         cluster.eager = !odds.delayed_apply;
         let rates = (0..=voters + spares).map(|_| random.below(drift + 1)).collect();
         let slow = NodeId(1 + random.below(voters));
-        Self { cluster, random, odds, rates, slow, sum, proposals: 0 }
+        let paused = BTreeSet::new();
+        Self { cluster, random, odds, rates, slow, paused, sum, proposals: 0 }
     }
 
     fn any(&mut self) -> NodeId {
@@ -108,16 +114,28 @@ impl Run {
         *self.cluster.replicas.keys().nth(at).expect("there is one")
     }
 
+    /// Those that are up and run.
+    fn running(&self) -> Vec<NodeId> {
+        let mut up = self.cluster.up();
+        up.retain(|node| !self.paused.contains(node));
+        up
+    }
+
     fn any_up(&mut self) -> Option<NodeId> {
-        let up = self.cluster.up();
+        let up = self.running();
         let at = self.random.below(up.len() as u64) as usize;
         up.get(at).copied()
     }
 
-    /// Mostly the leader, sometimes somebody else.
+    /// Mostly somebody who believes that it leads, sometimes somebody else.
     fn target(&mut self) -> Option<NodeId> {
-        let leader = self.cluster.leader();
-        if self.random.chance(1, 10) { self.any_up() } else { leader }
+        if self.random.chance(1, 10) {
+            return self.any_up();
+        }
+        let mut leaders = self.running();
+        leaders.retain(|node| self.cluster.node(*node).raft().role() == Role::Leader);
+        let at = self.random.below(leaders.len() as u64) as usize;
+        leaders.get(at).copied()
     }
 
     fn chance(&mut self, of_thousand: u64) -> bool {
@@ -127,7 +145,7 @@ impl Run {
     /// One action, by the odds.
     fn act(&mut self) {
         match self.random.below(100) {
-            0..44 => self.deliver(),
+            0..44 => (0..1 + self.random.below(8)).for_each(|_| self.deliver()),
             44..68 => self.sync(),
             68..82 => self.pass_time(),
             82..91 => self.propose(),
@@ -145,6 +163,9 @@ impl Run {
         let reorder = self.random.chance(self.odds.reorder, 200);
         let at = if reorder { self.random.below(waiting) as usize } else { 0 };
         let message = self.cluster.wire.remove(at).expect("it waits");
+        if self.paused.contains(&message.to.node) {
+            return self.cluster.wire.push_back(message);
+        }
         if self.random.chance(self.odds.loss, 400) {
             return;
         }
@@ -155,25 +176,26 @@ impl Run {
     }
 
     fn sync(&mut self) {
-        let Some(node) = self.any_up() else { return };
-        if self.odds.slow_disk && node == self.slow && !self.random.chance(1, 20) {
-            return;
+        for node in self.running() {
+            let slow = self.odds.slow_disk && node == self.slow;
+            if self.random.chance(1, if slow { 60 } else { 3 }) {
+                let count = if self.random.chance(1, 4) { 1 } else { usize::MAX };
+                self.cluster.sync(node, count);
+            }
         }
-        let count = if self.random.chance(1, 4) { 1 } else { usize::MAX };
-        self.cluster.sync(node, count);
     }
 
     /// Every clock moves on at its rate; who has a deadline behind it looks.
     fn pass_time(&mut self) {
         let heartbeat = self.cluster.config.heartbeat_ns;
         let timeout = self.cluster.config.election_timeout_ns;
-        let ns = match self.random.below(20) {
+        let ns = match self.random.below(40) {
             0 => timeout,
             1..10 => heartbeat,
-            _ => heartbeat / 3,
+            _ => heartbeat / 5,
         };
         self.advance(ns);
-        let mut due = self.cluster.up();
+        let mut due = self.running();
         while !due.is_empty() {
             let node = due.swap_remove(self.random.below(due.len() as u64) as usize);
             self.tick_if_due(node);
@@ -258,6 +280,24 @@ impl Run {
         {
             self.cluster.tick(node);
         }
+        if self.paused.is_empty()
+            && self.chance(odds.pauses)
+            && let Some(node) = self.target()
+        {
+            self.paused.insert(node);
+        }
+        if self.chance(6) {
+            self.resume();
+        }
+    }
+
+    /// What was paused goes on, with a client that was waiting to read.
+    fn resume(&mut self) {
+        for node in std::mem::take(&mut self.paused) {
+            if self.cluster.node(node).raft.is_some() {
+                self.cluster.read(node);
+            }
+        }
     }
 
     fn partition(&mut self) {
@@ -281,7 +321,7 @@ impl Run {
         let id = self.cluster.node(node).id;
         self.cluster.crash(node, keep);
         self.sum.crashes += 1;
-        for other in self.cluster.up() {
+        for other in self.running() {
             if self.random.chance(1, 2) {
                 self.cluster.step(other, Event::PeerUnreachable(id));
             }
@@ -340,6 +380,9 @@ impl Run {
         let to = self.random.chance(1, 2).then_some(other);
         self.cluster.step(node, Event::Transfer(to));
         self.sum.transfers += 1;
+        if self.chance(30 * self.odds.pauses) {
+            self.paused.insert(node);
+        }
     }
 
     fn compact(&mut self) {
@@ -352,6 +395,7 @@ impl Run {
     /// The faults stop: a leader must come, and what it is given must be applied by every member.
     fn recover(&mut self) {
         self.cluster.blocked.clear();
+        self.resume();
         self.odds = Odds {
             loss: 0,
             duplicates: 0,
@@ -362,6 +406,7 @@ impl Run {
             transfers: 0,
             compactions: 0,
             jumps: 0,
+            pauses: 0,
             slow_disk: false,
             ..self.odds
         };
@@ -469,4 +514,35 @@ fn a_seed_run_twice_tells_the_same_story() {
     };
     assert_eq!(story(7), story(7));
     assert_ne!(story(7), story(8));
+}
+
+/// Every bug that is planted in raft is found by the same schedules: the proof that the checks see something. Only in
+/// builds with `RUSTFLAGS='--cfg beach_planted'`. Two of them break no rule of safety, and are found by
+/// `pitfall_05_a_partitioned_replica_does_not_raise_its_term` and
+/// `pitfall_20_a_leader_whose_disk_hangs_gives_leadership_up`.
+#[cfg(beach_planted)]
+#[test]
+fn every_planted_bug_of_raft_is_found() {
+    use crate::base::planted::{Bug, select};
+    let quiet = std::panic::take_hook();
+    std::panic::set_hook(Box::new(|_| {}));
+    let mut missed = Vec::new();
+    let raft = Bug::ALL.iter().filter(|b| !matches!(b, Bug::NoPreVote | Bug::LeadsWithHungDisk));
+    for bug in raft {
+        select(Some(*bug));
+        let found = (0..10 * SEEDS).find_map(|seed| {
+            let run = || Run::new(seed, false).run();
+            let panic = std::panic::catch_unwind(run).err()?;
+            let text = panic.downcast_ref::<String>().cloned();
+            let what = text.or_else(|| panic.downcast_ref::<&str>().map(ToString::to_string));
+            Some((seed, what.unwrap_or_default()))
+        });
+        match found {
+            Some((seed, what)) => println!("{}: seed {seed}: {what}", bug.name()),
+            None => missed.push(bug.name()),
+        }
+    }
+    select(None);
+    std::panic::set_hook(quiet);
+    assert!(missed.is_empty(), "not found in {} seeds: {missed:?}", 10 * SEEDS);
 }

@@ -5,7 +5,7 @@ use super::disk::{Contents, membership_in};
 use crate::base::batch::WriteBatch;
 use crate::base::{LogIndex, MemberRole, Membership, NodeId, Term};
 use crate::raft::message::{Append, AppendOutcome, Body, Message, SnapshotOutcome};
-use crate::raft::{Effect, Entry, Persist, Role};
+use crate::raft::{Effect, Entry, Persist, ProposeError, Role};
 use std::fmt::Write;
 
 fn at((index, term): (LogIndex, Term)) -> String {
@@ -149,6 +149,9 @@ pub fn effect(node: NodeId, effect: &Effect) -> Option<String> {
             return Some(format!("{}{after}", message(m)));
         }
         Effect::Proposed { first, term } => format!("takes it at {}", at((*first, *term))),
+        Effect::ProposeRefused(ProposeError::NotLeader { leader: Some(leader) }) => {
+            format!("refuses: this node does not lead, {leader} does")
+        }
         Effect::ProposeRefused(why) => format!("refuses: {why}"),
         Effect::TransferStarted { to } => format!("hands leadership over to {to}"),
         Effect::Apply { through } => format!("applies up to {through}"),
@@ -203,6 +206,8 @@ pub fn log(replica: &Replica) -> String {
     }));
     let vote = hard_state.vote.map_or(String::new(), |v| format!(" vote {v}"));
     format!("{}: [term {}{vote}] {}", replica.id.node, hard_state.term, parts.join(", "))
+        .trim_end()
+        .to_owned()
 }
 
 /// What a leader knows of each follower.
