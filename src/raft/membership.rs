@@ -149,7 +149,12 @@ pub(super) fn changed(
             }
         }
     }
-    Ok(next)
+    match next.check() {
+        Ok(()) => Ok(next),
+        Err(_) => Err(ProposeError::Impossible(
+            "that would be too many members, or one without a number or with an address that is too long",
+        )),
+    }
 }
 
 impl Raft {
@@ -334,6 +339,15 @@ mod tests {
         let mut reset = history();
         reset.install(LogIndex(12), installed(), false);
         assert_eq!((reset.index(), reset.voters().len()), (LogIndex(4), 2));
+    }
+
+    #[test]
+    fn a_membership_that_no_entry_can_hold_is_refused() {
+        let full = of(&(1..=crate::limits::MAX_MEMBERS as u64).collect::<Vec<_>>());
+        for (members, node) in [(full, 1000), (of(&[1]), 0)] {
+            let result = changed(&members, Change::AddLearner(learner(node)), |_| None);
+            assert!(matches!(result, Err(ProposeError::Impossible(_))), "{result:?}");
+        }
     }
 
     #[test]

@@ -167,7 +167,10 @@ impl Junk {
             0..4 => Event::Tick,
             4 => Event::Propose(vec![self.payload_of_a_client()]),
             5 => Event::ProposeChange(match self.0.below(3) {
-                0 => Change::AddLearner(self.member()),
+                0 => {
+                    let replica = self.id();
+                    Change::AddLearner(Member { replica, ..self.member() })
+                }
                 1 => Change::Promote(self.id()),
                 _ => Change::Remove(self.id()),
             }),

@@ -12,7 +12,7 @@ use bytes::Bytes;
 use std::collections::BTreeSet;
 
 /// Seeds of a normal run.
-const SEEDS: u64 = 400;
+const SEEDS: u64 = 250;
 /// Actions of one seed.
 const ACTIONS: u64 = 2500;
 /// Once faults stop, a cluster has this many election timeouts to commit everywhere.
@@ -530,7 +530,7 @@ fn every_planted_bug_of_raft_is_found() {
     let raft = Bug::ALL.iter().filter(|b| !matches!(b, Bug::NoPreVote | Bug::LeadsWithHungDisk));
     for bug in raft {
         select(Some(*bug));
-        let found = (0..10 * SEEDS).find_map(|seed| {
+        let found = (0..16 * SEEDS).find_map(|seed| {
             let run = || Run::new(seed, false).run();
             let panic = std::panic::catch_unwind(run).err()?;
             let text = panic.downcast_ref::<String>().cloned();
@@ -544,5 +544,5 @@ fn every_planted_bug_of_raft_is_found() {
     }
     select(None);
     std::panic::set_hook(quiet);
-    assert!(missed.is_empty(), "not found in {} seeds: {missed:?}", 10 * SEEDS);
+    assert!(missed.is_empty(), "not found in {} seeds: {missed:?}", 16 * SEEDS);
 }
