@@ -1,10 +1,12 @@
-//! `beachd`: the daemon. Arguments, configuration, and exit codes; everything else is in [`beachdb::server`].
+//! `beachd`: the daemon, and `beachd rejoin`. Arguments, configuration, and exit codes; everything else is in [`beachdb::server`].
 //!
 //! Exit codes: 0 stopped as asked, 1 failed, 2 wrong usage.
 
-use beachdb::env::os::OsDisk;
+use beachdb::env::os::{OsDisk, OsRandom};
+use beachdb::server::config::Command;
 use beachdb::server::{self, Cli, Config};
 use clap::Parser;
+use std::io;
 
 #[cfg(beach_planted)]
 compile_error!("beachd is never built with planted bugs: build -p beach-tools --bin beach-sim");
@@ -15,7 +17,20 @@ fn main() {
 
 fn run() -> i32 {
     // Wrong flags, --help, and --version end the process here: 2, 0, and 0.
-    let config = match Config::load(Cli::parse(), &OsDisk::new()) {
+    let cli = Cli::parse();
+    if let Some(Command::Rejoin(args)) = &cli.command {
+        let (mut input, mut out) = (io::stdin().lock(), io::stdout().lock());
+        let done =
+            server::rejoin::run(args, &OsDisk::new(), &mut OsRandom::new(), &mut input, &mut out);
+        return match done {
+            Ok(()) => 0,
+            Err(e) => {
+                eprintln!("beachd: {e}");
+                1
+            }
+        };
+    }
+    let config = match Config::load(cli, &OsDisk::new()) {
         Ok(config) => config,
         Err(e) => {
             eprintln!("beachd: {e}");

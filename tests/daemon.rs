@@ -206,6 +206,59 @@ fn wrong_usage_exits_2_and_says_what_is_wrong() {
 }
 
 #[test]
+fn a_damaged_log_is_refused_with_the_way_out_and_rejoin_takes_it() {
+    let dir = temp();
+    let data = dir.path().join("data");
+    let daemon = Daemon::start(&data, &["--node-id", "3"]);
+    let mut client = daemon.connect();
+    for i in 0..50 {
+        client.put(format!("key{i}").as_bytes(), b"value").written();
+    }
+    drop(client);
+    assert!(daemon.terminate().0.success());
+    let raft = data.join("raft");
+    let segments = fs::read_dir(&raft).expect("listed").map(|e| e.expect("entry").path());
+    let segment =
+        segments.filter(|p| p.extension().is_some_and(|e| e == "rlog")).min().expect("one");
+    let mut bytes = fs::read(&segment).expect("read");
+    bytes[300] ^= 1;
+    fs::write(&segment, &bytes).expect("written");
+    let (code, stderr) = refused(&data, &["--node-id", "3"]);
+    assert_eq!(code, Some(1), "{stderr}");
+    let place = format!("raft log: {}: corrupt at offset", segment.display());
+    let way_out = format!("beachd rejoin --data-dir {}", data.display());
+    assert!(stderr.contains(&place) && stderr.contains(&way_out), "{stderr}");
+
+    let rejoin = |args: &[&str]| {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_beachd"));
+        command.args(["rejoin", "--data-dir"]).arg(&data).args(args).stdin(Stdio::null());
+        command.env("BEACHD_DATA_DIR", "/nowhere").output().expect("it runs")
+    };
+    let asked = rejoin(&[]);
+    assert_eq!(asked.status.code(), Some(1), "nobody said yes");
+    assert!(String::from_utf8_lossy(&asked.stderr).contains("nothing was changed"));
+    let other = rejoin(&["--yes", "--node-id", "4"]);
+    assert!(String::from_utf8_lossy(&other.stderr).contains("belongs to node-id 3"), "{other:?}");
+    let done = rejoin(&["--yes"]);
+    assert_eq!(done.status.code(), Some(0), "{done:?}");
+    let out = String::from_utf8_lossy(&done.stdout);
+    let identity = fs::read_to_string(data.join("IDENTITY")).expect("read");
+    let line = |name| identity.lines().find_map(|l| l.strip_prefix(name)).expect("a line");
+    let said = format!("Node 3 of cluster beachdb is now incarnation {}.", line("incarnation "));
+    assert!(out.contains(&said) && out.contains("beachctl member remove 3"), "{out}");
+    assert_eq!(line("joining "), "yes");
+    let aside = fs::read_dir(&data).expect("listed").map(|e| e.expect("entry").path());
+    let aside = aside.filter(|p| p.to_string_lossy().contains("damaged-")).collect::<Vec<_>>();
+    assert_eq!(aside.len(), 1);
+    let kept = aside[0].join("raft").join(segment.file_name().expect("a name"));
+    assert_eq!(fs::read(kept).expect("read"), bytes, "nothing is deleted");
+    assert_eq!(rejoin(&["--yes"]).status.code(), Some(0), "once more does no harm");
+    let (code, stderr) = refused(&data, &["--node-id", "4"]);
+    assert_eq!(code, Some(1), "{stderr}");
+    assert!(stderr.contains("belongs to node-id 3"), "{stderr}");
+}
+
+#[test]
 fn help_and_version_exit_0_and_help_has_examples_and_honest_words() {
     let run = |arg: &str| {
         let output = Command::new(env!("CARGO_BIN_EXE_beachd")).arg(arg).output().expect("it runs");

@@ -245,10 +245,16 @@ impl Node<RaftLog, EngineMachine> {
             }
             Err(fault) => return Err(OpenError::Unfit { dir, fault }),
         }
-        let lines = vec![
+        let mut lines = vec![
             format!("engine: {tables} tables, applied entry {index} of term {term}"),
             format!("raft log: {report}"),
         ];
+        if memberships.last().is_none_or(|(_, members)| members.is_empty()) {
+            let waits =
+                "members: nobody yet; this node waits until the leader of its cluster adds it";
+            log::warn!("{waits}");
+            lines.push(waits.into());
+        }
         let parts = Parts {
             identity,
             log,

@@ -27,6 +27,8 @@
 //! What it does not do: it does not know what is committed, it does not decide when to release, and it does not
 //! judge whether its entries fit the engine's applied (index, term): the node does, and calls [`LogStore::reset`].
 
+#[cfg(test)]
+mod membership_tests;
 mod shape;
 mod state;
 #[cfg(test)]

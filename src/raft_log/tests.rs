@@ -1,27 +1,27 @@
-//! The Raft log on the simulated disk.
+//! The Raft log on the simulated disk. Resets and memberships: [`membership_tests`](super::membership_tests).
 
 use super::*;
 use crate::base::{NodeId, ReplicaId};
 use crate::env::sim::{CrashKind, FailKind, FailOn, FailPoint, OpKind, SimHandles, SimRandom, env};
 use std::time::Duration;
 
-const DIR: &str = "/data/raft";
+pub(super) const DIR: &str = "/data/raft";
 const SEGMENT: u64 = 2048;
 
-struct Host {
-    env: Env,
-    sim: SimHandles,
+pub(super) struct Host {
+    pub env: Env,
+    pub sim: SimHandles,
     next_io: u64,
 }
 
 impl Host {
-    fn new(seed: u64) -> Self {
+    pub fn new(seed: u64) -> Self {
         let (env, sim) = env(seed);
         Self { env, sim, next_io: 0 }
     }
 
     /// A new process on the same machine.
-    fn crashed(self, kind: CrashKind) -> Self {
+    pub fn crashed(self, kind: CrashKind) -> Self {
         self.sim.disk.crash(kind);
         self.sim.disk.restart();
         let disk = self.sim.disk.clone();
@@ -31,11 +31,11 @@ impl Host {
         Self { env, sim, next_io: 0 }
     }
 
-    fn open(&self) -> Result<(RaftLog, RaftLogRecovery), RaftLogError> {
+    pub fn open(&self) -> Result<(RaftLog, RaftLogRecovery), RaftLogError> {
         RaftLog::open(&self.env, DIR.as_ref(), SEGMENT)
     }
 
-    fn persist(&mut self) -> Persist {
+    pub fn persist(&mut self) -> Persist {
         self.next_io += 1;
         Persist {
             io: IoId(self.next_io),
@@ -46,7 +46,7 @@ impl Host {
     }
 
     /// Runs jobs until nothing is left to do; returns what completed.
-    fn pump(&self, log: &mut RaftLog) -> Result<Vec<LogOutcome>, RaftLogError> {
+    pub fn pump(&self, log: &mut RaftLog) -> Result<Vec<LogOutcome>, RaftLogError> {
         let (mut outcomes, mut done) = (Vec::new(), Vec::new());
         log.kick();
         while self.env.jobs.wait(Duration::ZERO) {
@@ -64,7 +64,7 @@ impl Host {
         Ok(outcomes)
     }
 
-    fn append(&mut self, log: &mut RaftLog, range: std::ops::RangeInclusive<u64>, term: u64) {
+    pub fn append(&mut self, log: &mut RaftLog, range: std::ops::RangeInclusive<u64>, term: u64) {
         let entries = range.map(|i| entry(i, term)).collect();
         let persist = Persist { entries, ..self.persist() };
         log.submit(persist);
@@ -72,17 +72,17 @@ impl Host {
     }
 }
 
-fn entry(index: u64, term: u64) -> Entry {
+pub(super) fn entry(index: u64, term: u64) -> Entry {
     let payload = vec![(index * 7 + term) as u8; 10 + (index as usize * 13) % 150];
     Entry { index: LogIndex(index), term: Term(term), payload: payload.into() }
 }
 
-fn read_all(log: &RaftLog) -> Vec<Entry> {
+pub(super) fn read_all(log: &RaftLog) -> Vec<Entry> {
     let (first, last) = (log.first_index(), log.last().0);
     if first > last { Vec::new() } else { log.read_job(first, last, usize::MAX)().unwrap() }
 }
 
-fn completed(outcomes: &[LogOutcome]) -> Vec<u64> {
+pub(super) fn completed(outcomes: &[LogOutcome]) -> Vec<u64> {
     let through = |o: &LogOutcome| match o {
         LogOutcome::Durable(group) => group.through.map(|io| io.0),
         _ => None,
@@ -355,6 +355,10 @@ fn a_missing_first_segment_is_a_gap() {
 fn numbers_without_room_for_the_next_one_are_refused_by_name() {
     const MAX: u64 = u64::MAX;
     let baseline = |index, term| encode_baseline((LogIndex(index), Term(term))).to_vec();
+    let members = encode_membership(LogIndex(MAX), &Membership::new());
+    // Members of a version to come.
+    let mut no_members = Membership::new().to_entry().to_vec();
+    no_members[26] = 2;
     let voted = encode_hard_state(HardState { term: Term(MAX), vote: None }).to_vec();
     for (kind, index, aux, payload, what) in [
         (RecordKind::Data, MAX, 1, vec![], "an index"),
@@ -364,6 +368,8 @@ fn numbers_without_room_for_the_next_one_are_refused_by_name() {
         (RecordKind::State, SLOT_BASELINE, STATE_FORMAT, baseline(MAX, 1), "a baseline index"),
         (RecordKind::State, SLOT_BASELINE, STATE_FORMAT, baseline(1, MAX), "a baseline term"),
         (RecordKind::State, SLOT_HARD_STATE, STATE_FORMAT, voted, "a term"),
+        (RecordKind::State, SLOT_MEMBERSHIP, STATE_FORMAT, members, "a membership's index"),
+        (RecordKind::Data, 1, 1, no_members, "a membership, found an entry that says it is one"),
     ] {
         let host = Host::new(1);
         let options = Options::new(LogKind::RaftLog, DIR);
@@ -387,6 +393,16 @@ struct Model {
     kept: usize,
 }
 
+/// The memberships that a log with these first entries has, released up to `baseline`.
+fn memberships_of(log: &[Entry], baseline: u64) -> Vec<(LogIndex, Membership)> {
+    let entries = log.iter().filter_map(|entry| {
+        Some((entry.index, Membership::from_entry(&entry.payload)?.expect("sound")))
+    });
+    let all: Vec<_> = std::iter::once(membership(0, 1)).chain(entries).collect();
+    let first = all.iter().rposition(|(index, _)| index.0 <= baseline).expect("index 0 is in it");
+    all[first..].to_vec()
+}
+
 /// A random run until its planned crash: appends, truncations, votes, applies, releases. Gives back the model after
 /// every persist, which of them completed, and the highest index released.
 fn random_run(host: &mut Host, seed: u64) -> (Vec<Model>, usize, u64) {
@@ -394,6 +410,7 @@ fn random_run(host: &mut Host, seed: u64) -> (Vec<Model>, usize, u64) {
     let (mut model, mut history) = (Model::default(), vec![Model::default()]);
     let (mut durable, mut released) = (0, 0);
     let Ok((mut log, _)) = host.open() else { return (history, 0, 0) };
+    log.bootstrap(membership(0, 1).1);
     for _ in 0..40 {
         let mut persist = host.persist();
         let (last, term) = (model.log.len() as u64, model.hard_state.term.0);
@@ -410,7 +427,10 @@ fn random_run(host: &mut Host, seed: u64) -> (Vec<Model>, usize, u64) {
             model.kept = model.log.len();
         }
         for _ in 0..random.below(6) {
-            let next = entry(model.log.len() as u64 + 1, model.hard_state.term.0);
+            let mut next = entry(model.log.len() as u64 + 1, model.hard_state.term.0);
+            if random.chance(1, 4) {
+                next.payload = membership(0, 1 + random.below(9)).1.to_entry();
+            }
             model.log.push(next.clone());
             persist.entries.push(next);
         }
@@ -465,6 +485,11 @@ fn random_runs_crashed_anywhere_recover_to_a_persist_boundary_or_a_prefix_of_one
             let n = (durable..history.len()).find(|&n| fits(&history[n], history.get(n + 1)));
             let n = n
                 .unwrap_or_else(|| panic!("{context}: found {} entries from {first}", found.len()));
+            let holding = history[n..].iter().find(|m| m.log.len() >= end).expect("one holds it");
+            let whole = [&holding.log[..first as usize - 1], &found].concat();
+            let expected = memberships_of(&whole, first - 1);
+            let never_begun = durable == 0 && end == 0 && recovery.memberships.is_empty();
+            assert!(never_begun || recovery.memberships == expected, "{context}");
             let known = history[durable].hard_state;
             assert!(
                 recovery.hard_state.term >= known.term,
@@ -536,10 +561,10 @@ fn spares_are_made_off_the_log_lane_and_tried_again_after_a_full_disk() {
 }
 
 /// A membership that entry `index` set, different for each.
-fn membership(index: u64, voters: u64) -> (LogIndex, Membership) {
+pub(super) fn membership(index: u64, voters: u64) -> (LogIndex, Membership) {
     (LogIndex(index), Membership::of_voters((1..=voters).map(replica)))
 }
 
-fn replica(node: u64) -> ReplicaId {
+pub(super) fn replica(node: u64) -> ReplicaId {
     ReplicaId { node: NodeId(node), incarnation: 0 }
 }

@@ -12,6 +12,7 @@
 //! What it does not do: it never touches the data directory. Settings of the later cluster (`peer-listen`, `advertise`,
 //! `advertise-peer`) are accepted, checked where that is possible, and not used; their help says so.
 
+use super::rejoin::RejoinArgs;
 use crate::base::NodeId;
 use crate::base::units::{parse_bytes, parse_duration};
 use crate::env::{Disk, OpenMode};
@@ -81,6 +82,8 @@ pub enum Command {
         #[arg(long, value_name = "DIR")]
         data_dir: Option<PathBuf>,
     },
+    /// Give up this member's damaged copy of the data and come back as a new member
+    Rejoin(RejoinArgs),
 }
 
 /// What the command line, the environment, and the file may set.
@@ -221,6 +224,12 @@ pub enum ConfigError {
         /// Why not.
         why: String,
     },
+    /// A command that is no daemon and has no settings.
+    #[error("{command} takes no settings of the daemon")]
+    NotADaemon {
+        /// The command.
+        command: &'static str,
+    },
     /// Something that a later version does.
     #[error("{what} is not available in this version: it runs clusters of one node ({instead})")]
     NotAvailable {
@@ -239,6 +248,9 @@ impl Config {
                 what: "beachd restore",
                 instead: "copy a data directory while no daemon runs on it",
             });
+        }
+        if let Some(Command::Rejoin(_)) = cli.command {
+            return Err(ConfigError::NotADaemon { command: "beachd rejoin" });
         }
         let file = match &cli.config {
             Some(path) => read_file(path, disk)?,

@@ -10,6 +10,7 @@
 //! | `http` | `/healthz /readyz /status /metrics` |
 //! | `counters` | what the loop counts |
 //! | `service` | what the loop asks of the node |
+//! | [`rejoin`] | the command `beachd rejoin` |
 //!
 //! Architecture invariant: this is the only room that knows mio, and with [`client`](crate::client) the only one that
 //! knows sockets. It decides nothing about data: whatever it answers by itself, it answers because the bytes were no
@@ -24,6 +25,7 @@ mod in_flight;
 mod link;
 mod output;
 mod process;
+pub mod rejoin;
 mod service;
 
 pub use config::{Cli, Config, ConfigError};

@@ -301,8 +301,8 @@ pub fn raft_log_segment(data: &[u8]) {
         drop(log);
         let (_, second) = RaftLog::open(&env, dir, 1 << 16).expect("what was opened opens again");
         assert_eq!(
-            (first.hard_state, first.first, first.last),
-            (second.hard_state, second.first, second.last),
+            (first.hard_state, first.first, first.last, first.memberships),
+            (second.hard_state, second.first, second.last, second.memberships),
             "a second recovery is identical"
         );
     }

@@ -2,7 +2,7 @@
 
 use beachdb::base::batch::WriteBatch;
 use beachdb::base::internal_key::{ValueKind, pack_trailer};
-use beachdb::base::{LogIndex, NodeId, SequenceNumber, Term};
+use beachdb::base::{LogIndex, Membership, NodeId, ReplicaId, SequenceNumber, Term};
 use beachdb::engine::edit::{TableMeta, VersionEdit};
 use beachdb::engine::manifest;
 use beachdb::env::sim::SimDisk;
@@ -158,16 +158,16 @@ fn raft_logs() -> Vec<Vec<u8>> {
         term: Term(term),
         payload: batch().into_bytes().into(),
     };
+    let voter = |node| ReplicaId { node: NodeId(node), incarnation: 7 };
+    log.bootstrap(Membership::of_voters([voter(1)]));
+    let change = Membership::of_voters([voter(1), voter(2)]).to_entry();
     let persists = [
-        (1, None, vec![entry(1, 1), entry(2, 1)]),
+        (1, None, vec![entry(1, 1), Entry { payload: change, ..entry(2, 1) }]),
         (2, Some(LogIndex(2)), vec![entry(2, 2), entry(3, 2)]),
         (2, None, vec![entry(4, 2)]),
     ];
     for (io, (term, truncate_from, entries)) in persists.into_iter().enumerate() {
-        let hard_state = Some(HardState {
-            term: Term(term),
-            vote: Some(beachdb::base::ReplicaId { node: NodeId(1), incarnation: 7 }),
-        });
+        let hard_state = Some(HardState { term: Term(term), vote: Some(voter(1)) });
         log.submit(Persist { io: IoId(io as u64 + 1), hard_state, truncate_from, entries });
         log.kick();
         let mut done = Vec::new();

@@ -4,12 +4,13 @@
 #![expect(clippy::disallowed_methods, reason = "tests read and write files directly")]
 
 use beachdb::base::batch::WriteBatch;
-use beachdb::base::{LogIndex, NodeId, Term};
+use beachdb::base::{LogIndex, Member, MemberRole, Membership, NodeId, ReplicaId, Term};
 use beachdb::env::Disk;
 use beachdb::env::os::OsDisk;
 use beachdb::raft::HardState;
 use beachdb::raft_log::{
-    SLOT_BASELINE, SLOT_HARD_STATE, STATE_FORMAT, encode_baseline, encode_hard_state,
+    SLOT_BASELINE, SLOT_HARD_STATE, SLOT_MEMBERSHIP, STATE_FORMAT, encode_baseline,
+    encode_hard_state, encode_membership,
 };
 use beachdb::wal::segment::SegmentWriter;
 use beachdb::wal::{LogKind, Options, RecordKind, Writer, open};
@@ -101,14 +102,12 @@ fn small_wal() -> TempDir {
     dir
 }
 
-/// A Raft log with a vote, a truncation, a baseline, and a second segment; closed.
+/// A Raft log with a vote, a truncation, a baseline, memberships, and a second segment; closed.
 fn raft_log() -> TempDir {
     let dir = tempfile::tempdir().unwrap();
     let mut writer = open_log(&dir, LogKind::RaftLog);
-    let vote = HardState {
-        term: Term(2),
-        vote: Some(beachdb::base::ReplicaId { node: NodeId(1), incarnation: 7 }),
-    };
+    let vote =
+        HardState { term: Term(2), vote: Some(ReplicaId { node: NodeId(1), incarnation: 7 }) };
     writer.append(RecordKind::State, SLOT_HARD_STATE, STATE_FORMAT, &encode_hard_state(vote));
     writer.append(RecordKind::Data, 1, 2, WriteBatch::no_op().as_bytes());
     writer.sync_blocking().unwrap();
@@ -120,7 +119,19 @@ fn raft_log() -> TempDir {
     writer.append(RecordKind::State, SLOT_BASELINE, STATE_FORMAT, &baseline);
     put(&mut writer, 3, 3);
     writer.sync_blocking().unwrap();
-    writer.append(RecordKind::Data, 4, 3, b"no batch");
+    let voter = ReplicaId { node: NodeId(1), incarnation: 7 };
+    let slot = encode_membership(LogIndex(0), &Membership::of_voters([voter]));
+    writer.append(RecordKind::State, SLOT_MEMBERSHIP, STATE_FORMAT, &slot);
+    let mut members = Membership::of_voters([voter]);
+    members.insert(Member {
+        replica: ReplicaId { node: NodeId(2), incarnation: 0xab },
+        role: MemberRole::Learner,
+        peer_address: "b:1".into(),
+        client_address: String::new(),
+    });
+    writer.append(RecordKind::Data, 4, 3, &members.to_entry());
+    writer.append(RecordKind::Data, 5, 3, WriteBatch::register().as_bytes());
+    writer.append(RecordKind::Data, 6, 3, b"no batch");
     writer.close_blocking().unwrap();
     assert_eq!(writer.segments(), 2);
     dir
@@ -169,7 +180,7 @@ fn a_torn_tail_is_a_note_and_damage_is_a_fault_with_the_rest_shown() {
 #[test]
 fn damage_in_an_older_segment_is_found_by_its_directory() {
     let dir = raft_log();
-    flip(&dir, "log/0000000000000001.rlog", 270);
+    flip(&dir, "log/0000000000000001.rlog", 278);
     let output = dump(&dir, &["log"]);
     assert_eq!(output.status.code(), Some(1));
     golden("raft_damaged.txt", &output);

@@ -9,7 +9,10 @@ use beachdb::base::{Member, Membership, ReplicaId};
 use beachdb::env::os::OsDisk;
 use beachdb::env::{Disk, OpenMode};
 use beachdb::proto::explain::membership_json;
-use beachdb::raft_log::{SLOT_BASELINE, SLOT_HARD_STATE, decode_baseline, decode_hard_state};
+use beachdb::raft_log::{
+    SLOT_BASELINE, SLOT_HARD_STATE, SLOT_MEMBERSHIP, decode_baseline, decode_hard_state,
+    decode_membership,
+};
 use beachdb::wal::recovery::Chain;
 use beachdb::wal::segment::{ScanEnd, SegmentReader, scan};
 use beachdb::wal::{LogKind, LogPos, Record, RecordKind, SegmentHeader, VERSION, WalError};
@@ -484,6 +487,12 @@ fn state_line(record: &Record<'_>) -> String {
             Some((index, term)) => format!("baseline: released up to index {index} of term {term}"),
             None => unknown(),
         },
+        SLOT_MEMBERSHIP => match decode_membership(record.aux, record.payload) {
+            Some((index, membership)) => {
+                format!("membership of index {index}: {}", members_text(&membership))
+            }
+            None => unknown(),
+        },
         _ => unknown(),
     }
 }
@@ -508,6 +517,12 @@ fn decode_json(record: &Record<'_>, doc: &mut Value) {
         (RecordKind::State, SLOT_BASELINE) => {
             if let Some((index, term)) = decode_baseline(record.aux, record.payload) {
                 doc["baseline"] = json!({ "index": index.0, "term": term.0 });
+            }
+        }
+        (RecordKind::State, SLOT_MEMBERSHIP) => {
+            if let Some((index, membership)) = decode_membership(record.aux, record.payload) {
+                let members = membership_json(&membership);
+                doc["membership"] = json!({ "index": index.0, "members": members });
             }
         }
         _ => {}
