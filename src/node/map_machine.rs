@@ -82,6 +82,13 @@ impl MapMachine {
         }
     }
 
+    /// The same, flushed.
+    #[cfg(test)]
+    pub(super) fn flushed(mut self) -> Self {
+        self.durable = Arc::new(self.content.clone());
+        self
+    }
+
     /// Says whether there is room for writes.
     pub const fn set_room(&mut self, room: bool) {
         self.room = room;

@@ -13,7 +13,7 @@
 //! - `acked <= next <= bytes`. Pieces leave in order; after a loss it goes back to `acked` (go-back-N), once for each
 //!   position, or when nothing was heard for one election timeout.
 //! - The log keeps what is above a source's index (see [`release`](super::release)), also for a while afterwards.
-//! - A snapshot never forces a flush, with one exception: there is no snapshot at all and somebody needs one.
+//! - A snapshot never forces a flush, with one exception: there is none that anybody could take, and somebody needs one.
 //!
 //! A transfer goes on across replication sessions (the follower restarted, the connection broke): the next piece carries
 //! the description again, and the receiver says where to go on, from 0 if it knows nothing of it (pitfall 27).
@@ -184,7 +184,9 @@ impl<L: LogStore, S: StateMachine> Node<L, S> {
         while self.sender.transfers.len() < MAX_SNAPSHOT_TRANSFERS {
             let due = self.sender.waiting.iter().find(|(_, w)| w.not_before <= now);
             let Some((&to, &Waiting { session, .. })) = due else { return };
-            let membership = self.durable_membership().cloned();
+            // A node that joined knows of no members below the entry that added it. A snapshot of there would be refused
+            // by everybody; the next flush is behind that entry.
+            let membership = self.durable_membership().filter(|(_, m)| !m.is_empty()).cloned();
             let source = membership.and_then(|m| self.machine.file_snapshot(m));
             let Some(source) = source else {
                 self.sender.wants_flush = true;
