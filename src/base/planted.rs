@@ -3,11 +3,11 @@
 //! A mutant stands in the real code as `if planted!(Name) { wrong } else { right }`. In every normal build
 //! `planted!` is the constant `false` and nothing of it is left in the program. A build with
 //! `RUSTFLAGS='--cfg beach_planted'` (never a cargo feature: features unify, and one dependent would switch them on for
-//! all) carries them all, asleep, and [`select`] wakes one of them on one thread.
+//! all) carries them all, asleep, and `select` wakes one of them on one thread.
 //!
 //! Invariants:
 //! - without the cfg, [`is`] is a `const fn` that returns `false` (proved at compile time below);
-//! - `beachd` cannot be built with the cfg at all (`main.rs`), and [`MARKER`] is in every binary that has them:
+//! - `beachd` cannot be built with the cfg at all (`main.rs`), and `MARKER` is in every binary that has them:
 //!   `tests/planted.rs` looks for it in the real `beachd`;
 //! - every bug listed here is planted somewhere (`tests/planted.rs`);
 //! - the choice belongs to a thread: simulated nodes and their jobs run on one, so that several runs of one

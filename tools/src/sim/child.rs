@@ -2,7 +2,7 @@
 //! that never ends must be killed: both are failures of a seed, not of the swarm.
 //!
 //! The parent writes one [`Job`] a line to the child's standard input and reads one
-//! [`RunReport`](super::run::RunReport) a line from its standard output. A child does any number of jobs.
+//! [`RunReport`] a line from its standard output. A child does any number of jobs.
 
 #![expect(
     clippy::disallowed_methods,

@@ -1,10 +1,5 @@
 //! Many seeds: workers that run whole seeds in child processes, the failures they find, and the sums.
 
-#![expect(
-    clippy::disallowed_methods,
-    reason = "the swarm is a program of this machine: threads that wait for child processes"
-)]
-
 use super::artifact::Artifact;
 use super::child::{Job, Worker, elapsed};
 use super::hooks::{Marks, Violation};

@@ -3,7 +3,7 @@
 //!
 //! | client | writes | in flight | after an unknown outcome |
 //! |---|---|---|---|
-//! | even | under a session ([`Session`]) | up to [`PIPELINE`] | sends the same write again, elsewhere, until it is answered |
+//! | even | under a session (`Session`) | up to `PIPELINE` | sends the same write again, elsewhere, until it is answered |
 //! | odd | without one | one | forgets it: it may take effect at any time, or never |
 //!
 //! Few keys, so that clients meet; unique values, so that a read names the write it saw. Now and then a client with a
