@@ -2,7 +2,7 @@
 //! time and at last one by one, as long as the same rule is broken (delta debugging, Zeller 1999). Bounded in time; what is
 //! left when the time is over still fails.
 
-use super::child::{Job, Worker};
+use super::child::Job;
 use super::faults::TimedFault;
 use super::hooks::Violation;
 use super::run::RunReport;
@@ -22,12 +22,15 @@ pub struct Shrunk {
     pub runs: u64,
 }
 
+/// Runs a job and says what it broke.
+pub type Runner<'a> = dyn FnMut(&Job) -> io::Result<Option<Violation>> + 'a;
+
 /// Shrinks the failure of `report`; `plan` is what was run. `goes_on` says whether there is time left.
 ///
 /// # Errors
-/// No child process can be started.
+/// The runner's: no child process can be started.
 pub fn shrink(
-    worker: &mut Worker,
+    runner: &mut Runner<'_>,
     report: &RunReport,
     plan: Vec<TimedFault>,
     violation: Violation,
@@ -41,7 +44,7 @@ pub fn shrink(
         shorter.minutes = minutes.min(best.options.minutes);
         let mut plan = best.plan.clone();
         plan.retain(|f| f.at_ms <= failed_at_ms);
-        attempt(worker, &mut best, shorter, plan)?;
+        attempt(runner, &mut best, shorter, plan)?;
     }
     let mut chunk = best.plan.len().div_ceil(2);
     while chunk > 0 && !best.plan.is_empty() {
@@ -54,7 +57,7 @@ pub fn shrink(
             let mut plan = best.plan.clone();
             plan.drain(from..(from + chunk).min(plan.len()));
             let options = best.options.clone();
-            if attempt(worker, &mut best, options, plan)? {
+            if attempt(runner, &mut best, options, plan)? {
                 smaller = true;
             } else {
                 from += chunk;
@@ -70,14 +73,14 @@ pub fn shrink(
 
 /// Takes the smaller run if it breaks the same rule.
 fn attempt(
-    worker: &mut Worker,
+    runner: &mut Runner<'_>,
     best: &mut Shrunk,
     options: RunOptions,
     plan: Vec<TimedFault>,
 ) -> io::Result<bool> {
     best.runs += 1;
     let job = Job { options, plan: Some(plan) };
-    let Some(violation) = worker.run(&job)?.violation else { return Ok(false) };
+    let Some(violation) = runner(&job)? else { return Ok(false) };
     if violation.rule != best.violation.rule {
         return Ok(false);
     }
@@ -85,4 +88,53 @@ fn attempt(
     best.plan = job.plan.unwrap_or_default();
     best.violation = violation;
     Ok(true)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::sim::faults::Fault;
+    use crate::sim::hooks::Marks;
+
+    /// A world that fails when slot 1 crashes and, later, slot 2 is paused; at 5,000 ms.
+    fn broken(job: &Job) -> Option<Violation> {
+        let plan = job.plan.as_ref()?;
+        let at = |wanted: &dyn Fn(&Fault) -> bool| plan.iter().position(|f| wanted(&f.fault));
+        let crash = at(&|f| matches!(f, Fault::Crash { slot: 1, .. }))?;
+        let pause = at(&|f| matches!(f, Fault::Pause { slot: 2, .. }))?;
+        let long = job.options.duration_ns() >= 5_000_000_000;
+        (crash < pause && long).then(|| Violation::new("broken", "twice"))
+    }
+
+    fn long_plan() -> Vec<TimedFault> {
+        let fault = |n: u64| match n {
+            17 => Fault::Crash { slot: 1, power: false, down_ms: 1 },
+            31 => Fault::Pause { slot: 2, ms: 1 },
+            _ => Fault::Disconnect { slot: 0 },
+        };
+        (0..100).map(|n| TimedFault { at_ms: 100 * n, fault: fault(n) }).collect()
+    }
+
+    #[test]
+    fn what_is_left_is_what_it_takes_and_still_fails() {
+        let report = RunReport {
+            options: RunOptions { seed: 1, nodes: 3, minutes: 1.0 },
+            violation: None,
+            hash: 0,
+            virtual_ns: 5_000_000_000,
+            events: 0,
+            acknowledged: 0,
+            marks: Marks::default(),
+            plan: Vec::new(),
+        };
+        let violation = Violation::new("broken", "twice");
+        let mut runner = |job: &Job| Ok(broken(job));
+        let small =
+            shrink(&mut runner, &report, long_plan(), violation.clone(), &mut || true).unwrap();
+        assert_eq!(small.plan.iter().map(|f| f.at_ms).collect::<Vec<_>>(), [1_700, 3_100]);
+        assert!(small.options.minutes < 0.1, "{}", small.options.minutes);
+        assert_eq!(small.violation.rule, "broken");
+        let kept = shrink(&mut runner, &report, long_plan(), violation, &mut || false).unwrap();
+        assert!(kept.plan.len() > 2, "without time nothing is taken out one by one");
+    }
 }

@@ -23,7 +23,7 @@ pub const OPS_NEED_SEEDS: u64 = 20;
 /// Every so many seeds one is run twice: the hashes must be equal.
 const TWICE_EVERY: u64 = 8;
 /// A run that takes longer than this, in wall time, hangs.
-const PATIENCE: Duration = Duration::from_secs(300);
+const PATIENCE: Duration = Duration::from_secs(120);
 /// Failures after which a swarm gives up: there is enough to look at.
 const MAX_FAILURES: usize = 10;
 
@@ -227,7 +227,8 @@ impl Shared {
         let mut goes_on = || elapsed(&self.clock, begin) < self.options.shrink;
         let artifact =
             if goes_on() && violation.rule != "hang" && violation.rule != "nondeterminism" {
-                let small = shrink(worker, &report, plan, violation.clone(), &mut goes_on)?;
+                let mut runner = |job: &Job| Ok(worker.run(job)?.violation);
+                let small = shrink(&mut runner, &report, plan, violation.clone(), &mut goes_on)?;
                 Artifact::new(small.options, small.plan, small.violation)
             } else {
                 Artifact::new(report.options, plan, violation.clone())

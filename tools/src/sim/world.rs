@@ -38,6 +38,8 @@ use std::collections::{BTreeMap, BinaryHeap};
 /// Connections with this bit are the operator's.
 pub const OPERATOR_CONN: u64 = 1 << 63;
 const CRC: frame::CrcPolicy = frame::CrcPolicy::OptionalOnLoopback;
+/// Clients act this long after what made them act.
+const CLIENT_GRAIN_NS: u64 = 1_000;
 /// A closed connection is told to the client after this long at most.
 const CLOSE_DELAY_NS: u64 = 20_000_000;
 
@@ -484,7 +486,8 @@ impl World {
     }
 
     fn plan_clients(&mut self) {
-        let next = self.clients.next_at().max(self.core.now);
+        // Later than now, so that time goes on whatever clients want.
+        let next = self.clients.next_at().max(self.core.now.plus(CLIENT_GRAIN_NS));
         if next < self.core.clients_at && next != Nanos::MAX {
             self.core.clients_at = next;
             self.core.at(next, What::Clients);
