@@ -2,7 +2,8 @@
 //!
 //! 1. **Liveness.** Faults stop. A random quorum of the voters stays up (the others go down), with whole disks and a
 //!    good network. Within [`LIVENESS_TIMEOUTS`] longest election timeouts it must have a leader that serves, and
-//!    every one of the quorum must have applied what that leader had applied when it began to serve.
+//!    every one of the quorum must have applied what that leader had applied when it began to serve. Where a snapshot has to be
+//!    sent in tiny chunks, its way is added to the time.
 //! 2. **Convergence.** Everybody comes up, damaged nodes are rebuilt, the operator makes everybody a voter, clients stop.
 //!    Within [`CONVERGENCE_TIMEOUTS`] longest election timeouts all nodes have applied the same entry.
 //! 3. **Equality.** All user rows and all internal rows of all nodes are equal.
@@ -19,6 +20,8 @@ use beachdb::node::{Lookup, SliceRange, StateMachine};
 pub const LIVENESS_TIMEOUTS: u64 = 20;
 /// The same for all nodes to come back (each after a remove, an add, a snapshot, and a promote) and be equal.
 pub const CONVERGENCE_TIMEOUTS: u64 = 100;
+/// Longest time of a job in the end of a run.
+const CALM_JOB_NS: u64 = 2_000_000;
 /// How often it is looked whether it is done.
 const LOOKS_PER_TIMEOUT: u64 = 40;
 
@@ -63,6 +66,7 @@ impl World {
         core.operator.rests = true;
         core.operator.queue.clear();
         core.net.heal();
+        core.shape.job_delay.1 = core.shape.job_delay.1.min(CALM_JOB_NS);
         for slot in 0..core.slots.len() {
             let now = core.now;
             let s = &mut core.slots[slot];
@@ -157,6 +161,7 @@ impl World {
         mut done: impl FnMut(&Self) -> bool,
     ) -> Result<bool, Violation> {
         let longest = 2 * self.core.shape.election_timeout_ns;
+        let timeouts = timeouts + self.transfer_ns() / longest;
         for _ in 0..timeouts * LOOKS_PER_TIMEOUT {
             if done(self) {
                 return Ok(true);
@@ -164,6 +169,16 @@ impl World {
             self.run_until(self.core.now.plus(longest / LOOKS_PER_TIMEOUT))?;
         }
         Ok(done(self))
+    }
+
+    /// How long the largest snapshot there is may be on its way, a chunk at a time (chunks are tiny here), once more
+    /// after a leader change.
+    fn transfer_ns(&self) -> u64 {
+        let shape = &self.core.shape;
+        let bytes = self.core.slots.iter().map(|s| s.disk.used_bytes()).max().unwrap_or(0);
+        let chunks = bytes / shape.snapshot_chunk_bytes as u64;
+        let one = 2 * self.core.net.normal().delay_max + 2 * shape.job_delay.1 + shape.turn_cost.1;
+        2 * chunks * one
     }
 
     /// Whether the core has a leader that serves and everybody in it has caught up with what it had then.

@@ -108,7 +108,7 @@ impl Shape {
             segment_bytes: pick(random, &[8 << 10, 16 << 10, 64 << 10]),
             log_bytes_before_flush: pick(random, &[32 << 10, 64 << 10, 256 << 10]),
             log_tail_entries: pick(random, &[0, 10, 100, 1_000]),
-            snapshot_chunk_bytes: pick(random, &[512, 4 << 10, 64 << 10]),
+            snapshot_chunk_bytes: pick(random, &[1 << 10, 4 << 10, 64 << 10]),
             max_inflight_messages: pick(random, &[1, 2, 4, 16]),
             max_append_bytes: pick(random, &[256, 4 << 10, 64 << 10]),
             clock_drift_ppm: pick(random, &[0, 100, 10_000, 50_000]),

@@ -6,7 +6,7 @@ use beachdb::base::{LogIndex, ReplicaId, Term};
 use beachdb::node::{Effect, EntryOutcome, Observed};
 use beachdb::proto::{ErrorCode, Response};
 use beachdb::raft::message::{AppendOutcome, Body, SnapshotOutcome};
-use beachdb::raft::{LogView, Message, Role};
+use beachdb::raft::{LogView, Message, Role, Trace};
 use std::collections::BTreeMap;
 
 macro_rules! marks {
@@ -172,6 +172,18 @@ impl Watch {
             }
         }
         let Some(node) = world.slot(step.slot).node else { return };
+        let served = |e: &Effect| match e {
+            Effect::Reply { response, .. } => {
+                matches!(
+                    response,
+                    Response::Value { .. } | Response::NotFound { .. } | Response::Scan(_)
+                )
+            }
+            _ => false,
+        };
+        if node.role() != Role::Leader && step.effects.iter().any(served) {
+            self.hit(FOLLOWER_READ);
+        }
         let (raft, last) = (node.raft(), node.log().last());
         let leads = (raft.role() == Role::Leader).then(|| raft.term());
         let before = self.slots[step.slot];
@@ -263,6 +275,9 @@ impl Watch {
                 self.hit(INSTALLED);
             }
             Observed::Released { .. } => self.hit(LOG_RELEASED),
+            Observed::Raft(Trace::Role { reason: "its disk hangs", .. }) => {
+                self.hit(HUNG_DISK_LEADER);
+            }
             _ => {}
         }
     }
