@@ -75,6 +75,8 @@ struct Transfer {
     tell_meta: bool,
     /// Where it last went back to.
     rewound: Option<u64>,
+    /// Where the receiver says it is, though it was further once: true if it says so again.
+    doubt: Option<u64>,
     heard_at: Nanos,
     moved_at: Nanos,
 }
@@ -153,6 +155,30 @@ impl Transfer {
         self.reading = None;
     }
 
+    /// The receiver has everything before `offset`. Whether a piece was lost, so that it goes back.
+    fn receiver_wants(&mut self, now: Nanos, offset: u64) -> bool {
+        if offset > self.acked && offset <= self.bytes() {
+            self.acked = offset;
+            self.moved_at = now;
+            (self.rewound, self.doubt) = (None, None);
+            if self.next < offset {
+                self.rewind(offset);
+            }
+            return false;
+        }
+        // It may have restarted and begun again, and a late word from before that have been believed. One word may be
+        // late itself; a receiver that waits there says it again and again.
+        let restarted = offset < self.acked && self.doubt == Some(offset);
+        self.doubt = Some(offset);
+        let lost = offset < self.next && (offset == self.acked || offset == 0 || restarted);
+        if !lost || self.rewound == Some(offset) {
+            return false;
+        }
+        self.rewind(offset);
+        self.rewound = Some(offset);
+        true
+    }
+
     fn chunk(&mut self, data: Bytes, crc: u32) -> SnapshotChunk {
         let meta = std::mem::take(&mut self.tell_meta).then(|| self.source.meta().clone());
         let offset = self.next;
@@ -210,6 +236,7 @@ impl<L: LogStore, S: StateMachine> Node<L, S> {
                 reading: None,
                 tell_meta: true,
                 rewound: None,
+                doubt: None,
                 heard_at: now,
                 moved_at: now,
             };
@@ -283,20 +310,7 @@ impl<L: LogStore, S: StateMachine> Node<L, S> {
         transfer.heard_at = now;
         match reply.outcome {
             SnapshotOutcome::Next { offset } => {
-                if offset > transfer.acked && offset <= transfer.bytes() {
-                    transfer.acked = offset;
-                    transfer.moved_at = now;
-                    transfer.rewound = None;
-                    if transfer.next < offset {
-                        transfer.rewind(offset);
-                    }
-                } else if offset < transfer.next
-                    && (offset == transfer.acked || offset == 0)
-                    && transfer.rewound != Some(offset)
-                {
-                    // A piece was lost, or the receiver has forgotten everything.
-                    transfer.rewind(offset);
-                    transfer.rewound = Some(offset);
+                if transfer.receiver_wants(now, offset) {
                     self.sender.counters.rewinds += 1;
                 }
                 self.pump_snapshot(now, from);
@@ -361,5 +375,75 @@ impl<L: LogStore, S: StateMachine> Node<L, S> {
             self.release_log(out);
         }
         self.run_raft(now, out);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::base::Membership;
+    use crate::node::SnapshotRead;
+    use crate::raft::message::SnapshotMeta;
+    use std::sync::Arc;
+
+    struct Empty(Arc<SnapshotMeta>);
+
+    impl SnapshotSource for Empty {
+        fn meta(&self) -> &Arc<SnapshotMeta> {
+            &self.0
+        }
+        fn read(&self, _offset: u64, _len: usize) -> SnapshotRead {
+            Box::new(|| Ok((Bytes::new(), 0)))
+        }
+    }
+
+    fn transfer() -> Transfer {
+        let meta = SnapshotMeta {
+            index: LogIndex(9),
+            term: Term(1),
+            membership: (LogIndex::ZERO, Membership::new()),
+            bytes: 10_000,
+            body: Bytes::new(),
+        };
+        Transfer {
+            session: 1,
+            id: 1,
+            source: Box::new(Empty(Arc::new(meta))),
+            acked: 0,
+            next: 0,
+            reading: None,
+            tell_meta: true,
+            rewound: None,
+            doubt: None,
+            heard_at: Nanos::ZERO,
+            moved_at: Nanos::ZERO,
+        }
+    }
+
+    /// Found by `beach-sim run --seed 446 --nodes 5`: the receiver restarted, began again from 0, and a late word from before the
+    /// restart took the sender to where the receiver never was; both waited for ever.
+    #[test]
+    fn a_receiver_that_restarted_is_believed_although_a_late_word_put_it_further() {
+        let mut t = transfer();
+        t.next = 9_000;
+        assert!(!t.receiver_wants(Nanos(1), 8_000), "progress");
+        assert!(t.receiver_wants(Nanos(2), 0), "it restarted");
+        assert!(!t.receiver_wants(Nanos(3), 1_000));
+        assert!(!t.receiver_wants(Nanos(4), 8_500), "the late word");
+        assert_eq!((t.acked, t.next), (8_500, 8_500));
+        t.next = 9_000;
+        assert!(!t.receiver_wants(Nanos(5), 1_000), "this one may be late as well");
+        assert!(t.receiver_wants(Nanos(6), 1_000), "but it says it again");
+        assert_eq!((t.acked, t.next), (1_000, 1_000));
+    }
+
+    #[test]
+    fn words_that_overtake_each_other_do_not_take_the_sender_back() {
+        let mut t = transfer();
+        t.next = 4_000;
+        for offset in [2_000, 1_000, 3_000, 2_000, 1_000] {
+            assert!(!t.receiver_wants(Nanos(1), offset), "{offset}");
+        }
+        assert_eq!((t.acked, t.next), (3_000, 4_000));
     }
 }
