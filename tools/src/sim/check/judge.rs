@@ -41,6 +41,9 @@ const GROUP_BYTES: usize = 1 << 20;
 /// Appended entries remembered below the commit index, for log matching.
 const KEPT_ENTRIES: u64 = 5_000;
 
+/// Of how many terms a replica's acknowledgements are remembered.
+const KEPT_TERMS: usize = 64;
+
 /// What a replica said in all its lives.
 #[derive(Debug, Default)]
 struct Word {
@@ -50,6 +53,8 @@ struct Word {
     votes: BTreeMap<Term, ReplicaId>,
     /// "I have the leader's log up to here", in the newest term it said so in.
     acked: (Term, LogIndex),
+    /// What it said in each term, whatever became of it since: a deposed leader may hear it late, and commit by it.
+    said: BTreeMap<Term, LogIndex>,
     /// What must be in its log after a crash.
     promised: Option<(LogIndex, Term)>,
 }
@@ -228,6 +233,11 @@ impl Judge {
         let word = self.words.entry(step.replica).or_default();
         if word.acked.0 < term {
             word.acked = (term, to);
+        }
+        let said = word.said.entry(term).or_default();
+        *said = (*said).max(to);
+        if word.said.len() > KEPT_TERMS {
+            word.said.pop_first();
         }
         word.acked.1 = word.acked.1.max(to);
         self.promise(world, step, to);
@@ -434,7 +444,7 @@ impl Judge {
         }
         let voters: Vec<_> = node.raft().membership().voters().collect();
         let acked = |v: &&ReplicaId| {
-            self.words.get(v).is_some_and(|w| w.acked.0 == term && w.acked.1 >= commit)
+            self.words.get(v).is_some_and(|w| w.said.get(&term).is_some_and(|i| *i >= commit))
         };
         let others = voters.iter().filter(|v| **v != step.replica).filter(acked).count();
         let me = usize::from(voters.contains(&step.replica));
