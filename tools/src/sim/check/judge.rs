@@ -13,10 +13,13 @@
 //! | membership | one per entry; a leader begins a change when the one before and an entry of its own term are committed |
 //! | pre-vote | who campaigns uncalled had a majority's yes, as sent |
 //! | hung disk | a leader whose sync takes two election timeouts leads no more |
+//! | reads | [`super::confirmed`]: a majority answered in one term after the read arrived, or a lease holds |
+//! | applied | is committed, and durable on the same node |
 //! | bounded | uncommitted bytes, messages of one step |
 //!
 //! A leader that counted itself *promised* its own entries: the next power loss tells whether they were durable.
 
+use super::confirmed::Confirmed;
 use super::content;
 use super::history::History;
 use super::marks;
@@ -83,6 +86,7 @@ pub struct Judge {
     /// (index, term) of every entry that was sent: its payload's hash, and the term of the entry before it.
     entries: BTreeMap<(LogIndex, Term), (u64, Term)>,
     pruned_below: LogIndex,
+    reads: Confirmed,
     marks: marks::Watch,
     content: content::Sampler,
 }
@@ -105,6 +109,7 @@ impl Judge {
             shown: vec![Shown::default(); setup.nodes],
             entries: BTreeMap::new(),
             pruned_below: LogIndex::ZERO,
+            reads: Confirmed::default(),
             marks: marks::Watch::new(setup),
             content: content::Sampler::new(setup.seed),
         }
@@ -115,6 +120,7 @@ impl Judge {
             return broken("messages-name-their-sender", format!("{} sent {m:?}", step.replica));
         }
         self.check_vote(world, step, m)?;
+        self.reads.message(step.at, m);
         let word = self.words.entry(m.from).or_default();
         match &m.body {
             Body::Append(append) => {
@@ -451,13 +457,14 @@ impl Judge {
         if others * 2 > voters.len() {
             return Ok(());
         }
-        if (others + me) * 2 > voters.len() {
+        let durable = node.raft().status().durable;
+        if (others + me) * 2 > voters.len() && durable >= commit {
             self.promise(world, step, commit);
             return Ok(());
         }
         let acks: Vec<_> = voters.iter().map(|v| (v, self.words.get(v).map(|w| w.acked))).collect();
         let what = format!(
-            "{} committed entry {commit} of term {term}; what the voters said: {acks:?}",
+            "{} committed entry {commit} of term {term}; it is durable here up to {durable}; what the voters said: {acks:?}",
             step.replica
         );
         broken("commit-needs-a-majority", what)
@@ -607,6 +614,16 @@ impl Judge {
         match effect {
             Effect::Send(message) => self.check_message(world, step, message),
             Effect::Observed(observed) => self.check_observed(world, step, observed),
+            Effect::Reply { origin, response, .. }
+                if matches!(
+                    response,
+                    Response::Value { .. } | Response::NotFound { .. } | Response::Scan(_)
+                ) =>
+            {
+                let Some(node) = world.slot(step.slot).node else { return Ok(()) };
+                let changes = self.memberships.len();
+                self.reads.check(step, *origin, node, &self.leaders, changes)
+            }
             Effect::Reply { response: Response::Written { index, .. }, .. } => {
                 let history = self.history.borrow();
                 if *index > history.model.applied() {
@@ -623,7 +640,7 @@ impl Judge {
 impl Observer for Judge {
     fn node_started(&mut self, world: &dyn WorldView, slot: usize) -> Verdict {
         let view = world.slot(slot);
-        self.marks.started(&view);
+        self.marks.started(world.now(), &view);
         let Some(node) = view.node else { return Ok(()) };
         self.shown[slot] = Shown {
             term: node.raft().term(),
@@ -648,6 +665,7 @@ impl Observer for Judge {
 
     fn after_step(&mut self, world: &dyn WorldView, step: &Step<'_>) -> Verdict {
         self.history.borrow_mut().verdict()?;
+        self.reads.begin(step, self.memberships.len());
         for effect in step.effects {
             self.effect(world, step, effect)?;
         }
@@ -662,6 +680,15 @@ impl Observer for Judge {
         if step.effects.iter().any(advanced) {
             let mut history = self.history.borrow_mut();
             history.model.stands_at(step.replica, node.applied(), node.last_seq())?;
+            let durable = node.raft().status().durable;
+            if node.applied() > durable {
+                let what = format!(
+                    "{} applied entry {}, and its log is durable up to {durable}",
+                    step.replica,
+                    node.applied()
+                );
+                return broken("applied-is-durable", what);
+            }
             let installed = |e: &Effect| matches!(e, Effect::Observed(Observed::Installed { .. }));
             if step.effects.iter().any(installed) || self.content.is_due() {
                 self.content.compare(&history.model, &view)?;

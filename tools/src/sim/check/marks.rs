@@ -2,7 +2,7 @@
 //! it can be seen from outside; a swarm in which one of [`REQUIRED`] is never hit fails.
 
 use crate::sim::hooks::{Marks, Setup, SlotView, Step, StopKind, WorldView};
-use beachdb::base::{LogIndex, ReplicaId, Term};
+use beachdb::base::{LogIndex, Nanos, ReplicaId, Term};
 use beachdb::node::{Effect, EntryOutcome, Observed};
 use beachdb::proto::{ErrorCode, Response};
 use beachdb::raft::message::{AppendOutcome, Body, SnapshotOutcome};
@@ -86,6 +86,16 @@ marks! {
     NEW_INCARNATION = "new incarnation of a wiped node";
     /// A leader whose disk hung gave up its office.
     HUNG_DISK_LEADER = "leader with a hung disk handed over";
+    /// A leader that no majority answers gave up its office.
+    CHECK_QUORUM = "leader that heard no majority stepped down";
+    /// A vote or pre-vote was refused because a leader is heard.
+    STICKINESS = "vote refused by stickiness";
+    /// A transfer ended without a new leader.
+    TRANSFER_GIVEN_UP = "leadership transfer given up";
+    /// An entry of a follower differs from the leader's.
+    CONFLICT = "entry in conflict with the leader's";
+    /// A tail was cut at recovery.
+    TAIL_CUT = "torn tail of the log cut";
 }
 
 /// What a swarm must hit.
@@ -120,7 +130,10 @@ impl Watch {
         Self {
             marks,
             slots: vec![Slot::default(); setup.nodes],
-            members: (LogIndex::ZERO, BTreeMap::new()),
+            members: (
+                LogIndex::ZERO,
+                (0..setup.nodes).map(|slot| (setup.replica(slot), true)).collect(),
+            ),
         }
     }
 
@@ -135,7 +148,11 @@ impl Watch {
     }
 
     /// A process came up.
-    pub fn started(&mut self, view: &SlotView<'_>) {
+    pub fn started(&mut self, now: Nanos, view: &SlotView<'_>) {
+        let recovery = view.node.map(|node| node.status(now).recovery).unwrap_or_default();
+        if recovery.iter().any(|line| line.contains("; cut: ")) {
+            self.hit(TAIL_CUT);
+        }
         if view.life > 0 {
             self.hit(RESTARTED);
         }
@@ -163,27 +180,17 @@ impl Watch {
 
     /// A step was taken.
     pub fn after_step(&mut self, world: &dyn WorldView, step: &Step<'_>) {
+        let node = world.slot(step.slot).node;
+        let leads = node.is_some_and(|node| node.role() == Role::Leader);
         for effect in step.effects {
             match effect {
                 Effect::Send(message) => self.message(step.slot, message),
                 Effect::Observed(observed) => self.observed(step.slot, observed),
-                Effect::Reply { response, .. } => self.reply(response),
+                Effect::Reply { response, .. } => self.reply(leads, response),
                 _ => {}
             }
         }
-        let Some(node) = world.slot(step.slot).node else { return };
-        let served = |e: &Effect| match e {
-            Effect::Reply { response, .. } => {
-                matches!(
-                    response,
-                    Response::Value { .. } | Response::NotFound { .. } | Response::Scan(_)
-                )
-            }
-            _ => false,
-        };
-        if node.role() != Role::Leader && step.effects.iter().any(served) {
-            self.hit(FOLLOWER_READ);
-        }
+        let Some(node) = node else { return };
         let (raft, last) = (node.raft(), node.log().last());
         let leads = (raft.role() == Role::Leader).then(|| raft.term());
         let before = self.slots[step.slot];
@@ -218,7 +225,7 @@ impl Watch {
         self.hit(MEMBERSHIP_CHANGED);
         for (replica, votes) in self.members.1.clone() {
             match before.get(&replica) {
-                None if !votes && !before.is_empty() => self.hit(LEARNER_ADDED),
+                None if !votes => self.hit(LEARNER_ADDED),
                 Some(false) if votes => self.hit(LEARNER_PROMOTED),
                 _ => {}
             }
@@ -275,14 +282,26 @@ impl Watch {
                 self.hit(INSTALLED);
             }
             Observed::Released { .. } => self.hit(LOG_RELEASED),
-            Observed::Raft(Trace::Role { reason: "its disk hangs", .. }) => {
-                self.hit(HUNG_DISK_LEADER);
-            }
+            Observed::Raft(trace) => self.trace(trace),
             _ => {}
         }
     }
 
-    fn reply(&mut self, response: &Response) {
+    fn trace(&mut self, trace: &Trace) {
+        match trace {
+            Trace::Role { reason: "its disk hangs", .. } => self.hit(HUNG_DISK_LEADER),
+            Trace::Role { reason: "it hears no majority", .. } => self.hit(CHECK_QUORUM),
+            Trace::Vote { why: "it hears a leader", .. } => self.hit(STICKINESS),
+            Trace::Transfer { what: "gave up", .. } => self.hit(TRANSFER_GIVEN_UP),
+            Trace::Conflict { .. } => self.hit(CONFLICT),
+            _ => {}
+        }
+    }
+
+    fn reply(&mut self, leads: bool, response: &Response) {
+        if matches!(response, Response::Value { .. } | Response::NotFound { .. }) && !leads {
+            self.hit(FOLLOWER_READ);
+        }
         let Response::Error(error) = response else { return };
         match error.code {
             ErrorCode::Busy => self.hit(BUSY),

@@ -12,6 +12,7 @@
 //! order ([`model`], [`history`]) believes the numbers in the replies and compares everything at its place. What
 //! one of them is blind to, the other sees.
 
+pub mod confirmed;
 pub mod content;
 pub mod history;
 pub mod judge;
