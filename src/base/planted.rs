@@ -76,7 +76,6 @@ bugs! {
     DuplicateApplied: "a retry that the session remembers is applied again",
     EvictedApplied: "a write that its session refuses is applied",
     TrimsOneTooMany: "a session forgets the outcome at acked-below as well",
-    InstallKeepsConflict: "the log is kept behind a snapshot although its entry there is another one",
     ReleaseAboveFlushed: "the log is released up to what is applied, not to what is flushed",
     LogNotSynced: "a group of the log is written and not synced",
     SegmentDirNotSynced: "the directory is not synced after a new log segment got its name",

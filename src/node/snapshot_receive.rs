@@ -333,8 +333,7 @@ impl<L: LogStore, S: StateMachine> Node<L, S> {
         rows: &[(Vec<u8>, Bytes)],
         out: &mut Vec<Effect>,
     ) -> Result<(), FatalError> {
-        let conflict = self.log.term(index).is_some_and(|mine| mine != term);
-        if self.log.term(index) == Some(term) || (planted!(InstallKeepsConflict) && conflict) {
+        if self.log.term(index) == Some(term) {
             // The log goes on behind the snapshot (pitfall 23).
             self.log.applied_to(index);
         } else {

@@ -94,6 +94,8 @@ marks! {
     TRANSFER_GIVEN_UP = "leadership transfer given up";
     /// An entry of a follower differs from the leader's.
     CONFLICT = "entry in conflict with the leader's";
+    /// A get as of an older sequence number was answered.
+    OLD_READ = "read as of an older sequence number";
     /// A tail was cut at recovery.
     TAIL_CUT = "torn tail of the log cut";
 }

@@ -99,6 +99,8 @@ enum What {
     },
     Get {
         key: Bytes,
+        /// As of then; `None`: now.
+        at: Option<SequenceNumber>,
     },
     Scan {
         /// Numbers of keys.
@@ -165,7 +167,7 @@ impl Users {
         let client = &mut self.clients[at];
         if !self.stopped && client.has_room() && client.next_operation <= now {
             self.operations += 1;
-            client.begin(self.operations, now);
+            client.begin(self.operations, now, self.history.borrow().floor().seq);
         }
         let ids: Vec<u64> = self.clients[at].operations.keys().copied().collect();
         for id in ids {
@@ -289,9 +291,9 @@ impl Client {
         self.operations.len() < most
     }
 
-    fn begin(&mut self, id: u64, now: Nanos) {
+    fn begin(&mut self, id: u64, now: Nanos, newest: SequenceNumber) {
         self.next_operation = now.plus(millis(self.random.below(2 * THINK_MS)));
-        let what = self.choose_operation(id);
+        let what = self.choose_operation(id, newest);
         let operation = Operation {
             what,
             began: None,
@@ -303,10 +305,13 @@ impl Client {
         self.operations.insert(id, operation);
     }
 
-    fn choose_operation(&mut self, id: u64) -> What {
+    /// `newest`: the highest place acknowledged so far.
+    fn choose_operation(&mut self, id: u64, newest: SequenceNumber) -> What {
         let dice = self.random.below(100);
         if dice < 25 {
-            return What::Get { key: key(self.random.below(KEYS)) };
+            let back = SequenceNumber(1 + self.random.below(1_500));
+            let at = (dice < 3 && newest > back).then(|| SequenceNumber(newest.0 - back.0));
+            return What::Get { key: key(self.random.below(KEYS)), at };
         }
         if dice < 37 {
             let (a, b) = (self.random.below(KEYS), self.random.below(KEYS));
@@ -317,7 +322,7 @@ impl Client {
             if !self.operations.values().any(registers) {
                 return What::Register;
             }
-            return What::Get { key: key(self.random.below(KEYS)) };
+            return What::Get { key: key(self.random.below(KEYS)), at: None };
         }
         let changes = match dice {
             37..50 => 2 + self.random.below(3),
@@ -398,7 +403,9 @@ impl Client {
         let range;
         let request = match &operation.what {
             What::Register => Request::Register,
-            What::Get { key } => Request::Get { key, snapshot: SequenceNumber::ZERO },
+            What::Get { key, at } => {
+                Request::Get { key, snapshot: at.unwrap_or(SequenceNumber::ZERO) }
+            }
             What::Scan { keys, next } => {
                 range = (key(keys.start), key(keys.end));
                 let mut scan =
@@ -475,13 +482,32 @@ impl Client {
                 history.end(id, Fate::Applied);
                 Next::Done
             }
-            (What::Get { key }, Response::Value { seq, applied, value }) => {
+            (
+                What::Get { at: Some(at), .. },
+                Response::Value { applied, .. } | Response::NotFound { applied },
+            ) if at != applied => {
+                let what = format!("client {} asked as of {at}: {response:?}", self.number);
+                history.judge(Err(Violation::new("answers-fit-their-questions", what)));
+                Next::Done
+            }
+            (What::Get { key, at: Some(at) }, Response::Value { seq, value, .. }) => {
+                let verdict = history.model.check_get(key, *at, Some((*seq, value)));
+                history.judge(verdict);
+                history.marks.add(super::marks::OLD_READ, 1);
+                Next::Done
+            }
+            (What::Get { key, at: Some(at) }, Response::NotFound { .. }) => {
+                let verdict = history.model.check_get(key, *at, None);
+                history.judge(verdict);
+                Next::Done
+            }
+            (What::Get { key, at: None }, Response::Value { seq, applied, value }) => {
                 let verdict = history.model.check_get(key, *applied, Some((*seq, value)));
                 history.judge(verdict);
                 read(history, key, (call, floor), *applied, Some(value));
                 Next::Done
             }
-            (What::Get { key }, Response::NotFound { applied }) => {
+            (What::Get { key, at: None }, Response::NotFound { applied }) => {
                 let verdict = history.model.check_get(key, *applied, None);
                 history.judge(verdict);
                 read(history, key, (call, floor), *applied, None);
@@ -516,7 +542,8 @@ impl Client {
         let Some(operation) = self.operations.get_mut(&id) else { return Next::Done };
         operation.retry_at = now.plus(millis(backoff));
         let What::Write { session, .. } = &operation.what else {
-            let gone = error.code == ErrorCode::SnapshotTooOld;
+            // The snapshot is gone, or this node has not reached it yet.
+            let gone = matches!(error.code, ErrorCode::SnapshotTooOld | ErrorCode::BadRequest);
             return if gone { Next::GiveUp } else { Next::Wait };
         };
         match error.effect {
