@@ -18,13 +18,16 @@ use std::collections::BTreeMap;
 /// Requests whose arrival is remembered; those of lost connections are forgotten by and by.
 const MAX_REMEMBERED: usize = 20_000;
 
+/// Answers that are remembered, by term: about a hundred terms of seven replicas.
+const MAX_ANSWERS: usize = 1_000;
+
 /// See the module.
 #[derive(Debug, Default)]
 pub struct Confirmed {
     /// When each request arrived, and how many memberships were known then.
     arrived: BTreeMap<Origin, (Nanos, usize)>,
-    /// When each replica last answered an append, and in which term.
-    answered: BTreeMap<ReplicaId, (Term, Nanos)>,
+    /// When each replica last answered an append of a term.
+    answered: BTreeMap<(Term, ReplicaId), Nanos>,
     /// When the leader of a term told a successor to take over.
     handed_over: BTreeMap<Term, Nanos>,
 }
@@ -44,7 +47,10 @@ impl Confirmed {
     pub fn message(&mut self, now: Nanos, message: &Message) {
         match message.body {
             Body::AppendReply(_) => {
-                self.answered.insert(message.from, (message.term, now));
+                self.answered.insert((message.term, message.from), now);
+                if self.answered.len() > MAX_ANSWERS {
+                    self.answered.pop_first();
+                }
             }
             Body::TransferNow => {
                 self.handed_over.entry(message.term).or_insert(now);
@@ -68,11 +74,11 @@ impl Confirmed {
             return Ok(());
         }
         let voters: Vec<ReplicaId> = raft.membership().voters().collect();
-        let recent = |v: &ReplicaId| self.answered.get(v).filter(|(_, at)| *at >= arrived);
+        let answered = |term: Term, v: ReplicaId| self.answered.get(&(term, v)).copied();
         let terms = leaders.iter().rev().take(8).filter(|(_, leader)| voters.contains(leader));
         for (term, leader) in terms {
             let confirms = |v: &&ReplicaId| {
-                *v == leader || recent(v).is_some_and(|(answered_in, _)| answered_in == term)
+                *v == leader || answered(*term, **v).is_some_and(|at| at >= arrived)
             };
             if voters.iter().filter(confirms).count() * 2 > voters.len() {
                 return Ok(());
@@ -82,12 +88,13 @@ impl Confirmed {
         if lease && !over {
             return Ok(());
         }
-        let answers: Vec<_> = voters.iter().map(|v| (v, self.answered.get(v))).collect();
+        let term = raft.term();
+        let answers: Vec<_> = voters.iter().map(|v| (v, answered(term, *v))).collect();
         let what = format!(
             "{} ({}, term {}) answered a read that arrived at {arrived}; when the voters last answered an append: {answers:?}",
             step.replica,
             raft.role().name(),
-            raft.term()
+            term
         );
         Err(Violation::new("reads-are-confirmed", what))
     }
