@@ -614,12 +614,11 @@ impl Judge {
         match effect {
             Effect::Send(message) => self.check_message(world, step, message),
             Effect::Observed(observed) => self.check_observed(world, step, observed),
-            Effect::Reply { origin, response, .. }
-                if matches!(
-                    response,
-                    Response::Value { .. } | Response::NotFound { .. } | Response::Scan(_)
-                ) =>
-            {
+            Effect::Reply {
+                origin,
+                response: Response::Value { .. } | Response::NotFound { .. } | Response::Scan(_),
+                ..
+            } => {
                 let Some(node) = world.slot(step.slot).node else { return Ok(()) };
                 let changes = self.memberships.len();
                 self.reads.check(step, *origin, node, &self.leaders, changes)
