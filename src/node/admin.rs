@@ -1,7 +1,8 @@
 //! Changes of the cluster that an operator asks for: members, and who leads.
 //!
 //! A change of the membership is an entry like any other and is answered when it is applied. A transfer is answered when
-//! another node is known to lead, or when it is certain that it came to nothing.
+//! another node is known to lead, or when this one has stopped waiting for that. It may still happen later: the word to the
+//! successor may be on its way, and makes it campaign when it arrives. So the effect is unknown then.
 //!
 //! | refusal of raft | answer |
 //! |---|---|
@@ -123,8 +124,9 @@ impl<L: LogStore, S: StateMachine> Node<L, S> {
             let (index, seq) = (self.machine.applied().0, self.machine.last_seq());
             Response::Written { index, first_seq: seq, last_seq: seq }
         } else if leads && self.raft.status().transfer.is_none() {
-            let message = "the successor did not take over in time; this node leads on";
-            ticket.refusal(ErrorCode::DeadlineExceeded, message)
+            let message =
+                "the successor did not take over in time, though it may yet; this node leads on";
+            admission::error(ErrorCode::DeadlineExceeded, proto::Effect::Unknown, message)
         } else if ticket.deadline <= now {
             ticket.expired(now, proto::Effect::Unknown)
         } else {

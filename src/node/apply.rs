@@ -21,7 +21,9 @@ pub(super) struct Progress {
     /// The commit index, as raft last said.
     commit: LogIndex,
     committed_at: Nanos,
-    /// The first commit in this node's own term, or the first that a leader told it of: the replay ends there.
+    /// The first commit that is known to hold everything that was committed when the node came up, because it is at an
+    /// entry of its leader's own term: the replay ends there. What an earlier one says may be less than nothing: a new
+    /// leader does not know yet what is committed, and a heartbeat says no more than its receiver is known to have.
     replay_target: Option<LogIndex>,
     /// What was applied when the node opened.
     opened_at: LogIndex,
@@ -41,7 +43,7 @@ pub(super) struct Progress {
 pub struct ReplayStatus {
     /// Applied when the node opened, without the log.
     pub from_index: u64,
-    /// Where the replay ends; `null` until an entry of this node's own term is committed.
+    /// Where the replay ends; `null` until an entry of its leader's own term is known to be committed.
     pub to_index: Option<u64>,
     /// Whether it is done.
     pub done: bool,
@@ -63,17 +65,14 @@ impl Progress {
     }
 
     /// Raft committed everything up to `through`.
-    pub fn committed(&mut self, now: Nanos, through: LogIndex, leads: bool) {
+    pub fn committed(&mut self, now: Nanos, through: LogIndex) {
         self.commit = self.commit.max(through);
         self.committed_at = now;
-        if leads {
-            self.replay_target.get_or_insert(through);
-        }
     }
 
-    /// A leader said that everything up to `commit` is committed.
-    pub fn leader_committed(&mut self, commit: LogIndex, applied: LogIndex) {
-        let target = self.replay_target.get_or_insert(commit);
+    /// The replay ends at `target`, if that was not known before.
+    fn aim(&mut self, target: LogIndex, applied: LogIndex) {
+        let target = self.replay_target.get_or_insert(target);
         self.caught_up |= *target <= applied;
     }
 
@@ -106,6 +105,15 @@ impl Progress {
 }
 
 impl<L: LogStore, S: StateMachine> Node<L, S> {
+    /// Looks whether it is known by now where the replay ends: the commit index stands at an entry of the present term.
+    /// `told` is what the leader said, if this node does not lead.
+    pub(super) fn find_replay_target(&mut self, told: LogIndex) {
+        let commit = self.raft.commit();
+        if self.apply.replay_target.is_none() && self.log.term(commit) == Some(self.raft.term()) {
+            self.apply.aim(commit.max(told), self.machine.applied().0);
+        }
+    }
+
     /// Whether a committed entry can be applied right now.
     fn can_apply(&self) -> bool {
         let behind = self.machine.applied().0 < self.apply.commit && self.phase != Phase::Closing;

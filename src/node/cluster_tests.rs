@@ -133,6 +133,7 @@ fn a_write_that_nobody_decides_is_unknown_at_its_deadline() {
     let answer = error(cluster.reply(old, put));
     assert_eq!((answer.code, answer.effect), (ErrorCode::DeadlineExceeded, Outcome::Unknown));
     assert_ne!(cluster.node(old).role(), Role::Leader, "check-quorum");
+    assert_eq!(cluster.node(old).status(Nanos(0)).queue.requests, 0, "it holds no place any more");
     let read = cluster.send_get(old, "a");
     cluster.pass(2_000);
     assert_eq!(error(cluster.reply(old, read)).code, ErrorCode::NotLeader);
@@ -253,6 +254,110 @@ fn leadership_is_transferred_to_whom_it_was_meant_for() {
     cluster.cut_off(heir);
     let lost = cluster.admin(heir, Admin::Transfer(None)).unwrap_err();
     assert_ne!(lost.effect, Outcome::Applied, "{lost:?}");
+}
+
+#[test]
+fn a_transfer_that_timed_out_may_still_happen_so_its_effect_is_unknown() {
+    let mut cluster = Cluster::of(3, |_| {});
+    let leader = cluster.elect();
+    let heir = cluster.another(leader);
+    cluster.cut(leader, heir);
+    let lost = cluster.admin(leader, Admin::Transfer(Some(NodeId(heir)))).unwrap_err();
+    assert_eq!((lost.code, lost.effect), (ErrorCode::DeadlineExceeded, Outcome::Unknown));
+    assert_eq!(cluster.leaders(), [leader]);
+}
+
+#[test]
+fn a_follower_that_has_applied_nothing_yet_is_not_ready() {
+    let mut cluster = Cluster::of(3, |_| {});
+    let leader = cluster.elect();
+    for n in 0..20 {
+        cluster.put(leader, &format!("key-{n}"), "1");
+    }
+    cluster.pass(500);
+    let applied = cluster.node(leader).applied();
+    for node in 1..=3 {
+        cluster.restart(node);
+    }
+    // Node 3 has everything in its log and cannot read it back; it does not lead, but hears who does.
+    cluster.hold(3, crate::env::Lane::Read, true);
+    cluster.cut(3, 1);
+    cluster.cut(3, 2);
+    cluster.elect();
+    cluster.pass(500);
+    let not_ready = |cluster: &Cluster| {
+        let node = cluster.node(3);
+        assert!(node.applied() < applied && !node.is_ready(), "{:?}", node.status(Nanos(0)).replay);
+    };
+    not_ready(&cluster);
+    cluster.heal();
+    cluster.pass(1_000);
+    not_ready(&cluster);
+    cluster.hold(3, crate::env::Lane::Read, false);
+    cluster.run_until(2_000, |c| c.node(3).is_ready());
+    assert!(cluster.node(3).applied() >= applied);
+}
+
+#[test]
+fn old_entries_that_the_leader_cannot_read_back_are_replaced_by_a_snapshot() {
+    let mut cluster = Cluster::of(3, |_| {});
+    let leader = cluster.elect();
+    let follower = cluster.another(leader);
+    cluster.crash(follower, CrashKind::PowerLoss);
+    for n in 0..20 {
+        cluster.put(leader, &format!("key-{n}"), "1");
+    }
+    // Nothing of the old entries is in memory after a restart.
+    for node in cluster.others(follower) {
+        cluster.restart(node);
+    }
+    let leader = cluster.elect();
+    cluster.rot_log(leader);
+    cluster.restart(follower);
+    cluster.run_until(20_000, |c| c.node(follower).receiver.counters.installed == 1);
+    cluster.put(leader, "after", "1");
+    cluster.pass(500);
+    cluster.same_state();
+}
+
+#[test]
+fn pitfall_44_nodes_whose_disks_are_all_full_elect_a_leader_that_takes_deletes() {
+    let mut cluster = Cluster::of(3, |config| config.segment_bytes = 64 << 10);
+    let leader = cluster.elect();
+    cluster.put(leader, "a", "1");
+    cluster.pass(500);
+    for node in 1..=3 {
+        cluster.fill_disk(node, true);
+    }
+    for n in 0..200 {
+        cluster.send_put(leader, &format!("key-{n}"), &"x".repeat(1_000));
+    }
+    assert!((1..=3).any(|node| cluster.node(node).space.log_is_full()));
+    cluster.pass(10_000);
+    for _ in 0..20 {
+        let leader = cluster.leaders().first().copied();
+        if let Some(leader) = leader {
+            let delete = cluster.send_delete(leader, "a");
+            cluster.pass(1_000);
+            if let Some(Response::Written { .. }) = cluster.reply(leader, delete) {
+                return;
+            }
+        }
+        cluster.pass(500);
+    }
+    panic!("no delete is taken");
+}
+
+#[test]
+fn a_node_whose_log_was_removed_after_an_install_does_not_vote_again() {
+    let (mut cluster, _, follower) = snapshot_wanted();
+    cluster.restart(follower);
+    cluster.run_until(20_000, |c| c.node(follower).receiver.counters.installed == 1);
+    cluster.crash(follower, CrashKind::PowerLoss);
+    let refused = cluster.open_without_log(follower);
+    assert!(refused.contains("raft/ is empty") && refused.contains("rejoin"), "{refused}");
+    let again = cluster.open_again(follower);
+    assert_eq!(again, refused, "also the second time");
 }
 
 #[test]

@@ -3,11 +3,14 @@
 //!
 //! The log reads back only what is durable in it, and what left memory is not told from what is not durable yet:
 //! [`Durable`] follows the persists, so that a job never asks for more.
+//!
+//! What cannot be read back is given up, if the state machine holds it durably: raft then finds it released, and asks for a
+//! snapshot, which holds it.
 
 use super::{Effect, Node, StateMachine};
 use crate::base::{LogIndex, Nanos, ReplicaId};
 use crate::env::{Completion, JobId, Lane};
-use crate::raft::{self, Entry, IoId, LogStore, Persist};
+use crate::raft::{self, Entry, IoId, LogStore, Persist, Role};
 use std::collections::{BTreeMap, VecDeque};
 
 /// The end of what is durable of the log as it stands.
@@ -109,14 +112,27 @@ impl<L: LogStore, S: StateMachine> Node<L, S> {
         let entries = match read {
             Ok(entries) => Some(entries),
             Err(e) => {
-                if lo >= self.log.first_index() {
-                    log::warn!("entries from {lo} for {to}: {e}; it is sent a snapshot instead");
-                }
+                self.unreadable(lo, to, &e, out);
                 None
             }
         };
         self.step_raft(now, raft::Event::Fetched { to, session, entries }, out);
         None
+    }
+
+    /// The entries from `lo` on were not read. Where they are not gone by the rules, a snapshot must take their place; until
+    /// there is one that holds `lo`, raft asks again at every heartbeat.
+    fn unreadable(&mut self, lo: LogIndex, to: ReplicaId, error: &L::Error, out: &mut Vec<Effect>) {
+        if lo < self.log.first_index() || self.raft.role() != Role::Leader {
+            return;
+        }
+        if lo <= self.machine.durable_applied().0 {
+            log::warn!("entries from {lo} for {to}: {error}; it is sent a snapshot instead");
+            self.release_through(lo, out);
+        } else {
+            log::warn!("entries from {lo} for {to}: {error}; a snapshot of them is made first");
+            self.sender.wants_flush |= lo <= self.machine.applied().0;
+        }
     }
 }
 

@@ -517,7 +517,11 @@ impl<L: LogStore, S: StateMachine> Node<L, S> {
         match effect {
             raft::Effect::Persist(persist) => {
                 self.durable.submitted(&persist);
+                let hard_state = persist.hard_state.map(|_| persist.io);
                 self.log.submit(persist);
+                if let Some(io) = hard_state {
+                    self.hard_state_submitted(io);
+                }
             }
             raft::Effect::Send { message, after } => {
                 let made_in = match message.body {
@@ -531,8 +535,10 @@ impl<L: LogStore, S: StateMachine> Node<L, S> {
             // Its end is looked for after every event.
             raft::Effect::TransferStarted { .. } => {}
             raft::Effect::Apply { through } => {
-                let leads = self.raft.role() == Role::Leader;
-                self.apply.committed(now, through, leads);
+                self.apply.committed(now, through);
+                if self.raft.role() == Role::Leader {
+                    self.find_replay_target(through);
+                }
             }
             raft::Effect::ReadReady { read, index } => self.reads.ready(read, Some(index)),
             raft::Effect::ReadRefused { read } => self.reads.ready(read, None),
@@ -558,6 +564,7 @@ impl<L: LogStore, S: StateMachine> Node<L, S> {
             self.receiver.abandon();
         } else {
             self.sender.clear();
+            self.writes.leadership_lost();
         }
     }
 

@@ -11,7 +11,8 @@
 //! has released exactly up to it or less. Whatever else is found means that files were lost, or that `raft/` and
 //! `engine/` come from different moments or nodes, and the node refuses: going on would lose acknowledged writes or
 //! apply others twice. The one legitimate exception is a log that an installed snapshot superseded, and whose reset was
-//! lost in a crash (design rule 2: discard the log, keep the hard state): the engine's version edit says so.
+//! lost in a crash (design rule 2: discard the log, keep the hard state): the engine's version edit says so. An *empty* log is
+//! not that: a node writes its first members before anything else, so it was lost, and the hard state with it.
 
 use super::{
     Bootstrap, EngineMachine, Identity, IdentityError, Node, NodeConfig, Parts, ReadFault,
@@ -119,6 +120,15 @@ pub enum UnfitError {
         /// Its term in the log.
         found: Term,
     },
+    /// The engine's state came with a snapshot, and the log is new.
+    #[error(
+        "engine/ stands at a snapshot of entry {applied}, but raft/ is empty: what this node has voted for is lost, and it \
+         could vote twice in one term"
+    )]
+    NoLog {
+        /// The engine's.
+        applied: LogIndex,
+    },
     /// The log has entries and no members.
     #[error("raft/ ends at entry {last} and does not say who the members are")]
     NoMembers {
@@ -186,7 +196,8 @@ fn begin(
 }
 
 /// The membership in force at an installed snapshot of entry `index`: the row of the members. Without such a row no
-/// entry up to there has changed them, and they are still the first ones, if this node knows those.
+/// entry up to there has changed them, and they are still the first ones, if this node knows those. One that joined does
+/// not: it knows of nobody until the log brings the entry that added it, which is above such a snapshot.
 fn members_at_snapshot(
     replicated: &Replicated,
     index: LogIndex,
@@ -235,6 +246,10 @@ impl Node<RaftLog, EngineMachine> {
         let RaftLogRecovery { mut hard_state, mut memberships, report, .. } = recovery;
         match check_fit(&log, (index, term)) {
             Ok(()) => begin(&config, &identity, &mut log, &mut memberships)?,
+            // Every log says who the members are from its first write on, if only that nobody is known yet.
+            Err(UnfitError::LogBehind { .. }) if installed && memberships.is_empty() => {
+                return Err(OpenError::Unfit { dir, fault: UnfitError::NoLog { applied: index } });
+            }
             Err(UnfitError::LogBehind { .. } | UnfitError::OtherHistory { .. }) if installed => {
                 let members = members_at_snapshot(&replicated, index, &memberships);
                 log.reset((index, term), members.clone());

@@ -36,7 +36,7 @@ pub struct PeerCounters {
     pub dropped_stale: u64,
     /// Held back for a sync, and not sent because too many waited.
     pub dropped_full: u64,
-    /// Appends not taken because too much of the log is not applied yet, or the disk is full.
+    /// Appends not taken because too much of the log waits to be applied.
     pub dropped_no_room: u64,
 }
 
@@ -122,16 +122,22 @@ impl<L: LogStore, S: StateMachine> Node<L, S> {
             return;
         }
         self.outbox.counters.received += 1;
+        let mut told = None;
         if let Body::Append(append) = &message.body {
-            if message.term >= self.raft.term() {
-                self.apply.leader_committed(append.commit, self.machine.applied().0);
-            }
             if !append.entries.is_empty() && self.takes_no_entries() {
                 self.outbox.counters.dropped_no_room += 1;
                 return;
             }
+            // A heartbeat that stands elsewhere than at this log's end says too little.
+            let says = !append.entries.is_empty() || append.prev.0 == self.log.last().0;
+            told = says.then_some((message.term, append.commit));
         }
         self.step_raft(now, raft::Event::Message(message), out);
+        if let Some((term, commit)) = told
+            && term == self.raft.term()
+        {
+            self.find_replay_target(commit);
+        }
     }
 
     /// Backpressure of a follower (design.md): apply is paused for want of memtable room and the log has grown to its

@@ -57,6 +57,11 @@ impl<L: LogStore, S: StateMachine> Node<L, S> {
         {
             to = to.min(held);
         }
+        self.release_through(to, out);
+    }
+
+    /// Gives up the entries up to `to`, which the state machine holds durably.
+    pub(super) fn release_through(&mut self, to: LogIndex, out: &mut Vec<Effect>) {
         let before = self.log.first_index();
         if to < before {
             return;

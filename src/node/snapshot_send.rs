@@ -213,10 +213,16 @@ impl<L: LogStore, S: StateMachine> Node<L, S> {
             // A node that joined knows of no members below the entry that added it. A snapshot of there would be refused
             // by everybody; the next flush is behind that entry.
             let membership = self.durable_membership().filter(|(_, m)| !m.is_empty()).cloned();
-            let source = membership.and_then(|m| self.machine.file_snapshot(m));
-            let Some(source) = source else {
+            let something = self.machine.durable_applied().0 > LogIndex::ZERO;
+            let Some(membership) = membership.filter(|_| something) else {
                 self.sender.wants_flush = true;
                 return;
+            };
+            let Some(source) = self.machine.file_snapshot(membership) else {
+                // There is something, and it cannot be described: a flush would only add to it.
+                let not_before = now.plus(self.config.raft.election_timeout_ns);
+                self.sender.waiting.insert(to, Waiting { session, not_before });
+                continue;
             };
             self.sender.waiting.remove(&to);
             let id = self.sender.name(self.raft.term());

@@ -4,7 +4,7 @@
 //! |---|---|---|---|
 //! | low | less free space than the reserve (looked at every second, by a job) | deletes | the reserve is back, and an eighth more |
 //! | engine read-only | a flush found no space | deletes | a retried flush succeeds |
-//! | log full | the log found no space | deletes, which may use the log's own reserve | a retried write succeeds |
+//! | log full | the log found no space | deletes, which may use the log's own reserve, as may a term or a vote | a retried write succeeds |
 //!
 //! Reads go on in all of them, and all end by themselves. What was proposed when the log found no space stays pending
 //! and is written by the retry; until then its clients wait, at most until their deadline (effect unknown).
@@ -13,7 +13,7 @@ use super::{Node, StateMachine};
 use crate::base::Nanos;
 use crate::base::trace::TraceEvent;
 use crate::env::{Completion, IoResult, JobId, Lane};
-use crate::raft::LogStore;
+use crate::raft::{IoId, LogStore};
 
 /// When a write refused for lack of space should be tried again.
 pub(super) const RETRY_AFTER_MS: u32 = 1_000;
@@ -27,6 +27,8 @@ pub(super) struct Space {
     free_bytes: Option<u64>,
     log_full: bool,
     log_retry_at: Nanos,
+    /// The newest persist with a term or a vote that is not durable yet.
+    hard_state: Option<IoId>,
     check: Option<JobId>,
     next_check: Nanos,
     /// What the trace last said.
@@ -49,9 +51,10 @@ impl Space {
         !self.log_full || now >= self.log_retry_at
     }
 
-    /// The log wrote a group.
-    pub const fn log_has_space(&mut self) {
+    /// The log wrote a group, which completes everything up to `through`.
+    pub fn log_has_space(&mut self, through: Option<IoId>) {
         self.log_full = false;
+        self.hard_state.take_if(|io| Some(*io) <= through);
     }
 
     /// Writes that free space are about to be written: the log may try at once.
@@ -88,11 +91,21 @@ impl<L: LogStore, S: StateMachine> Node<L, S> {
     pub(super) fn log_disk_full(&mut self, now: Nanos) {
         self.space.log_full = true;
         self.space.log_retry_at = now.plus(LOG_RETRY_NS);
-        if !self.apply.caught_up() {
-            // A vote and a no-op: without them a full node could not even serve reads after a restart.
+        if !self.apply.caught_up() || self.space.hard_state.is_some() {
+            // A vote and a no-op: without them a full node could not even serve reads after a restart, and full nodes could
+            // not elect the leader that takes deletes.
             self.log.use_reserve();
         }
         self.note_read_only(now);
+    }
+
+    /// Raft wants a term or a vote to be durable.
+    pub(super) fn hard_state_submitted(&mut self, io: IoId) {
+        self.space.hard_state = Some(io);
+        if self.space.log_full {
+            self.log.use_reserve();
+            self.space.retry_log_now();
+        }
     }
 
     /// Called every tick: measures the free space once a second.

@@ -62,7 +62,8 @@ pub trait StateMachine {
     /// Ends one hold.
     fn release_snapshot(&mut self, seq: SequenceNumber);
 
-    /// Pins what is durable, to be sent to another replica; `None` when nothing is. `membership` is the one in force at
+    /// Pins what is durable, to be sent to another replica; `None` when nothing is, or when its description would be too
+    /// large for anybody to take (the machine logs it). `membership` is the one in force at
     /// [`StateMachine::durable_applied`], with the index of the entry that set it.
     fn file_snapshot(
         &mut self,

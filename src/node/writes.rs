@@ -70,10 +70,15 @@ impl Writes {
     /// This node does not lead in the term of what it proposed (any more).
     pub fn orphan(&mut self, term: Term) {
         if term != self.term {
-            let old = std::mem::replace(&mut self.term, term);
-            let waiting = self.proposed.drain(..);
-            self.orphans.extend(waiting.map(|(index, ticket)| ((index, old), ticket)));
+            self.leadership_lost();
+            self.term = term;
         }
+    }
+
+    /// This node does not lead any more, perhaps in the same term.
+    pub fn leadership_lost(&mut self) {
+        let waiting = self.proposed.drain(..);
+        self.orphans.extend(waiting.map(|(index, ticket)| ((index, self.term), ticket)));
     }
 
     /// An entry was applied; whoever waits for something at its index is answered.
@@ -271,7 +276,7 @@ impl<L: LogStore, S: StateMachine> Node<L, S> {
         group: &DurableGroup,
         out: &mut Vec<Effect>,
     ) {
-        self.space.log_has_space();
+        self.space.log_has_space(group.through);
         self.log.kick();
         let sync_ns = group.finished_at.since(group.started_at);
         self.desk.stages.span(Stage::Append, group.submitted_at, group.started_at);

@@ -355,9 +355,13 @@ impl Raft {
         if progress.session != session {
             return;
         }
-        let Some(lo) = progress.fetching.take() else { return };
-        let entries = entries.filter(|e| e.first().is_some_and(|e| e.index == lo));
-        let Some(entries) = entries else {
+        let Some(lo) = progress.fetching else { return };
+        if entries.as_ref().and_then(|e| e.first()).is_some_and(|first| first.index != lo) {
+            // Of a stream that began again since: the answer for this one is on its way.
+            return;
+        }
+        progress.fetching = None;
+        let Some(entries) = entries.filter(|e| !e.is_empty()) else {
             // Released meanwhile (then a snapshot is needed), or not readable just now.
             progress.paused = ctx.term(lo.prev()).is_some();
             return;

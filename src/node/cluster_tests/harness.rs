@@ -17,6 +17,7 @@ type Driver = SimDriver<RaftLog, EngineMachine>;
 
 /// Rounds of delivery after which a cluster that finds no rest is reported.
 const SETTLE_ROUNDS_MAX: usize = 100_000;
+const RAFT_DIR: &str = "data/raft";
 /// How time passes.
 const STEP_MS: u64 = 10;
 
@@ -226,6 +227,12 @@ impl Cluster {
         self.send(node, Request::Write { opcode: Opcode::Write, batch })
     }
 
+    pub fn send_delete(&mut self, node: u64, key: &str) -> Origin {
+        let mut batch = WriteBatch::new();
+        batch.delete(key.as_bytes()).unwrap();
+        self.send_batch(node, &batch)
+    }
+
     pub fn send_get(&mut self, node: u64, key: &str) -> Origin {
         self.send(node, Request::Get { key: key.as_bytes(), snapshot: SequenceNumber::ZERO })
     }
@@ -377,6 +384,46 @@ impl Cluster {
         slot.driver = None;
         slot.sim.disk.restart();
         self.open(node);
+    }
+
+    /// Every file of the node's log rots, behind its header.
+    pub fn rot_log(&mut self, node: u64) {
+        let slot = &self.slots[&node];
+        for file in slot.env.disk.list(RAFT_DIR.as_ref()).expect("the log's directory") {
+            let path = std::path::Path::new(RAFT_DIR).join(&file.name);
+            let len = slot.sim.disk.read_file(&path).expect("a file").len() as u64;
+            for offset in (64..len).step_by(16) {
+                slot.sim.disk.flip(&path, offset, 1);
+            }
+        }
+    }
+
+    /// Nothing new fits on the node's disk, or everything does again.
+    pub fn fill_disk(&mut self, node: u64, full: bool) {
+        let disk = &self.slots[&node].sim.disk;
+        disk.set_capacity(full.then(|| disk.used_bytes()));
+    }
+
+    /// Opens a node that crashed after its log's files were removed; what it says.
+    pub fn open_without_log(&mut self, node: u64) -> String {
+        let slot = self.slots.get_mut(&node).expect("a node");
+        slot.sim.jobs.abandon();
+        slot.driver = None;
+        slot.sim.disk.restart();
+        for file in slot.env.disk.list(RAFT_DIR.as_ref()).expect("the log's directory") {
+            let path = std::path::Path::new(RAFT_DIR).join(&file.name);
+            slot.env.disk.remove(&path).expect("a file");
+        }
+        self.open_again(node)
+    }
+
+    /// Opens a node that did not open before; what it says.
+    pub fn open_again(&mut self, node: u64) -> String {
+        let slot = &self.slots[&node];
+        match Node::open(slot.config.clone(), slot.env.clone()) {
+            Ok(_) => panic!("node {node} opens"),
+            Err(refused) => refused.to_string(),
+        }
     }
 
     /// The node and its disk are gone.
