@@ -108,6 +108,7 @@ pub fn rejoin(
         let ours =
             |name: &str| [LOCK_NAME, NAME, TEMP_NAME].contains(&name) || name.starts_with(DAMAGED);
         disk.create_dir_all(&to)?;
+        disk.sync_dir(dir)?;
         move_all(disk, dir, &to, &ours)?;
         IdentityFile { moving: None, ..begun.clone() }.write(disk, dir)?;
     }
@@ -143,6 +144,7 @@ fn begin(
     let to = unused_name(disk, dir, &format!("{DAMAGED}{incarnation:016x}"))?;
     disk.create_dir_all(&dir.join(&to))?;
     found.write(disk, &dir.join(&to))?;
+    disk.sync_dir(dir)?;
     let identity = Identity { incarnation: new_incarnation, joining: true, ..found.identity };
     let begun = IdentityFile { identity, moving: Some(to) };
     begun.write(disk, dir)?;
@@ -170,6 +172,7 @@ fn begin_unknown(
     let to = unused_name(disk, dir, &format!("{DAMAGED}unknown"))?;
     let aside = dir.join(&to);
     disk.create_dir_all(&aside)?;
+    disk.sync_dir(dir)?;
     if exists {
         disk.rename(&dir.join(NAME), &aside.join(NAME))?;
         disk.sync_dir(&aside)?;
@@ -220,6 +223,8 @@ fn move_all(
         }
         if entry.is_dir {
             disk.create_dir_all(&there)?;
+            // Its name is durable before anything moves into it, or a power loss takes both.
+            disk.sync_dir(to)?;
             move_all(disk, &here, &there, &|_| false)?;
         } else {
             disk.rename(&here, &there)?;

@@ -1,8 +1,8 @@
 //! The end of a run: is the cluster still alive, and do all nodes hold the same?
 //!
 //! 1. **Liveness.** Faults stop. A random quorum of the voters stays up (the others go down), with whole disks and a
-//!    good network. Within [`LIVENESS_TIMEOUTS`] longest election timeouts it must have a leader that serves, and
-//!    every one of the quorum must have applied what that leader had applied when it began to serve. Where a snapshot has to be
+//!    good network. Within [`LIVENESS_TIMEOUTS`] longest election timeouts it must have a leader that serves and has committed
+//!    something new, and every one of the quorum must have applied what that leader had applied then. Where a snapshot has to be
 //!    sent in tiny chunks, its way is added to the time.
 //! 2. **Convergence.** Everybody comes up, damaged nodes are rebuilt, the operator makes everybody a voter, clients stop.
 //!    Within [`CONVERGENCE_TIMEOUTS`] longest election timeouts all nodes have applied the same entry.
@@ -14,6 +14,7 @@ use super::world::{What, World};
 use beachdb::base::{LogIndex, Membership, Nanos};
 use beachdb::env::sim::CrashKind;
 use beachdb::node::{Lookup, SliceRange, StateMachine};
+use beachdb::raft::LogView as _;
 
 /// Longest election timeouts (twice the shortest one) that a healthy quorum may take to elect, commit, and catch up.
 /// An election takes one or two; a split vote one more, rarely twice; a snapshot and a restart's replay the rest.
@@ -34,9 +35,10 @@ impl World {
         self.calm();
         let core = self.choose_core();
         self.core.note(format_args!("=== faults stop; the quorum {core:?} stays"));
+        let known = self.highest_commit();
         self.isolate(&core)?;
         let mut target = None;
-        let alive = |world: &Self| world.lives(&core, &mut target);
+        let alive = |world: &Self| world.lives(&core, known, &mut target);
         if !self.wait_for(LIVENESS_TIMEOUTS, alive)? {
             let what = format!(
                 "slots {core:?} are a quorum without faults, but after {LIVENESS_TIMEOUTS} longest election \
@@ -182,10 +184,14 @@ impl World {
     }
 
     /// Whether the core has a leader that serves and everybody in it has caught up with what it had then.
-    fn lives(&self, core: &[usize], target: &mut Option<LogIndex>) -> bool {
+    ///
+    /// A leader from before counts only once it has committed something that nobody had committed when faults stopped
+    /// (`known`): clients still write.
+    fn lives(&self, core: &[usize], known: LogIndex, target: &mut Option<LogIndex>) -> bool {
         if target.is_none() {
             let leader = self.core.leader().and_then(|slot| self.core.slots[slot].node.as_ref());
-            *target = leader.filter(|n| n.is_ready()).map(SimNode::applied);
+            *target =
+                leader.filter(|n| n.is_ready()).map(SimNode::applied).filter(|at| *at > known);
         }
         let Some(target) = *target else { return false };
         core.iter().all(|slot| {
@@ -197,6 +203,12 @@ impl World {
         })
     }
 
+    /// The highest commit index of any process that is up.
+    fn highest_commit(&self) -> LogIndex {
+        let nodes = self.core.slots.iter().filter_map(|s| s.node.as_ref());
+        nodes.map(|n| n.raft().commit()).max().unwrap_or_default()
+    }
+
     /// Whether everybody is a voter and has applied the same, and nothing is on its way.
     fn converged(&self) -> bool {
         let Some(leader) = self.core.leader().and_then(|l| self.core.slots[l].node.as_ref()) else {
@@ -205,6 +217,7 @@ impl World {
         let applied = leader.applied();
         leader.is_ready()
             && leader.raft().commit() == applied
+            && leader.log().last().0 == applied
             && self.core.slots.iter().all(|s| {
                 s.health == Health::Whole
                     && leader.raft().membership().is_voter(s.replica)
@@ -300,4 +313,38 @@ fn difference(left: &Rows, right: &Rows) -> Option<String> {
 #[must_use]
 pub const fn longest_end(election_timeout_ns: u64) -> Nanos {
     Nanos(2 * election_timeout_ns * (LIVENESS_TIMEOUTS + CONVERGENCE_TIMEOUTS))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::sim::hooks::{ClientPort, Clients, Harness, Observer, Setup};
+    use crate::sim::run::run;
+    use crate::sim::shape::RunOptions;
+    use beachdb::node::Origin;
+    use beachdb::proto::Response;
+
+    struct Silent;
+
+    impl Observer for Silent {}
+    impl Clients for Silent {
+        fn next_at(&self) -> Nanos {
+            Nanos::MAX
+        }
+        fn act(&mut self, _port: &mut dyn ClientPort) {}
+        fn reply(&mut self, _origin: Origin, _response: &Response, _port: &mut dyn ClientPort) {}
+        fn closed(&mut self, _conn: u64, _port: &mut dyn ClientPort) {}
+        fn stop(&mut self) {}
+        fn acknowledged(&self) -> u64 {
+            0
+        }
+    }
+
+    #[test]
+    fn a_leader_from_before_that_commits_nothing_new_is_not_alive() {
+        let silence = |_: &Setup| Harness { observer: Box::new(Silent), clients: Box::new(Silent) };
+        let options = RunOptions { seed: 1, nodes: 1, minutes: 0.1 };
+        let report = run(&options, Some(Vec::new()), silence, false);
+        assert_eq!(report.violation.map(|v| v.rule).as_deref(), Some("liveness"));
+    }
 }

@@ -48,6 +48,9 @@ impl World {
         for class in super::faults::classes() {
             marks.add(&format!("fault: {class}"), core.struck.get(class).copied().unwrap_or(0));
         }
+        for what in super::strike::ROTTEN {
+            marks.add(what, core.struck.get(what).copied().unwrap_or(0));
+        }
         marks.add("operator: done", core.operator.done);
         marks.add("operator: refused", core.operator.refused);
         self.observer.marks(&mut marks);

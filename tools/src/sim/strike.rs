@@ -16,7 +16,8 @@ use beachdb::base::Nanos;
 use beachdb::env::sim::{CrashKind, FailKind, FailOn, FailPoint, OpKind, SimDisk};
 use beachdb::env::{Disk, Random};
 use beachdb::node::Admin;
-use std::path::PathBuf;
+use beachdb::wal::LogKind;
+use std::path::{Path, PathBuf};
 
 /// The end of a fault.
 #[derive(Debug)]
@@ -136,8 +137,19 @@ impl Core {
     }
 }
 
+/// Marks of what has rotted: a class of faults that finds no file is none.
+pub const ROTTEN: [&str; 3] = ["bit rot in the log", "bit rot in a manifest", "bit rot in a table"];
+
+fn rotten(path: &Path) -> &'static str {
+    match path.extension().and_then(|e| e.to_str()) {
+        Some(e) if e == LogKind::RaftLog.extension() => ROTTEN[0],
+        Some(e) if e == LogKind::Manifest.extension() => ROTTEN[1],
+        _ => ROTTEN[2],
+    }
+}
+
 /// The files in which a bit may flip.
-fn rot_targets(disk: &SimDisk, dir: &std::path::Path, kind: u64) -> Vec<(PathBuf, u64)> {
+fn rot_targets(disk: &SimDisk, dir: &Path, kind: u64) -> Vec<(PathBuf, u64)> {
     let files = |name: &str| -> Vec<(PathBuf, u64)> {
         let path = dir.join(name);
         let entries = disk.list(&path).unwrap_or_default();
@@ -146,17 +158,17 @@ fn rot_targets(disk: &SimDisk, dir: &std::path::Path, kind: u64) -> Vec<(PathBuf
     };
     let mut log = files("raft");
     // Segments are named by rising numbers; spares and the reserve have other names.
-    log.retain(|(path, _)| path.extension().is_some_and(|e| e == "seg" || e == "log"));
+    log.retain(|(path, _)| path.extension().is_some_and(|e| e == LogKind::RaftLog.extension()));
     log.truncate(log.len().saturating_sub(2));
     let engine = files("engine");
-    let named = |part: &str| -> Vec<(PathBuf, u64)> {
-        let has = |p: &PathBuf| p.to_string_lossy().contains(part);
+    let with = |extension: &str| -> Vec<(PathBuf, u64)> {
+        let has = |p: &PathBuf| p.extension().is_some_and(|e| e == extension);
         engine.iter().filter(|(p, _)| has(p)).cloned().collect()
     };
     match kind {
         0 => log,
-        1 => named(".sst"),
-        2 => named("MANIFEST"),
+        1 => with("sst"),
+        2 => with(LogKind::Manifest.extension()),
         _ => [engine, log].concat(),
     }
 }
@@ -276,6 +288,8 @@ impl World {
         let offset = (at / 7) % len;
         s.disk.flip(path, offset, 1 << (at % 8));
         s.health = Health::Rotten;
+        *core.struck.entry(rotten(path)).or_default() += 1;
+        let s = &core.slots[slot];
         let incarnation = s.replica.incarnation;
         let text = path.display().to_string();
         core.note(format_args!("n{} rots: {text} at {offset}", slot + 1));
@@ -359,5 +373,31 @@ impl Core {
             s.state = SlotState::Up;
             self.plan_turn(slot);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::sim::shape::RunOptions;
+    use crate::sim::steady;
+
+    #[test]
+    fn every_kind_of_rot_finds_files_of_a_real_node() {
+        let mut found = [0; 4];
+        for seed in 0..4 {
+            let options = RunOptions { seed, nodes: 1, minutes: 0.5 };
+            let mut world = World::new(&options, Some(Vec::new()), steady::harness, false);
+            assert_eq!(world.run_until(Nanos(options.duration_ns())), Ok(()));
+            let slot = &world.core.slots[0];
+            for kind in 0..4 {
+                let targets = rot_targets(&slot.disk, &slot.dir, kind);
+                found[kind as usize] += targets.len();
+                let is_kind =
+                    |path: &PathBuf| kind == 3 || rotten(path) == ROTTEN[[0, 2, 1][kind as usize]];
+                assert!(targets.iter().all(|(path, _)| is_kind(path)), "{targets:?}");
+            }
+        }
+        assert!(found.iter().all(|files| *files > 0), "log, tables, manifest, any: {found:?}");
     }
 }
