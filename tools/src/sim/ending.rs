@@ -75,6 +75,7 @@ impl World {
             s.disk.clear_faults();
             s.disk.set_capacity(None);
             s.cramped = false;
+            s.excused = false;
             s.crash_on_start = None;
             s.slow = (1, now);
             for lane in &mut s.lanes {
