@@ -1,8 +1,9 @@
 //! Effects in few words, for the trace, and in one word, for its hash.
 
 use super::hooks::SimNode;
+use beachdb::base::hash::key_hash;
 use beachdb::base::{LogIndex, Membership};
-use beachdb::node::{Effect, Observed};
+use beachdb::node::{Effect, EntryOutcome, Observed};
 use beachdb::proto::Response;
 use beachdb::raft::Message;
 use beachdb::raft::message::{AppendOutcome, Body, SnapshotOutcome};
@@ -18,7 +19,8 @@ const fn mix(hash: u64, word: u64) -> u64 {
     (hash.rotate_left(5) ^ word).wrapping_mul(0x517c_c1b7_2722_0a95)
 }
 
-/// A number that two different effects hardly share. Cheap: it does not look at values and payloads.
+/// A number that two different effects hardly share: of values, payloads, and outcomes, too. Entries that an append carries
+/// count when they are applied; raft's trace, which follows from the messages, only by its number of lines.
 #[must_use]
 pub fn digest(effect: &Effect) -> u64 {
     match effect {
@@ -28,8 +30,9 @@ pub fn digest(effect: &Effect) -> u64 {
         Effect::Send(message) => mix(2, digest_message(message)),
         Effect::Observed(observed) => match observed {
             Observed::Raft(_) => 3,
-            Observed::Applied { index, term, payload, .. } => {
-                mix(mix(mix(4, index.0), term.0), payload.len() as u64)
+            Observed::Applied { index, term, payload, outcome } => {
+                let what = mix(key_hash(payload), digest_outcome(outcome));
+                mix(mix(mix(4, index.0), term.0), what)
             }
             Observed::Installed { index, term } => mix(mix(5, index.0), term.0),
             Observed::Released { index } => mix(6, index.0),
@@ -39,18 +42,33 @@ pub fn digest(effect: &Effect) -> u64 {
     }
 }
 
-/// A number for a reply, without its bytes.
+fn digest_outcome(outcome: &EntryOutcome) -> u64 {
+    match outcome {
+        EntryOutcome::Written { first_seq, last_seq } => mix(mix(1, first_seq.0), last_seq.0),
+        EntryOutcome::Duplicate { index } => mix(2, index.0),
+        EntryOutcome::Refused(code) => mix(3, *code as u64),
+        EntryOutcome::Registered { client_id, evicted } => {
+            mix(mix(4, *client_id), evicted.unwrap_or_default())
+        }
+    }
+}
+
+/// A number for a reply.
 #[must_use]
 pub fn digest_response(response: &Response) -> u64 {
     match response {
         Response::Value { seq, applied, value } => {
-            mix(mix(mix(1, seq.0), applied.0), value.len() as u64)
+            mix(mix(mix(1, seq.0), applied.0), key_hash(value))
         }
         Response::NotFound { applied } => mix(2, applied.0),
         Response::Written { index, first_seq, last_seq } => {
             mix(mix(mix(3, index.0), first_seq.0), last_seq.0)
         }
-        Response::Scan(scan) => mix(4, scan.entries.len() as u64),
+        Response::Scan(scan) => {
+            scan.entries.iter().fold(mix(4, scan.entries.len() as u64), |hash, e| {
+                mix(mix(mix(hash, e.seq.0), key_hash(&e.key)), key_hash(&e.value))
+            })
+        }
         Response::Error(error) => mix(5, error.code as u64),
         _ => 6,
     }
@@ -62,9 +80,11 @@ pub fn digest_message(message: &Message) -> u64 {
     let mut hash = mix(mix(message.from.node.0, message.to.node.0), message.term.0);
     hash = mix(mix(hash, message.from.incarnation), message.to.incarnation);
     match &message.body {
-        Body::PreVote { last } => mix(mix(hash, last.0.0), 1),
+        Body::PreVote { last } => mix(mix(mix(hash, last.0.0), last.1.0), 1),
         Body::PreVoteReply { granted } => mix(mix(hash, u64::from(*granted)), 2),
-        Body::Vote { last, .. } => mix(mix(hash, last.0.0), 3),
+        Body::Vote { last, transfer } => {
+            mix(mix(mix(mix(hash, last.0.0), last.1.0), u64::from(*transfer)), 3)
+        }
         Body::VoteReply { granted } => mix(mix(hash, u64::from(*granted)), 4),
         Body::Append(append) => {
             let sizes = mix(append.prev.0.0, append.entries.len() as u64);
@@ -73,7 +93,9 @@ pub fn digest_message(message: &Message) -> u64 {
         Body::AppendReply(reply) => {
             let outcome = match reply.outcome {
                 AppendOutcome::Accepted { matched } => matched.0,
-                AppendOutcome::Rejected { prev, conflict } => mix(prev.0, conflict.1.0),
+                AppendOutcome::Rejected { prev, conflict: (term, index) } => {
+                    mix(mix(prev.0, index.0), term.map_or(0, |t| t.0))
+                }
             };
             mix(mix(mix(hash, reply.round), outcome), 6)
         }
