@@ -23,6 +23,9 @@ pub enum Fault {
     OneWay { from: usize, to: usize, ms: u64 },
     /// A node hears everybody and is heard by nobody, or the other way round.
     HalfDeaf { slot: usize, hears: bool, ms: u64 },
+    /// Whoever leads at that moment is cut off from its peers, not from its clients: its log grows a tail that nobody else has.
+    /// With `heard` it still hears them.
+    CutOff { heard: bool, ms: u64 },
     /// Two halves that see each other only through one slot.
     Bridge { slot: usize, side: u64, ms: u64 },
     /// A node's links go down and come back, `times` times, `ms` each.
@@ -75,6 +78,7 @@ impl Fault {
             Self::Partition { .. } => "partition",
             Self::OneWay { .. } => "one-way",
             Self::HalfDeaf { .. } => "half-deaf",
+            Self::CutOff { .. } => "cut-off",
             Self::Bridge { .. } => "bridge",
             Self::Flap { .. } => "flap",
             Self::Swizzle { .. } => "swizzle",
@@ -112,7 +116,7 @@ pub struct TimedFault {
 type Draw = fn(&mut Dice<'_>) -> Fault;
 
 /// Name, mean interval in ms at its most frequent, and the draw.
-const CLASSES: [(&str, u64, Draw); 23] = [
+const CLASSES: [(&str, u64, Draw); 24] = [
     ("partition", 4_000, |d| Fault::Partition { side: d.side(), ms: d.span() }),
     ("one-way", 4_000, |d| {
         let from = d.slot();
@@ -186,6 +190,7 @@ const CLASSES: [(&str, u64, Draw); 23] = [
     ("wipe", 15_000, |d| Fault::Wipe { slot: d.slot(), down_ms: d.down() }),
     ("leave", 12_000, |d| Fault::Leave { slot: d.slot(), ms: d.span() }),
     ("transfer", 5_000, |d| Fault::Transfer { to: d.coin().then(|| d.slot()) }),
+    ("cut-off", 3_000, |d| Fault::CutOff { heard: d.chance(1, 4), ms: 20 + d.below(d.span_max) }),
 ];
 
 /// The names of all classes.

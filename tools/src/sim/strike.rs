@@ -189,6 +189,12 @@ impl World {
                 let cut = core.links(|from, to| if hears { from == slot } else { to == slot });
                 core.block(cut, ms);
             }
+            Fault::CutOff { heard, ms } => {
+                if let Some(slot) = core.leader() {
+                    let cut = core.links(|from, to| from == slot || (to == slot && !heard));
+                    core.block(cut, ms);
+                }
+            }
             Fault::Bridge { slot, side, ms } => {
                 let apart = |from: usize, to: usize| (side >> from ^ side >> to) & 1 == 1;
                 let cut = core.links(|from, to| from != slot && to != slot && apart(from, to));

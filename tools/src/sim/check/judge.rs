@@ -10,9 +10,9 @@
 //! | durable before said | what a message promised (a term, a vote, entries up to *matched*) is there again after every crash |
 //! | state-machine safety | [`super::model`]: same entry, same outcome, same sequence number per applied index |
 //! | exactly once | [`super::model`]: a session's write is applied once |
-//! | membership | one per entry; a leader begins a change when the one before and an entry of its own term are committed |
+//! | membership | one per entry; a leader begins a change when the one before and an entry of its own term are committed; the one in force is that of an entry in the log |
 //! | pre-vote | who campaigns uncalled had a majority's yes, as sent |
-//! | hung disk | a leader whose sync takes two election timeouts leads no more |
+//! | hung disk | a leader whose sync takes one and a half election timeouts leads no more |
 //! | reads | [`super::confirmed`]: a majority answered in one term after the read arrived, or a lease holds |
 //! | applied | is committed, and durable on the same node |
 //! | bounded | uncommitted bytes, messages of one step |
@@ -23,8 +23,9 @@ use super::confirmed::Confirmed;
 use super::content;
 use super::history::History;
 use super::marks;
+use crate::sim::api::membership;
 use crate::sim::hooks::{
-    Marks, Observer, Setup, Step, StepKind, StopKind, Verdict, Violation, WorldView,
+    Marks, Observer, Setup, SimNode, Step, StepKind, StopKind, Verdict, Violation, WorldView,
 };
 use beachdb::base::hash::key_hash;
 use beachdb::base::{LogIndex, Membership, ReplicaId, Term};
@@ -552,6 +553,7 @@ impl Judge {
             );
         }
         let Some(node) = world.slot(step.slot).node else { return Ok(()) };
+        check_membership(node)?;
         if node.raft().role() != Role::Leader {
             return Ok(());
         }
@@ -564,7 +566,7 @@ impl Judge {
         if step.kind == StepKind::Tick && node.raft().membership().voter_count() > 1 {
             let timeout = node.config().raft.election_timeout_ns;
             let oldest = node.raft().status().oldest_unsynced;
-            if oldest.is_some_and(|at| step.local.since(at) > 2 * timeout) {
+            if oldest.is_some_and(|at| step.local.since(at) > timeout + timeout / 2) {
                 let what =
                     format!("{} leads at {} with a sync of {oldest:?}", step.replica, step.local);
                 return broken("hung-disk-loses-leadership", what);
@@ -709,4 +711,29 @@ impl Observer for Judge {
         self.marks.report(marks);
         marks.merge(&self.history.borrow().marks);
     }
+}
+
+/// The membership in force was set by an entry that stands in the log (looked at while it is not committed: a later one cannot be
+/// cut off any more).
+fn check_membership(node: &SimNode) -> Verdict {
+    let (index, _) = membership(node);
+    if index <= node.raft().commit() {
+        return Ok(());
+    }
+    // What was there before a restart is not in memory; that it is in the log must do.
+    let in_memory =
+        node.log().entries(index, index, 1).and_then(|entries| entries.into_iter().next());
+    let fits = match in_memory {
+        Some(entry) => matches!(Membership::from_entry(&entry.payload), Some(Ok(_))),
+        None => index <= node.log().last().0,
+    };
+    if fits {
+        return Ok(());
+    }
+    let what = format!(
+        "{} uses the membership of entry {index}, which is not one (its log ends at {:?})",
+        node.raft().id(),
+        node.log().last()
+    );
+    broken("membership-is-in-the-log", what)
 }
