@@ -114,6 +114,12 @@ impl Net {
         self.links[from * self.nodes + to].blocked > 0
     }
 
+    /// Whether any link is.
+    #[must_use]
+    pub fn any_blocked(&self) -> bool {
+        self.links.iter().any(|link| link.blocked > 0)
+    }
+
     /// Whatever is sent on this link from now on arrives after `until`.
     pub fn clog(&mut self, from: usize, to: usize, until: Nanos) {
         let link = self.link(from, to);

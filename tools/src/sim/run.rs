@@ -48,7 +48,8 @@ impl World {
         for class in super::faults::classes() {
             marks.add(&format!("fault: {class}"), core.struck.get(class).copied().unwrap_or(0));
         }
-        for what in super::strike::ROTTEN {
+        let others = [super::strike::TRANSFER_IN_PARTITION];
+        for what in super::strike::ROTTEN.into_iter().chain(others) {
             marks.add(what, core.struck.get(what).copied().unwrap_or(0));
         }
         marks.add("operator: done", core.operator.done);

@@ -137,6 +137,8 @@ impl Core {
     }
 }
 
+/// The mark of a transfer that the operator asked for while links were blocked.
+pub const TRANSFER_IN_PARTITION: &str = "transfer asked for during a partition";
 /// Marks of what has rotted: a class of faults that finds no file is none.
 pub const ROTTEN: [&str; 3] = ["bit rot in the log", "bit rot in a manifest", "bit rot in a table"];
 
@@ -266,6 +268,9 @@ impl World {
                 }
             }
             Fault::Transfer { to } => {
+                if core.net.any_blocked() {
+                    *core.struck.entry(TRANSFER_IN_PARTITION).or_default() += 1;
+                }
                 core.operator.queue.push_back(Admin::Transfer(to.map(node_of)))
             }
         }

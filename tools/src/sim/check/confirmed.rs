@@ -6,10 +6,11 @@
 //! rounds, is believed. This finds an unconfirmed read also where nobody wrote meanwhile, and nobody could tell.
 //!
 //! With leases a leader may answer without, except after it told a successor to take over in the same term (pitfall 34).
-//! A read during which the membership changed is not judged.
+//! A read during which the membership changed is not judged, nor one at a node that has yet to hear of the newest membership: its
+//! leader counts by that one.
 
 use crate::sim::hooks::{SimNode, Step, StepKind, Verdict, Violation};
-use beachdb::base::{Nanos, ReplicaId, Term};
+use beachdb::base::{LogIndex, Nanos, ReplicaId, Term};
 use beachdb::node::Origin;
 use beachdb::raft::Message;
 use beachdb::raft::message::Body;
@@ -67,10 +68,12 @@ impl Confirmed {
         node: &SimNode,
         leaders: &BTreeMap<Term, ReplicaId>,
         memberships: usize,
+        newest: LogIndex,
     ) -> Verdict {
         let Some((arrived, before)) = self.arrived.remove(&origin) else { return Ok(()) };
         let (raft, lease) = (node.raft(), node.config().raft.lease_drift_ppm.is_some());
-        if before != memberships || raft.membership_index() > node.applied() {
+        let is_newest = raft.membership_index() == newest;
+        if before != memberships || !is_newest || newest > node.applied() {
             return Ok(());
         }
         let voters: Vec<ReplicaId> = raft.membership().voters().collect();

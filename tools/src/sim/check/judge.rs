@@ -623,7 +623,9 @@ impl Judge {
             } => {
                 let Some(node) = world.slot(step.slot).node else { return Ok(()) };
                 let changes = self.memberships.len();
-                self.reads.check(step, *origin, node, &self.leaders, changes)
+                let newest =
+                    self.memberships.last_key_value().map_or(LogIndex::ZERO, |(key, _)| key.0);
+                self.reads.check(step, *origin, node, &self.leaders, changes, newest)
             }
             Effect::Reply { response: Response::Written { index, .. }, .. } => {
                 let history = self.history.borrow();

@@ -38,6 +38,8 @@ marks! {
     CONFLICT_TERM = "append rejected with the term of the conflict";
     /// A piece of a snapshot was sent.
     SNAPSHOT_SENT = "snapshot chunk sent";
+    /// The same while its sender wrote a table.
+    SNAPSHOT_DURING_FLUSH = "snapshot chunk sent during a flush";
     /// A snapshot was asked for again from the middle.
     SNAPSHOT_RESUMED = "snapshot resumed after a lost chunk";
     /// A snapshot replaced a state machine.
@@ -184,9 +186,15 @@ impl Watch {
     pub fn after_step(&mut self, world: &dyn WorldView, step: &Step<'_>) {
         let node = world.slot(step.slot).node;
         let leads = node.is_some_and(|node| node.role() == Role::Leader);
+        let flushes = node.is_some_and(|node| node.machine().engine().is_working());
         for effect in step.effects {
             match effect {
-                Effect::Send(message) => self.message(step.slot, message),
+                Effect::Send(message) => {
+                    if flushes && matches!(message.body, Body::Snapshot(_)) {
+                        self.hit(SNAPSHOT_DURING_FLUSH);
+                    }
+                    self.message(step.slot, message);
+                }
                 Effect::Observed(observed) => self.observed(step.slot, observed),
                 Effect::Reply { response, .. } => self.reply(leads, response),
                 _ => {}
