@@ -78,8 +78,8 @@ impl Confirmed {
         }
         let voters: Vec<ReplicaId> = raft.membership().voters().collect();
         let answered = |term: Term, v: ReplicaId| self.answered.get(&(term, v)).copied();
-        let terms = leaders.iter().rev().take(8).filter(|(_, leader)| voters.contains(leader));
-        for (term, leader) in terms {
+        // A leader that removes itself leads on without counting itself.
+        for (term, leader) in leaders.iter().rev().take(8) {
             let confirms = |v: &&ReplicaId| {
                 *v == leader || answered(*term, **v).is_some_and(|at| at >= arrived)
             };
