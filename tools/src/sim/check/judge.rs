@@ -279,7 +279,8 @@ impl Judge {
             );
             return broken("acknowledged-entries-stay", what);
         }
-        word.promised = log.term(commit).map(|term| (commit, term));
+        // What stands there now was not promised yet: a follower may know of a commit before its own sync.
+        word.promised = None;
         word.acked.1 = word.acked.1.min(commit);
         Ok(())
     }
