@@ -15,40 +15,6 @@ pub enum Bootstrap {
     Join,
 }
 
-/// Raft's timing and windows; see [`raft::Config`] for each.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct RaftSettings {
-    /// See [`raft::Config::heartbeat_ns`].
-    pub heartbeat_ns: u64,
-    /// See [`raft::Config::election_timeout_ns`].
-    pub election_timeout_ns: u64,
-    /// See [`raft::Config::max_inflight_messages`].
-    pub max_inflight_messages: usize,
-    /// See [`raft::Config::max_inflight_bytes`].
-    pub max_inflight_bytes: usize,
-    /// See [`raft::Config::max_append_bytes`].
-    pub max_append_bytes: usize,
-    /// See [`raft::Config::max_uncommitted_bytes`].
-    pub max_uncommitted_bytes: usize,
-    /// See [`raft::Config::lease_drift_ppm`].
-    pub lease_drift_ppm: Option<u32>,
-}
-
-impl Default for RaftSettings {
-    fn default() -> Self {
-        let defaults = raft::Config::new(ReplicaId::default(), 0);
-        Self {
-            heartbeat_ns: defaults.heartbeat_ns,
-            election_timeout_ns: defaults.election_timeout_ns,
-            max_inflight_messages: defaults.max_inflight_messages,
-            max_inflight_bytes: defaults.max_inflight_bytes,
-            max_append_bytes: defaults.max_append_bytes,
-            max_uncommitted_bytes: defaults.max_uncommitted_bytes,
-            lease_drift_ppm: defaults.lease_drift_ppm,
-        }
-    }
-}
-
 /// Settings of a node. [`NodeConfig::new`] has the defaults.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct NodeConfig {
@@ -79,7 +45,7 @@ pub struct NodeConfig {
     /// Who belongs to the cluster, if the data directory is new.
     pub bootstrap: Bootstrap,
     /// Raft's timing and windows.
-    pub raft: RaftSettings,
+    pub raft: raft::Settings,
     /// Log entries kept below the last flush, so that a follower a little behind needs no snapshot.
     pub log_tail_entries: u64,
     /// Log bytes that a follower whose apply is paused takes; above, it takes no more until there is room.
@@ -119,7 +85,7 @@ impl NodeConfig {
             max_queued_bytes: limits::MAX_QUEUED_BYTES,
             seed: new_incarnation,
             bootstrap: Bootstrap::Alone,
-            raft: RaftSettings::default(),
+            raft: raft::Settings::default(),
             log_tail_entries: limits::LOG_TAIL_ENTRIES,
             max_unapplied_bytes: limits::DEFAULT_MAX_UNAPPLIED_BYTES,
             max_held_log_bytes: limits::DEFAULT_MAX_HELD_LOG_BYTES,
@@ -130,27 +96,7 @@ impl NodeConfig {
     }
 
     /// What raft is told.
-    pub(super) fn raft_config(&self, id: ReplicaId) -> raft::Config {
-        let RaftSettings {
-            heartbeat_ns,
-            election_timeout_ns,
-            max_inflight_messages,
-            max_inflight_bytes,
-            max_append_bytes,
-            max_uncommitted_bytes,
-            lease_drift_ppm,
-        } = self.raft;
-        raft::Config {
-            id,
-            seed: self.seed,
-            heartbeat_ns,
-            election_timeout_ns,
-            max_inflight_messages,
-            max_inflight_bytes,
-            max_append_bytes,
-            max_uncommitted_bytes,
-            lease_drift_ppm,
-            trace: self.observe,
-        }
+    pub(super) const fn raft_config(&self, id: ReplicaId) -> raft::Config {
+        raft::Config { id, seed: self.seed, settings: self.raft, trace: self.observe }
     }
 }

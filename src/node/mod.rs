@@ -67,7 +67,7 @@ mod writes;
 
 pub use admission::{QueueStatus, RequestCounters};
 pub use apply::ReplayStatus;
-pub use config::{Bootstrap, NodeConfig, RaftSettings};
+pub use config::{Bootstrap, NodeConfig};
 pub use engine_machine::EngineMachine;
 pub use identity::{Identity, IdentityError, MAX_CLUSTER_ID_BYTES};
 pub use map_machine::MapMachine;

@@ -13,6 +13,15 @@ pub struct Config {
     pub id: ReplicaId,
     /// Election timeouts are drawn from it.
     pub seed: u64,
+    /// Its timing and windows.
+    pub settings: Settings,
+    /// Whether [`Effect::Trace`] is wanted.
+    pub trace: bool,
+}
+
+/// Timing and windows of a replica. [`Settings::default`] has the defaults.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Settings {
     /// A leader speaks to every follower at least this often.
     pub heartbeat_ns: u64,
     /// The shortest election timeout; each one is drawn from this to twice this. Also the time of check-quorum, of
@@ -29,8 +38,6 @@ pub struct Config {
     /// Reads without a round while a lease holds, given how much faster than real time one clock may run
     /// against another, in millionths; `None` (the default) always asks a quorum.
     pub lease_drift_ppm: Option<u32>,
-    /// Whether [`Effect::Trace`] is wanted.
-    pub trace: bool,
 }
 
 /// What a replica remembers when it comes up.

@@ -75,8 +75,7 @@ impl Cluster {
             applied: LogIndex(0),
             memberships: vec![(LogIndex(0), membership)],
         };
-        let config = Config { lease_drift_ppm: None, ..Config::new(replica(node), node) };
-        let raft = Raft::new(&config, start, &log);
+        let raft = Raft::new(&Config::new(replica(node), node), start, &log);
         let peer = Peer {
             raft,
             log,

@@ -10,38 +10,49 @@ use super::replication::Leading;
 use super::timers::Timers;
 use super::trace::Trace;
 use super::{
-    Config, Effect, Entry, Event, HardState, IoId, LogView, Persist, ProposeError, Role, Start,
+    Config, Effect, Entry, Event, HardState, IoId, LogView, Persist, ProposeError, Role, Settings,
+    Start,
 };
 use crate::base::{LogIndex, Membership, Nanos, ReplicaId, Term};
 use bytes::Bytes;
 use std::collections::BTreeMap;
 
-/// The shortest election timeout of a default [`Config`].
+/// The shortest election timeout of the default [`Settings`].
 const ELECTION_TIMEOUT_NS: u64 = 1_000_000_000;
 
 impl Config {
     /// The defaults.
     #[must_use]
     pub const fn new(id: ReplicaId, seed: u64) -> Self {
-        Self {
-            id,
-            seed,
-            heartbeat_ns: ELECTION_TIMEOUT_NS / 10,
-            election_timeout_ns: ELECTION_TIMEOUT_NS,
-            max_inflight_messages: 64,
-            max_inflight_bytes: 8 << 20,
-            max_append_bytes: 1 << 20,
-            max_uncommitted_bytes: 64 << 20,
-            lease_drift_ppm: None,
-            trace: false,
-        }
+        Self { id, seed, settings: Settings::DEFAULT, trace: false }
+    }
+}
+
+impl Settings {
+    const DEFAULT: Self = Self {
+        heartbeat_ns: ELECTION_TIMEOUT_NS / 10,
+        election_timeout_ns: ELECTION_TIMEOUT_NS,
+        max_inflight_messages: 64,
+        max_inflight_bytes: 8 << 20,
+        max_append_bytes: 1 << 20,
+        max_uncommitted_bytes: 64 << 20,
+        lease_drift_ppm: None,
+    };
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Self::DEFAULT
     }
 }
 
 /// One replica's Raft state.
 #[derive(Debug)]
 pub struct Raft {
-    pub(super) config: Config,
+    pub(super) id: ReplicaId,
+    pub(super) settings: Settings,
+    /// Whether [`Effect::Trace`] is wanted.
+    traced: bool,
     pub(super) role: Role,
     pub(super) hard_state: HardState,
     /// The hard state changed in this step and is in no persist yet.
@@ -76,6 +87,7 @@ impl Raft {
     /// the term is raised to it and the vote cleared (pitfall 3).
     #[must_use]
     pub fn new(config: &Config, start: Start, log: &dyn LogView) -> Self {
+        let Config { id, seed, settings, trace: traced } = *config;
         let Start { hard_state, applied, memberships } = start;
         let last = log.last();
         let hard_state = if last.1 > hard_state.term {
@@ -84,7 +96,9 @@ impl Raft {
             hard_state
         };
         Self {
-            config: config.clone(),
+            id,
+            settings,
+            traced,
             role: Role::Follower,
             hard_state,
             hard_state_dirty: false,
@@ -96,7 +110,7 @@ impl Raft {
             handed_out: applied,
             persisting: Persisting::default(),
             memberships: Memberships::new(memberships),
-            timers: Timers::new(config.seed),
+            timers: Timers::new(seed),
             forwarded: Forwarded::default(),
             lead: Leading::default(),
             sessions: 0,
@@ -107,7 +121,7 @@ impl Raft {
     /// This replica.
     #[must_use]
     pub const fn id(&self) -> ReplicaId {
-        self.config.id
+        self.id
     }
 
     /// The role.
@@ -159,7 +173,7 @@ impl Raft {
         }
         let first = !self.timers.started();
         let now = self.timers.observe(now);
-        let mut ctx = Context::new(now, log, out, self.config.trace);
+        let mut ctx = Context::new(now, log, out, self.traced);
         if first {
             self.come_up(now);
         }
@@ -205,9 +219,9 @@ impl Raft {
 
     fn come_up(&mut self, now: Nanos) {
         self.timers.random.stir(now.0);
-        self.timers.arm_election(now, self.config.election_timeout_ns);
+        self.timers.arm_election(now, self.settings.election_timeout_ns);
         self.forwarded.begin(self.timers.random.next());
-        if self.config.lease_drift_ppm.is_some() {
+        if self.settings.lease_drift_ppm.is_some() {
             // What this replica promised a leader before it stopped holds for one election timeout.
             self.timers.leader_heard = Some(now);
         }
@@ -399,7 +413,7 @@ impl Raft {
     fn propose(&mut self, payloads: Vec<Bytes>, ctx: &mut Context<'_>) {
         let admitted = self.may_propose().and_then(|()| {
             let bytes = payloads.iter().map(Bytes::len).sum();
-            self.lead.uncommitted.admit(bytes, self.config.max_uncommitted_bytes)
+            self.lead.uncommitted.admit(bytes, self.settings.max_uncommitted_bytes)
         });
         match admitted {
             Err(error) => ctx.out.push(Effect::ProposeRefused(error)),
@@ -461,7 +475,7 @@ impl Raft {
             return;
         }
         if before.0 != Role::Follower {
-            self.timers.arm_election(ctx.now, self.config.election_timeout_ns);
+            self.timers.arm_election(ctx.now, self.settings.election_timeout_ns);
         }
         self.role_changed(reason, ctx);
         if before.0 == Role::Leader {

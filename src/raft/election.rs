@@ -33,7 +33,7 @@ impl Raft {
         if ctx.now < self.election_deadline() {
             return;
         }
-        self.timers.arm_election(ctx.now, self.config.election_timeout_ns);
+        self.timers.arm_election(ctx.now, self.settings.election_timeout_ns);
         if !self.may_campaign() {
             self.become_follower(self.term(), None, "the leader is silent", ctx);
         } else if self.memberships.is_lone_voter(self.id()) {
@@ -54,7 +54,7 @@ impl Raft {
 
     /// Whether the oldest sync takes longer than an election timeout.
     pub(super) fn disk_hangs(&self, now: Nanos) -> bool {
-        let hangs = |at| now.since(at) > self.config.election_timeout_ns;
+        let hangs = |at| now.since(at) > self.settings.election_timeout_ns;
         self.persisting.oldest().is_some_and(hangs) && !planted!(LeadsWithHungDisk)
     }
 
@@ -85,7 +85,7 @@ impl Raft {
         self.role = Role::Candidate;
         self.leader = None;
         self.votes.clear();
-        self.timers.arm_election(ctx.now, self.config.election_timeout_ns);
+        self.timers.arm_election(ctx.now, self.settings.election_timeout_ns);
         self.role_changed(reason, ctx);
         self.refuse_forwarded(ctx);
         self.persist(None, Vec::new(), ctx);
@@ -116,7 +116,7 @@ impl Raft {
             return Some("it leads");
         }
         let heard = self.timers.leader_heard?;
-        (now.since(heard) < self.config.election_timeout_ns).then_some("it hears a leader")
+        (now.since(heard) < self.settings.election_timeout_ns).then_some("it hears a leader")
     }
 
     /// A pre-vote changes nothing here, neither the term nor a timer.
@@ -182,7 +182,7 @@ impl Raft {
                 self.hard_state.vote = Some(from);
                 self.hard_state_dirty = true;
             }
-            self.timers.arm_election(ctx.now, self.config.election_timeout_ns);
+            self.timers.arm_election(ctx.now, self.settings.election_timeout_ns);
         }
         self.send(from, Body::VoteReply { granted: refused.is_none() }, ctx);
     }
@@ -223,7 +223,7 @@ impl Raft {
         }
         self.become_follower(self.term(), Some(from), "it heard the leader", ctx);
         self.timers.leader_heard = Some(ctx.now);
-        self.timers.arm_election(ctx.now, self.config.election_timeout_ns);
+        self.timers.arm_election(ctx.now, self.settings.election_timeout_ns);
         true
     }
 
@@ -232,7 +232,7 @@ impl Raft {
         match self.choose_successor(to, ctx.now) {
             Err(error) => ctx.out.push(Effect::ProposeRefused(error)),
             Ok(to) => {
-                let deadline = ctx.now.plus(self.config.election_timeout_ns);
+                let deadline = ctx.now.plus(self.settings.election_timeout_ns);
                 self.lead.transfer = Some(Transfer { to, deadline, sent: false });
                 // The successor's election bypasses stickiness, now or when a delayed message arrives, so the lease is
                 // over for this term (pitfall 34).
@@ -261,7 +261,7 @@ impl Raft {
     fn best_successor(&self, now: Nanos) -> Option<ReplicaId> {
         let mut best: Option<(LogIndex, ReplicaId)> = None;
         for (replica, progress) in &self.lead.followers {
-            let heard = now.since(progress.heard) < self.config.election_timeout_ns;
+            let heard = now.since(progress.heard) < self.settings.election_timeout_ns;
             let better = best.is_none_or(|(matched, _)| progress.matched > matched);
             if self.memberships.is_voter(*replica) && heard && better {
                 best = Some((progress.matched, *replica));

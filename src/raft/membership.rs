@@ -193,7 +193,7 @@ impl Raft {
         let behind = |matched: LogIndex| self.last.0.0.saturating_sub(matched.0);
         match self.lead.followers.get(&replica) {
             None => Some(behind(LogIndex::ZERO)),
-            Some(p) if p.catch_up.caught_up(ctx.now, self.config.election_timeout_ns) => None,
+            Some(p) if p.catch_up.caught_up(ctx.now, self.settings.election_timeout_ns) => None,
             Some(p) => Some(behind(p.matched)),
         }
     }
@@ -231,7 +231,7 @@ impl Raft {
             .current()
             .members()
             .map(|m| m.replica)
-            .filter(|r| *r != self.config.id)
+            .filter(|r| *r != self.id)
             .collect();
         let gone: Vec<ReplicaId> =
             self.lead.followers.keys().copied().filter(|f| !members.contains(f)).collect();

@@ -75,7 +75,7 @@
 //! - No input of a peer makes it panic: what passes [`Message::check`] has numbers that cannot overflow.
 //!
 //! # Bounds
-//! Bytes not committed ([`Config::max_uncommitted_bytes`]: refused, not queued); appends and bytes in flight per follower;
+//! Bytes not committed ([`Settings::max_uncommitted_bytes`]: refused, not queued); appends and bytes in flight per follower;
 //! two rounds of reads; one transfer; one membership change. Persists in flight are bounded by what the driver
 //! proposes and peers send: appends of one leader are bounded by its window.
 //!
@@ -117,7 +117,7 @@ mod types;
 mod cluster_tests;
 
 pub use self::core::Raft;
-pub use api::{Change, Config, Effect, Event, ProposeError, ReadId, Role, Start};
+pub use api::{Change, Config, Effect, Event, ProposeError, ReadId, Role, Settings, Start};
 pub use log::{DurableGroup, LogOutcome, LogStats, LogStore, LogView, MemLog, ReadEntries};
 pub(crate) use log::{MembershipLog, take_entries};
 pub use message::Message;

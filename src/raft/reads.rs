@@ -8,7 +8,7 @@
 //!
 //! *Lease* (an option): after a round that was confirmed, no other leader can be elected for one election timeout from
 //! when the round was *sent*, because a majority sticks to this leader for that long. It assumes that no clock
-//! runs faster than another by more than [`Config::lease_drift_ppm`](super::Config), and every replica has it set or
+//! runs faster than another by more than [`Settings::lease_drift_ppm`](super::Settings), and every replica has it set or
 //! none has. It ends with the term, and for the rest of the term when a transfer begins (pitfall 34).
 //!
 //! *Followers* ask the leader for an index. They give up when the term or the leader changes, or after an election timeout.
@@ -126,7 +126,7 @@ impl Raft {
             }
             (_, Some(leader)) => {
                 self.forwarded.name = self.forwarded.name.wrapping_add(1);
-                let deadline = ctx.now.plus(self.config.election_timeout_ns);
+                let deadline = ctx.now.plus(self.settings.election_timeout_ns);
                 self.forwarded.asked.insert(self.forwarded.name, (read, deadline));
                 let question = Body::ReadIndex { read: ReadId(self.forwarded.name) };
                 self.send(leader, question, ctx);
@@ -149,8 +149,10 @@ impl Raft {
     }
 
     fn has_lease(&self, now: Nanos) -> bool {
-        let timeout = self.config.election_timeout_ns;
-        self.config.lease_drift_ppm.is_some_and(|ppm| self.lead.reads.has_lease(now, timeout, ppm))
+        let timeout = self.settings.election_timeout_ns;
+        self.settings
+            .lease_drift_ppm
+            .is_some_and(|ppm| self.lead.reads.has_lease(now, timeout, ppm))
     }
 
     /// A follower asks.

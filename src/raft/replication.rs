@@ -96,7 +96,7 @@ impl Raft {
         // A session belongs to one leadership of one replica: no two terms share one.
         self.sessions = self.sessions.wrapping_add(1).max(self.term().0.wrapping_shl(20));
         self.lead.reads.begin(ctx.now);
-        self.timers.heartbeat = ctx.now.plus(self.config.heartbeat_ns);
+        self.timers.heartbeat = ctx.now.plus(self.settings.heartbeat_ns);
         self.role_changed("a majority voted for it", ctx);
         self.follow_membership(ctx);
         self.append(vec![Bytes::from(WriteBatch::no_op().into_bytes())], ctx);
@@ -159,7 +159,7 @@ impl Raft {
         if self.lead.followers.is_empty() || ctx.now < self.timers.heartbeat {
             return;
         }
-        self.timers.heartbeat = ctx.now.plus(self.config.heartbeat_ns);
+        self.timers.heartbeat = ctx.now.plus(self.settings.heartbeat_ns);
         if !self.hears_a_majority(ctx.now) {
             return self.become_follower(self.term(), None, "it hears no majority", ctx);
         }
@@ -185,7 +185,7 @@ impl Raft {
                     .lead
                     .followers
                     .get(voter)
-                    .is_some_and(|p| now.since(p.heard) < self.config.election_timeout_ns)
+                    .is_some_and(|p| now.since(p.heard) < self.settings.election_timeout_ns)
         };
         let voters = self.memberships.voters();
         voters.iter().filter(heard).count() >= quorum::majority(voters.len())
@@ -193,7 +193,7 @@ impl Raft {
 
     /// Streams that are not answered start again from what matches; pauses end.
     fn find_lost(&mut self, ctx: &mut Context<'_>) {
-        let patience = self.config.heartbeat_ns.saturating_mul(LOST_AFTER_HEARTBEATS);
+        let patience = self.settings.heartbeat_ns.saturating_mul(LOST_AFTER_HEARTBEATS);
         for (replica, progress) in &mut self.lead.followers {
             let patience = patience.saturating_mul(1 << progress.losses.min(LOST_DOUBLINGS));
             let lost = progress.window.oldest().is_some_and(|at| ctx.now.since(at) >= patience);
@@ -280,20 +280,20 @@ impl Raft {
 
     /// How many bytes may be sent to this follower now; `None`: nothing with entries.
     fn window_for(&self, progress: &Progress) -> Option<usize> {
-        let (window, config) = (&progress.window, &self.config);
-        if window.messages() >= config.max_inflight_messages
-            || (window.messages() > 0 && window.bytes() >= config.max_inflight_bytes)
+        let (window, settings) = (&progress.window, &self.settings);
+        if window.messages() >= settings.max_inflight_messages
+            || (window.messages() > 0 && window.bytes() >= settings.max_inflight_bytes)
         {
             return None;
         }
         // Beyond a short pipeline only what fills an append is worth one.
         let full = progress.sent_full
-            || self.lead.uncommitted.at_least_from(progress.next, config.max_append_bytes);
+            || self.lead.uncommitted.at_least_from(progress.next, settings.max_append_bytes);
         if window.messages() >= PIPELINE_MESSAGES && !full {
             return None;
         }
-        let room = config.max_inflight_bytes.saturating_sub(window.bytes());
-        Some(config.max_append_bytes.min(room).max(1))
+        let room = settings.max_inflight_bytes.saturating_sub(window.bytes());
+        Some(settings.max_append_bytes.min(room).max(1))
     }
 
     /// Sends entries that follow on `prev`. False when they do not fit in the window.
@@ -308,10 +308,10 @@ impl Raft {
         let Some(last) = entries.last().map(|e| e.index) else { return false };
         let bytes = entries.iter().map(|e| e.payload.len()).sum::<usize>();
         let window = &mut progress.window;
-        if window.messages() > 0 && window.bytes() + bytes > self.config.max_inflight_bytes {
+        if window.messages() > 0 && window.bytes() + bytes > self.settings.max_inflight_bytes {
             return false;
         }
-        progress.sent_full = bytes >= self.config.max_append_bytes / 2;
+        progress.sent_full = bytes >= self.settings.max_append_bytes / 2;
         match progress.state {
             ProgressState::Probe => progress.paused = true,
             ProgressState::Replicate | ProgressState::Snapshot => {
@@ -513,7 +513,7 @@ impl Raft {
         ctx: &mut Context<'_>,
     ) {
         let last = self.last.0;
-        let timeout = self.config.election_timeout_ns;
+        let timeout = self.settings.election_timeout_ns;
         let Some(progress) = self.lead.followers.get_mut(&from) else { return };
         if progress.session != reply.session {
             return;

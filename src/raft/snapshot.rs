@@ -113,7 +113,12 @@ impl Raft {
             return ctx.trace(|| Trace::Refused { from, why: "it installed what was never sent" });
         }
         progress.accepted(index);
-        progress.catch_up.reached(ctx.now, progress.matched, last, self.config.election_timeout_ns);
+        progress.catch_up.reached(
+            ctx.now,
+            progress.matched,
+            last,
+            self.settings.election_timeout_ns,
+        );
         if sending {
             progress.probe(progress.matched.next());
             ctx.trace(|| Trace::progress(from, progress, "the snapshot is installed"));

@@ -66,7 +66,7 @@ impl Raft {
     #[must_use]
     pub fn status(&self) -> RaftStatus {
         let now = self.timers.now();
-        let timeout = self.config.election_timeout_ns;
+        let timeout = self.settings.election_timeout_ns;
         let followers = self.lead.followers.iter().map(|(replica, p)| FollowerStatus {
             replica: *replica,
             voter: self.memberships.is_voter(*replica),

@@ -210,14 +210,14 @@ fn one_life(seed: u64) -> u64 {
     let mut log = DiskLog::of(Contents { hard_state, membership, entries, ..Contents::default() });
     let mut config = Config::new(replica(1), seed);
     config.trace = true;
-    config.lease_drift_ppm = junk.0.chance(1, 2).then_some(500);
+    config.settings.lease_drift_ppm = junk.0.chance(1, 2).then_some(500);
     let memberships = log.view.memberships();
     let start = Start { hard_state, applied: LogIndex::ZERO, memberships };
     let mut raft = Raft::new(&config, start, &log);
     let mut now = Nanos::ZERO;
     let mut persists = 0;
     for _ in 0..150 {
-        now = now.plus(junk.0.below(config.election_timeout_ns / 2));
+        now = now.plus(junk.0.below(config.settings.election_timeout_ns / 2));
         let event = if junk.0.chance(1, 4)
             && let Some(io) = log.pending().first()
         {

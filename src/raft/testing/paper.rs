@@ -125,7 +125,7 @@ pub(super) fn three_with_a_leader() -> Cluster {
 
 /// All clocks move on by this many election timeouts, so that no leader counts as heard from.
 pub(super) fn silence(cluster: &mut Cluster, timeouts: u64) {
-    let ns = cluster.config.election_timeout_ns * timeouts;
+    let ns = cluster.config.settings.election_timeout_ns * timeouts;
     cluster.replicas.values_mut().for_each(|r| r.clock = r.clock.plus(ns));
 }
 
@@ -271,7 +271,7 @@ fn section_5_2_a_candidate_yields_to_the_leader_of_its_term() {
 fn section_5_2_election_timeouts_differ_between_replicas_and_lie_between_one_and_two() {
     let cluster = Cluster::new(5);
     let mut cluster = cluster;
-    let timeout = cluster.config.election_timeout_ns;
+    let timeout = cluster.config.settings.election_timeout_ns;
     let mut deadlines: Vec<u64> = (1..=5)
         .map(|n| {
             cluster.step(NodeId(n), Event::Tick);

@@ -279,7 +279,7 @@ fn pitfall_11_an_ack_from_before_a_removal_does_not_count_after_it() {
 #[test]
 fn pitfall_12_a_full_window_lets_heartbeats_through() {
     let mut config = Config::new(replica(0), 1);
-    config.max_inflight_messages = 2;
+    config.settings.max_inflight_messages = 2;
     let mut cluster = Cluster::with(3, config);
     cluster.elect(ONE);
     for n in 0..6 {
@@ -330,7 +330,7 @@ fn pitfall_13_a_long_divergence_costs_a_round_trip_per_term() {
 #[test]
 fn pitfall_14_what_waits_for_the_window_leaves_as_one_append() {
     let mut config = Config::new(replica(0), 1);
-    config.max_inflight_messages = 1;
+    config.settings.max_inflight_messages = 1;
     let mut cluster = Cluster::with(3, config);
     cluster.elect(ONE);
     for n in 0..50 {
@@ -675,7 +675,7 @@ fn pitfall_33_a_late_answer_to_an_older_round_confirms_no_newer_read() {
 
 #[test]
 fn pitfall_34_leases_are_off_by_default_and_every_read_asks() {
-    assert_eq!(Config::new(replica(1), 1).lease_drift_ppm, None);
+    assert_eq!(Config::new(replica(1), 1).settings.lease_drift_ppm, None);
     let mut cluster = three_with_a_leader();
     cluster.tick(ONE);
     cluster.settle();
@@ -685,7 +685,7 @@ fn pitfall_34_leases_are_off_by_default_and_every_read_asks() {
 
 fn with_a_lease() -> Cluster {
     let mut config = Config::new(replica(0), 1);
-    config.lease_drift_ppm = Some(500);
+    config.settings.lease_drift_ppm = Some(500);
     let mut cluster = Cluster::with(3, config);
     [ONE, TWO, THREE].into_iter().for_each(|n| cluster.step(n, Event::Tick));
     silence(&mut cluster, 1);
@@ -701,7 +701,7 @@ fn pitfall_34_a_lease_is_measured_from_when_its_round_was_sent() {
     let read = cluster.read(ONE);
     assert!(cluster.node(ONE).ready.iter().any(|(r, _)| *r == read), "within the lease");
     // The answers of a round take almost an election timeout: the lease they give is almost over.
-    let timeout = cluster.config.election_timeout_ns;
+    let timeout = cluster.config.settings.election_timeout_ns;
     cluster.tick(ONE);
     let clock = cluster.node(ONE).clock;
     cluster.node_mut(ONE).clock = clock.plus(timeout * 8 / 10);

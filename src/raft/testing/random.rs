@@ -65,11 +65,12 @@ struct Run {
 
 fn config(random: &mut SimRandom, seed: u64) -> Config {
     let mut config = Config::new(replica(0), seed);
-    config.max_inflight_messages = 1 + random.below(4) as usize;
-    config.max_append_bytes = 1 + random.below(40) as usize;
-    config.max_inflight_bytes = 20 + random.below(100) as usize;
-    config.max_uncommitted_bytes = 50 + random.below(400) as usize;
-    config.lease_drift_ppm = random.chance(1, 3).then(|| [500, 50_000][random.below(2) as usize]);
+    let settings = &mut config.settings;
+    settings.max_inflight_messages = 1 + random.below(4) as usize;
+    settings.max_append_bytes = 1 + random.below(40) as usize;
+    settings.max_inflight_bytes = 20 + random.below(100) as usize;
+    settings.max_uncommitted_bytes = 50 + random.below(400) as usize;
+    settings.lease_drift_ppm = random.chance(1, 3).then(|| [500, 50_000][random.below(2) as usize]);
     config.trace = random.chance(1, 8);
     config
 }
@@ -79,7 +80,7 @@ impl Run {
         let mut random = SimRandom::new(seed);
         let config = config(&mut random, seed);
         let mut odds = |n: u64| if random.chance(1, 2) { 1 + random.below(n) } else { 0 };
-        let jumps = if config.lease_drift_ppm.is_some() { 0 } else { odds(20) };
+        let jumps = if config.settings.lease_drift_ppm.is_some() { 0 } else { odds(20) };
         let odds = Odds {
             loss: odds(60),
             duplicates: odds(60),
@@ -97,7 +98,7 @@ impl Run {
         };
         let voters = 1 + random.below(5);
         let spares = random.below(3);
-        let drift = u64::from(config.lease_drift_ppm.unwrap_or(0));
+        let drift = u64::from(config.settings.lease_drift_ppm.unwrap_or(0));
         let sum = Sum { lease_seeds: u64::from(drift > 0), ..Sum::default() };
         let mut cluster = Cluster::with(voters, config);
         (voters + 1..=voters + spares).for_each(|node| cluster.join(NodeId(node)));
@@ -187,8 +188,8 @@ impl Run {
 
     /// Every clock moves on at its rate; who has a deadline behind it looks.
     fn pass_time(&mut self) {
-        let heartbeat = self.cluster.config.heartbeat_ns;
-        let timeout = self.cluster.config.election_timeout_ns;
+        let heartbeat = self.cluster.config.settings.heartbeat_ns;
+        let timeout = self.cluster.config.settings.election_timeout_ns;
         let ns = match self.random.below(40) {
             0 => timeout,
             1..10 => heartbeat,
@@ -413,8 +414,8 @@ impl Run {
         self.cluster.eager = true;
         let down = self.cluster.replicas.values().filter(|r| r.raft.is_none()).map(|r| r.id.node);
         down.collect::<Vec<_>>().into_iter().for_each(|node| self.cluster.start(node));
-        let heartbeat = self.cluster.config.heartbeat_ns;
-        let timeout = self.cluster.config.election_timeout_ns;
+        let heartbeat = self.cluster.config.settings.heartbeat_ns;
+        let timeout = self.cluster.config.settings.election_timeout_ns;
         for _ in 0..TIMEOUTS_TO_RECOVER * timeout / heartbeat {
             self.cluster.settle();
             self.advance(heartbeat);

@@ -205,13 +205,13 @@ impl Script {
     }
 
     fn set(&mut self, key: &str, value: u64) {
-        let config = &mut self.config;
+        let settings = &mut self.config.settings;
         match key {
-            "inflight-messages" => config.max_inflight_messages = value as usize,
-            "inflight-bytes" => config.max_inflight_bytes = value as usize,
-            "append-bytes" => config.max_append_bytes = value as usize,
-            "uncommitted-bytes" => config.max_uncommitted_bytes = value as usize,
-            "lease-drift-ppm" => config.lease_drift_ppm = Some(value as u32),
+            "inflight-messages" => settings.max_inflight_messages = value as usize,
+            "inflight-bytes" => settings.max_inflight_bytes = value as usize,
+            "append-bytes" => settings.max_append_bytes = value as usize,
+            "uncommitted-bytes" => settings.max_uncommitted_bytes = value as usize,
+            "lease-drift-ppm" => settings.lease_drift_ppm = Some(value as u32),
             _ => panic!("no such setting: {key}"),
         }
     }
