@@ -2,38 +2,15 @@
 //! and the golden traces are in `testscripts`.
 
 use super::message::{Body, Message};
+use super::testing::doubles::{NoJobs, learner, replica};
 use super::{
     Change, Config, Effect, Event, HardState, LogStore, LogView, MemLog, ProposeError, Raft,
     ReadId, Role, Start,
 };
-use crate::base::{LogIndex, Member, MemberRole, Membership, Nanos, NodeId, ReplicaId, Term};
-use crate::env::{Completion, Job, JobId, Jobs, Lane};
+use crate::base::{LogIndex, Membership, Nanos, NodeId, ReplicaId, Term};
 use bytes::Bytes;
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
-use std::time::Duration;
-
-struct NoJobs;
-
-impl Jobs for NoJobs {
-    fn submit(&self, lane: Lane, _job: Job) -> JobId {
-        panic!("a job in lane {lane:?}")
-    }
-    fn poll(&self, _out: &mut Vec<Completion>) {}
-    fn wait(&self, _timeout: Duration) -> bool {
-        false
-    }
-    fn has_completions(&self) -> bool {
-        false
-    }
-    fn outstanding(&self) -> usize {
-        0
-    }
-}
-
-fn replica(node: u64) -> ReplicaId {
-    ReplicaId { node: NodeId(node), incarnation: 0 }
-}
 
 struct Peer {
     raft: Raft,
@@ -176,15 +153,6 @@ impl Cluster {
     }
 }
 
-fn learner(node: u64) -> Member {
-    Member {
-        replica: replica(node),
-        role: MemberRole::Learner,
-        peer_address: String::new(),
-        client_address: String::new(),
-    }
-}
-
 #[test]
 fn three_replicas_elect_one_and_replicate() {
     let mut cluster = Cluster::new(3);
@@ -265,7 +233,7 @@ fn a_learner_is_added_promoted_and_outlives_the_others() {
     cluster.add(2, Membership::new());
     cluster.step(1, Event::ProposeChange(Change::Promote(replica(2))));
     assert_eq!(cluster.peers[&1].refused, [ProposeError::UnknownMember]);
-    cluster.step(1, Event::ProposeChange(Change::AddLearner(learner(2))));
+    cluster.step(1, Event::ProposeChange(Change::AddLearner(learner(replica(2)))));
     cluster.step(1, Event::ProposeChange(Change::Promote(replica(2))));
     assert!(matches!(cluster.peers[&1].refused[1], ProposeError::NotCaughtUp { .. }));
     cluster.run(500);
@@ -352,7 +320,7 @@ fn a_removal_that_only_the_removed_leader_has_does_not_stop_the_cluster() {
 fn a_silent_learner_does_not_hold_up_a_lone_voter() {
     let mut cluster = Cluster::new(1);
     cluster.run(100);
-    cluster.step(1, Event::ProposeChange(Change::AddLearner(learner(2))));
+    cluster.step(1, Event::ProposeChange(Change::AddLearner(learner(replica(2)))));
     cluster.run(60_000);
     assert_eq!(cluster.leader(), 1);
     cluster.propose("x");

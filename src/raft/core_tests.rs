@@ -1,31 +1,10 @@
 use super::*;
-use crate::base::NodeId;
 use crate::base::batch::WriteBatch;
-use crate::env::{Completion, Job, JobId, Jobs, Lane};
+use crate::raft::testing::doubles::{NoJobs, replica};
 use crate::raft::{LogStore, MemLog, ReadId};
 use std::sync::Arc;
-use std::time::Duration;
 
-/// The tests decide themselves when a persist is durable.
-struct NoJobs;
-
-impl Jobs for NoJobs {
-    fn submit(&self, lane: Lane, _job: Job) -> JobId {
-        panic!("a job in lane {lane:?}")
-    }
-    fn poll(&self, _out: &mut Vec<Completion>) {}
-    fn wait(&self, _timeout: Duration) -> bool {
-        false
-    }
-    fn has_completions(&self) -> bool {
-        false
-    }
-    fn outstanding(&self) -> usize {
-        0
-    }
-}
-
-const ME: ReplicaId = ReplicaId { node: NodeId(1), incarnation: 0 };
+const ME: ReplicaId = replica(1);
 
 fn start(hard_state: HardState, applied: u64) -> Start {
     let memberships = vec![(LogIndex::ZERO, Membership::of_voters([ME]))];

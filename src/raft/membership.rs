@@ -273,22 +273,10 @@ impl Raft {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    fn replica(node: u64) -> ReplicaId {
-        ReplicaId { node: NodeId(node), incarnation: 0 }
-    }
+    use crate::raft::testing::doubles::{learner, replica};
 
     fn of(nodes: &[u64]) -> Membership {
         Membership::of_voters(nodes.iter().map(|&n| replica(n)))
-    }
-
-    fn learner(node: u64) -> Member {
-        Member {
-            replica: replica(node),
-            role: MemberRole::Learner,
-            peer_address: String::new(),
-            client_address: String::new(),
-        }
     }
 
     #[test]
@@ -345,7 +333,7 @@ mod tests {
     fn a_membership_that_no_entry_can_hold_is_refused() {
         let full = of(&(1..=crate::limits::MAX_MEMBERS as u64).collect::<Vec<_>>());
         for (members, node) in [(full, 1000), (of(&[1]), 0)] {
-            let result = changed(&members, Change::AddLearner(learner(node)), |_| None);
+            let result = changed(&members, Change::AddLearner(learner(replica(node))), |_| None);
             assert!(matches!(result, Err(ProposeError::Impossible(_))), "{result:?}");
         }
     }
@@ -353,10 +341,10 @@ mod tests {
     #[test]
     fn changes_are_refused_for_a_reason() {
         let mut members = of(&[1]);
-        members.insert(learner(2));
+        members.insert(learner(replica(2)));
         let change = |change, behind| changed(&members, change, |_| behind);
         assert_eq!(
-            change(Change::AddLearner(learner(2)), None),
+            change(Change::AddLearner(learner(replica(2))), None),
             Err(ProposeError::AlreadyMember(NodeId(2)))
         );
         assert_eq!(
@@ -371,7 +359,7 @@ mod tests {
         ));
         assert!(change(Change::Promote(replica(2)), None).unwrap().is_voter(replica(2)));
         assert!(change(Change::Remove(replica(2)), None).unwrap().member(NodeId(2)).is_none());
-        let added = change(Change::AddLearner(learner(3)), None).unwrap();
+        let added = change(Change::AddLearner(learner(replica(3))), None).unwrap();
         assert_eq!(added.voter_count(), 1);
     }
 }

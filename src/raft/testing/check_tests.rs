@@ -2,8 +2,9 @@
 //! about it panics.
 
 use super::check::{Checker, Seen, Up};
-use super::cluster::{Cluster, replica};
+use super::cluster::Cluster;
 use super::disk::{Contents, DiskLog};
+use super::doubles::replica;
 use super::paper::{ONE, THREE, TWO, append, message, three_with_a_leader};
 use crate::base::{LogIndex, Membership, ReplicaId, Term};
 use crate::raft::message::{AppendOutcome, AppendReply, Body};

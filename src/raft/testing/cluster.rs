@@ -8,9 +8,10 @@
 
 use super::check::{Checker, Seen, Up};
 use super::disk::{Contents, DiskLog, membership_in};
+use super::doubles::{learner, replica};
 use super::machine::{Machine, Receiving, Transfer};
 use super::show;
-use crate::base::{LogIndex, Member, MemberRole, Membership, Nanos, NodeId, ReplicaId, Term};
+use crate::base::{LogIndex, Member, Membership, Nanos, NodeId, ReplicaId, Term};
 use crate::raft::message::{Message, SnapshotChunk, SnapshotOutcome, SnapshotReply};
 use crate::raft::{Config, Effect, Event, HardState, IoId, LogView, Raft, ReadId, Role, Start};
 use bytes::Bytes;
@@ -128,11 +129,6 @@ pub struct Cluster {
     transfers: u64,
     /// Events that the driver owes.
     queue: VecDeque<(NodeId, Event)>,
-}
-
-/// Voter `node` in its first life.
-pub const fn replica(node: u64) -> ReplicaId {
-    ReplicaId { node: NodeId(node), incarnation: 0 }
 }
 
 impl Cluster {
@@ -696,11 +692,6 @@ impl Cluster {
 
     /// What a learner looks like when it is added.
     pub fn learner(&self, node: NodeId) -> Member {
-        Member {
-            replica: self.node(node).id,
-            role: MemberRole::Learner,
-            peer_address: String::new(),
-            client_address: String::new(),
-        }
+        learner(self.node(node).id)
     }
 }

@@ -8,7 +8,7 @@
 //! ```
 
 use crate::base::{LogIndex, Membership, Term};
-use crate::raft::{Entry, HardState, IoId, LogView, Persist};
+use crate::raft::{Entry, HardState, IoId, LogView, Persist, take_entries};
 use std::collections::VecDeque;
 
 /// What a log holds.
@@ -46,8 +46,12 @@ impl Contents {
 
     /// The entry at `index`.
     pub fn entry(&self, index: LogIndex) -> Option<&Entry> {
-        let slot = index.0.checked_sub(self.baseline.0.0 + 1)?;
-        self.entries.get(usize::try_from(slot).ok()?)
+        self.entries.get(self.slot(index)?)
+    }
+
+    /// Where the entry at `index` stands, if the log goes that far.
+    fn slot(&self, index: LogIndex) -> Option<usize> {
+        usize::try_from(index.0.checked_sub(self.baseline.0.0 + 1)?).ok()
     }
 
     /// The term at `index`, the baseline's included.
@@ -189,17 +193,8 @@ impl DiskLog {
 
     /// The entries `lo..=hi` from the disk; `None` when they are not all there.
     pub fn read(&self, lo: LogIndex, hi: LogIndex, max_bytes: usize) -> Option<Vec<Entry>> {
-        let mut bytes = 0;
-        let mut out = Vec::new();
-        for index in lo.0..=hi.0 {
-            let entry = self.view.entry(LogIndex(index))?;
-            out.push(entry.clone());
-            bytes += entry.payload.len();
-            if bytes >= max_bytes {
-                break;
-            }
-        }
-        Some(out)
+        let (from, to) = (self.view.slot(lo)?, self.view.slot(hi)?);
+        self.view.entries.get(from..=to).map(|range| take_entries(range.iter(), max_bytes))
     }
 }
 

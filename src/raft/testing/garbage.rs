@@ -1,8 +1,8 @@
 //! Whatever a peer says, raft does not panic, asks for no impossible persist, and never goes back in term or commit:
 //! a peer may be of another version, or damaged. (A lying peer can break safety; it cannot stop the process.)
 
-use super::cluster::replica;
 use super::disk::{Contents, DiskLog};
+use super::doubles::replica;
 use crate::base::batch::WriteBatch;
 use crate::base::{LogIndex, Member, MemberRole, Membership, Nanos, NodeId, ReplicaId, Term};
 use crate::env::Random;

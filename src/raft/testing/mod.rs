@@ -4,6 +4,7 @@
 //! |---|---|
 //! | `disk.rs` | a log whose writes are durable when the test says so |
 //! | `machine.rs` | the state machine and both ends of a snapshot |
+//! | `doubles.rs` | stand-ins that the unit tests of raft share, too |
 //! | `cluster.rs` | replicas, disks, and the wire |
 //! | `check.rs`, `check_tests.rs` | what must hold at every step; that each check can fail |
 //! | `show.rs`, `script.rs` | the scripts of `../testscripts` and how they read |
@@ -14,6 +15,7 @@ mod check;
 mod check_tests;
 mod cluster;
 mod disk;
+pub mod doubles;
 mod garbage;
 mod machine;
 mod paper;

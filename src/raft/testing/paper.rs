@@ -3,7 +3,8 @@
 //!
 //! Whole protocol runs are in `../testscripts`; here a replica is usually asked one question.
 
-use super::cluster::{Cluster, replica};
+use super::cluster::Cluster;
+use super::doubles::replica;
 use crate::base::batch::WriteBatch;
 use crate::base::{LogIndex, MemberRole, NodeId, Term};
 use crate::raft::message::{Append, AppendOutcome, AppendReply, Body, Message};

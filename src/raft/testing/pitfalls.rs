@@ -2,7 +2,8 @@
 //! `ARCHITECTURE.md`. Where a rule is also one of the paper, `paper.rs` has more; where it is about order and timing,
 //! a script of `../testscripts` shows the whole run.
 
-use super::cluster::{Cluster, replica};
+use super::cluster::Cluster;
+use super::doubles::replica;
 use super::paper::{
     FOUR, ONE, THREE, TWO, accepted, answer, append, commit, effects, granted, message, only,
     outcome, pre_vote, role, silence, terms, three_with_a_leader, vote, with_log,

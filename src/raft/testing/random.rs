@@ -4,7 +4,8 @@
 //! `BEACH_RAFT_SEED=N cargo test -p beachdb --lib raft::testing::random -- --nocapture` replays one seed and tells
 //! what happens; `BEACH_RAFT_SEEDS=N` runs that many.
 
-use super::cluster::{Cluster, replica};
+use super::cluster::Cluster;
+use super::doubles::replica;
 use crate::base::{LogIndex, MemberRole, NodeId, ReplicaId};
 use crate::env::sim::SimRandom;
 use crate::raft::{Change, Config, Event, Role};

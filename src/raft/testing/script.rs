@@ -6,7 +6,8 @@
 //!
 //! Every script also passes the [`Checker`](super::check::Checker) at every step.
 
-use super::cluster::{Cluster, replica};
+use super::cluster::Cluster;
+use super::doubles::replica;
 use super::show;
 use crate::base::{LogIndex, Nanos, NodeId, Term};
 use crate::raft::message::Message;
