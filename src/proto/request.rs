@@ -314,8 +314,7 @@ fn empty(opcode: Opcode, body: &[u8]) -> Result<(), RequestError> {
     if body.is_empty() {
         return Ok(());
     }
-    let found = body.len() as u64;
-    Err(RequestError::Body { opcode, field: "body length", offset: 0, expected: "0", found })
+    Err(bad_length(opcode, body, "0"))
 }
 
 fn decode_write(opcode: Opcode, body: &[u8]) -> Result<Request<'_>, RequestError> {
@@ -329,13 +328,8 @@ fn decode_write(opcode: Opcode, body: &[u8]) -> Result<Request<'_>, RequestError
             (Opcode::Put, Some(Op::Put { .. })) | (Opcode::Delete, Some(Op::Delete { .. }))
         );
         if batch.len() != 1 || !right_kind {
-            return Err(RequestError::Body {
-                opcode,
-                field: "operations in the batch",
-                offset: 4,
-                expected: "exactly one, of the kind that the opcode names (use WRITE for others)",
-                found: batch.len() as u64,
-            });
+            let expected = "exactly one, of the kind that the opcode names (use WRITE for others)";
+            return Err(bad_body(opcode)("operations in the batch", 4, expected, batch.len()));
         }
     }
     Ok(Request::Write { opcode, batch })
@@ -344,7 +338,7 @@ fn decode_write(opcode: Opcode, body: &[u8]) -> Result<Request<'_>, RequestError
 fn decode_get(body: &[u8]) -> Result<Request<'_>, RequestError> {
     let opcode = Opcode::Get;
     let Some((snapshot, key)) = body.split_first_chunk::<8>() else {
-        return Err(short(opcode, body, "a snapshot (8 bytes) and a key"));
+        return Err(bad_length(opcode, body, "a snapshot (8 bytes) and a key"));
     };
     let snapshot = snapshot_field(opcode, u64::from_be_bytes(*snapshot))?;
     let source = match key.len() {
@@ -359,17 +353,11 @@ fn decode_get(body: &[u8]) -> Result<Request<'_>, RequestError> {
 fn decode_hello(body: &[u8]) -> Result<HelloRequest<'_>, RequestError> {
     let opcode = Opcode::Hello;
     let Some((fixed, rest)) = body.split_first_chunk::<HELLO_FIXED_BYTES>() else {
-        return Err(short(opcode, body, "at least 8 bytes"));
+        return Err(bad_length(opcode, body, "at least 8 bytes"));
     };
     let name_len = usize::from(BigEndian::read_u16(&fixed[2..4]));
     let cluster_len = usize::from(BigEndian::read_u16(&fixed[4..6]));
-    let bad = |field, offset, expected, found: usize| RequestError::Body {
-        opcode,
-        field,
-        offset,
-        expected,
-        found: found as u64,
-    };
+    let bad = bad_body(opcode);
     if name_len > MAX_NAME_BYTES {
         return Err(bad("name length", 2, "at most 255", name_len));
     }
@@ -407,15 +395,9 @@ fn encode_hello(out: &mut Vec<u8>, hello: &HelloRequest<'_>) {
 fn decode_scan(body: &[u8]) -> Result<ScanRequest<'_>, RequestError> {
     let opcode = Opcode::Scan;
     let Some((fixed, rest)) = body.split_first_chunk::<SCAN_FIXED_BYTES>() else {
-        return Err(short(opcode, body, "at least 24 bytes"));
+        return Err(bad_length(opcode, body, "at least 24 bytes"));
     };
-    let bad = |field, offset, expected, found: usize| RequestError::Body {
-        opcode,
-        field,
-        offset,
-        expected,
-        found: found as u64,
-    };
+    let bad = bad_body(opcode);
     let snapshot = snapshot_field(opcode, BigEndian::read_u64(&fixed[0..8]))?;
     let flags = BigEndian::read_u16(&fixed[16..18]);
     if flags & !SCAN_KNOWN_FLAGS != 0 {
@@ -476,12 +458,19 @@ fn snapshot_field(opcode: Opcode, found: u64) -> Result<SequenceNumber, RequestE
     Ok(SequenceNumber(found))
 }
 
-fn short(opcode: Opcode, body: &[u8], expected: &'static str) -> RequestError {
-    RequestError::Body {
+fn bad_length(opcode: Opcode, body: &[u8], expected: &'static str) -> RequestError {
+    bad_body(opcode)("body length", 0, expected, body.len())
+}
+
+/// Makes the errors of a body: which field, where it is, what it must be, what it is.
+fn bad_body(
+    opcode: Opcode,
+) -> impl Fn(&'static str, usize, &'static str, usize) -> RequestError + Copy {
+    move |field, offset, expected, found: usize| RequestError::Body {
         opcode,
-        field: "body length",
-        offset: 0,
+        field,
+        offset,
         expected,
-        found: body.len() as u64,
+        found: found as u64,
     }
 }
