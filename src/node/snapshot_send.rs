@@ -144,6 +144,23 @@ impl Sender {
 }
 
 impl Transfer {
+    /// Nothing of it was sent yet.
+    fn new(now: Nanos, session: u64, id: u64, source: Box<dyn SnapshotSource>) -> Self {
+        Self {
+            session,
+            id,
+            source,
+            acked: 0,
+            next: 0,
+            reading: None,
+            tell_meta: true,
+            rewound: None,
+            doubt: None,
+            heard_at: now,
+            moved_at: now,
+        }
+    }
+
     fn bytes(&self) -> u64 {
         self.source.meta().bytes
     }
@@ -233,19 +250,7 @@ impl<L: LogStore, S: StateMachine> Node<L, S> {
                 meta.bytes
             );
             self.sender.counters.started += 1;
-            let transfer = Transfer {
-                session,
-                id,
-                source,
-                acked: 0,
-                next: 0,
-                reading: None,
-                tell_meta: true,
-                rewound: None,
-                doubt: None,
-                heard_at: now,
-                moved_at: now,
-            };
+            let transfer = Transfer::new(now, session, id, source);
             self.sender.transfers.insert(to, transfer);
             self.pump_snapshot(now, to);
         }
@@ -411,19 +416,7 @@ mod tests {
             bytes: 10_000,
             body: Bytes::new(),
         };
-        Transfer {
-            session: 1,
-            id: 1,
-            source: Box::new(Empty(Arc::new(meta))),
-            acked: 0,
-            next: 0,
-            reading: None,
-            tell_meta: true,
-            rewound: None,
-            doubt: None,
-            heard_at: Nanos::ZERO,
-            moved_at: Nanos::ZERO,
-        }
+        Transfer::new(Nanos::ZERO, 1, 1, Box::new(Empty(Arc::new(meta))))
     }
 
     /// Found by `beach-sim run --seed 446 --nodes 5`: the receiver restarted, began again from 0, and a late word from before the
