@@ -2,11 +2,12 @@
 //! shows when they work together. Long runs with every fault are the simulator's (`tools`).
 
 mod harness;
+mod sessions;
 
 use super::*;
 use crate::base::{Member, MemberRole, NodeId, Term};
 use crate::env::sim::CrashKind;
-use crate::proto::{Effect as Outcome, ErrorReply};
+use crate::proto::{Effect as Outcome, ErrorReply, Opcode};
 use harness::Cluster;
 
 fn error(response: Option<Response>) -> ErrorReply {
@@ -23,8 +24,7 @@ fn learner(replica: ReplicaId) -> Member {
 
 #[test]
 fn one_leader_is_elected_and_what_it_acknowledges_is_on_every_node() {
-    let mut cluster = Cluster::of(3, |_| {});
-    let leader = cluster.elect();
+    let (mut cluster, leader) = Cluster::with_leader(3, |_| {});
     cluster.put(leader, "a", "1");
     cluster.pass(300);
     for node in 1..=3 {
@@ -37,8 +37,7 @@ fn one_leader_is_elected_and_what_it_acknowledges_is_on_every_node() {
 
 #[test]
 fn a_follower_refuses_writes_and_says_who_leads() {
-    let mut cluster = Cluster::of(3, |_| {});
-    let leader = cluster.elect();
+    let (mut cluster, leader) = Cluster::with_leader(3, |_| {});
     let follower = cluster.another(leader);
     let put = cluster.send_put(follower, "a", "1");
     let refused = error(cluster.reply(follower, put));
@@ -48,8 +47,7 @@ fn a_follower_refuses_writes_and_says_who_leads() {
 
 #[test]
 fn a_follower_that_restarts_catches_up_from_the_log() {
-    let mut cluster = Cluster::of(3, |_| {});
-    let leader = cluster.elect();
+    let (mut cluster, leader) = Cluster::with_leader(3, |_| {});
     let follower = cluster.another(leader);
     cluster.put(leader, "a", "1");
     cluster.crash(follower, CrashKind::PowerLoss);
@@ -65,8 +63,7 @@ fn a_follower_that_restarts_catches_up_from_the_log() {
 
 #[test]
 fn a_cluster_goes_on_without_its_leader_and_loses_nothing_acknowledged() {
-    let mut cluster = Cluster::of(3, |_| {});
-    let first = cluster.elect();
+    let (mut cluster, first) = Cluster::with_leader(3, |_| {});
     cluster.put(first, "a", "1");
     cluster.crash(first, CrashKind::PowerLoss);
     let second = cluster.elect();
@@ -81,8 +78,7 @@ fn a_cluster_goes_on_without_its_leader_and_loses_nothing_acknowledged() {
 /// Figure 8's neighbourhood, at the level of what clients are told.
 #[test]
 fn a_write_of_a_deposed_leader_is_answered_by_what_is_applied_at_its_index() {
-    let mut cluster = Cluster::of(3, |_| {});
-    let old = cluster.elect();
+    let (mut cluster, old) = Cluster::with_leader(3, |_| {});
     let lost = {
         cluster.cut_off(old);
         cluster.send_put(old, "lost", "1")
@@ -105,8 +101,7 @@ fn a_write_of_a_deposed_leader_is_answered_by_what_is_applied_at_its_index() {
 
 #[test]
 fn a_write_that_the_next_leader_commits_is_acknowledged_by_the_deposed_one() {
-    let mut cluster = Cluster::of(3, |_| {});
-    let old = cluster.elect();
+    let (mut cluster, old) = Cluster::with_leader(3, |_| {});
     let others = cluster.others(old);
     // Its append arrives at one follower, and no answer comes back.
     cluster.cut(others[0], old);
@@ -125,8 +120,7 @@ fn a_write_that_the_next_leader_commits_is_acknowledged_by_the_deposed_one() {
 
 #[test]
 fn a_write_that_nobody_decides_is_unknown_at_its_deadline() {
-    let mut cluster = Cluster::of(3, |_| {});
-    let old = cluster.elect();
+    let (mut cluster, old) = Cluster::with_leader(3, |_| {});
     cluster.cut_off(old);
     let put = cluster.send_put(old, "a", "1");
     cluster.pass(11_000);
@@ -158,15 +152,27 @@ fn outgrow(cluster: &mut Cluster, leader: u64, index: LogIndex) {
     panic!("the log was never released: {:?}", cluster.node(leader).log().stats());
 }
 
-#[test]
-fn a_follower_whose_entries_are_gone_gets_a_snapshot_and_then_the_log() {
-    let mut cluster = Cluster::of(3, tiny);
-    let leader = cluster.elect();
-    let follower = cluster.another(leader);
-    cluster.put(leader, "before", "1");
+/// The follower crashes, and when it comes up again it needs a snapshot.
+fn crash_and_outgrow(cluster: &mut Cluster, leader: u64, follower: u64) {
     cluster.crash(follower, CrashKind::PowerLoss);
     let stands_at = cluster.node(leader).applied();
-    outgrow(&mut cluster, leader, stands_at);
+    outgrow(cluster, leader, stands_at);
+}
+
+/// A follower that is about to come up and needs a snapshot, and the leader.
+fn snapshot_wanted() -> (Cluster, u64, u64) {
+    let (mut cluster, leader) = Cluster::with_leader(3, tiny);
+    let follower = cluster.another(leader);
+    crash_and_outgrow(&mut cluster, leader, follower);
+    (cluster, leader, follower)
+}
+
+#[test]
+fn a_follower_whose_entries_are_gone_gets_a_snapshot_and_then_the_log() {
+    let (mut cluster, leader) = Cluster::with_leader(3, tiny);
+    let follower = cluster.another(leader);
+    cluster.put(leader, "before", "1");
+    crash_and_outgrow(&mut cluster, leader, follower);
     cluster.restart(follower);
     cluster.pass(3_000);
     cluster.put(leader, "after", "1");
@@ -186,12 +192,7 @@ fn a_follower_whose_entries_are_gone_gets_a_snapshot_and_then_the_log() {
 
 #[test]
 fn pitfall_27_a_transfer_goes_on_through_lost_pieces_and_restarts() {
-    let mut cluster = Cluster::of(3, tiny);
-    let leader = cluster.elect();
-    let follower = cluster.another(leader);
-    cluster.crash(follower, CrashKind::PowerLoss);
-    let stands_at = cluster.node(leader).applied();
-    outgrow(&mut cluster, leader, stands_at);
+    let (mut cluster, leader, follower) = snapshot_wanted();
     cluster.restart(follower);
     // Every third message to or from the follower is lost, and it restarts twice on the way.
     cluster.lose_every(3);
@@ -210,8 +211,7 @@ fn pitfall_27_a_transfer_goes_on_through_lost_pieces_and_restarts() {
 
 #[test]
 fn members_are_added_as_learners_promoted_and_removed() {
-    let mut cluster = Cluster::of(1, |_| {});
-    let leader = cluster.elect();
+    let (mut cluster, leader) = Cluster::with_leader(1, |_| {});
     cluster.put(leader, "a", "1");
     for node in 2..=3 {
         cluster.join(node, 0);
@@ -244,8 +244,7 @@ fn members_are_added_as_learners_promoted_and_removed() {
 
 #[test]
 fn leadership_is_transferred_to_whom_it_was_meant_for() {
-    let mut cluster = Cluster::of(3, |_| {});
-    let leader = cluster.elect();
+    let (mut cluster, leader) = Cluster::with_leader(3, |_| {});
     let heir = cluster.another(leader);
     cluster.admin(leader, Admin::Transfer(Some(NodeId(heir)))).unwrap();
     assert_eq!(cluster.leaders(), [heir]);
@@ -258,8 +257,7 @@ fn leadership_is_transferred_to_whom_it_was_meant_for() {
 
 #[test]
 fn a_transfer_that_timed_out_may_still_happen_so_its_effect_is_unknown() {
-    let mut cluster = Cluster::of(3, |_| {});
-    let leader = cluster.elect();
+    let (mut cluster, leader) = Cluster::with_leader(3, |_| {});
     let heir = cluster.another(leader);
     cluster.cut(leader, heir);
     let lost = cluster.admin(leader, Admin::Transfer(Some(NodeId(heir)))).unwrap_err();
@@ -269,8 +267,7 @@ fn a_transfer_that_timed_out_may_still_happen_so_its_effect_is_unknown() {
 
 #[test]
 fn a_follower_that_has_applied_nothing_yet_is_not_ready() {
-    let mut cluster = Cluster::of(3, |_| {});
-    let leader = cluster.elect();
+    let (mut cluster, leader) = Cluster::with_leader(3, |_| {});
     for n in 0..20 {
         cluster.put(leader, &format!("key-{n}"), "1");
     }
@@ -300,8 +297,7 @@ fn a_follower_that_has_applied_nothing_yet_is_not_ready() {
 
 #[test]
 fn old_entries_that_the_leader_cannot_read_back_are_replaced_by_a_snapshot() {
-    let mut cluster = Cluster::of(3, |_| {});
-    let leader = cluster.elect();
+    let (mut cluster, leader) = Cluster::with_leader(3, |_| {});
     let follower = cluster.another(leader);
     cluster.crash(follower, CrashKind::PowerLoss);
     for n in 0..20 {
@@ -362,8 +358,7 @@ fn a_node_whose_log_was_removed_after_an_install_does_not_vote_again() {
 
 #[test]
 fn pitfall_53_a_leader_that_drains_hands_over_first() {
-    let mut cluster = Cluster::of(3, |_| {});
-    let leader = cluster.elect();
+    let (mut cluster, leader) = Cluster::with_leader(3, |_| {});
     let term = cluster.node(leader).raft().term();
     let put = cluster.send_put(leader, "a", "1");
     cluster.drain(leader);
@@ -379,8 +374,7 @@ fn pitfall_53_a_leader_that_drains_hands_over_first() {
 
 #[test]
 fn a_leader_without_followers_drains_in_bounded_time() {
-    let mut cluster = Cluster::of(3, |_| {});
-    let leader = cluster.elect();
+    let (mut cluster, leader) = Cluster::with_leader(3, |_| {});
     cluster.cut_off(leader);
     cluster.drain(leader);
     cluster.pass(2_500);
@@ -389,8 +383,7 @@ fn a_leader_without_followers_drains_in_bounded_time() {
 
 #[test]
 fn pitfall_31_a_wiped_node_is_a_stranger_until_it_is_added_again() {
-    let mut cluster = Cluster::of(3, tiny);
-    let leader = cluster.elect();
+    let (mut cluster, leader) = Cluster::with_leader(3, tiny);
     let wiped = cluster.another(leader);
     let stands_at = cluster.node(leader).applied();
     outgrow(&mut cluster, leader, stands_at);
@@ -412,8 +405,7 @@ fn pitfall_31_a_wiped_node_is_a_stranger_until_it_is_added_again() {
 
 #[test]
 fn pitfall_36_a_retry_at_the_next_leader_is_not_applied_again() {
-    let mut cluster = Cluster::of(3, |_| {});
-    let old = cluster.elect();
+    let (mut cluster, old) = Cluster::with_leader(3, |_| {});
     let session = cluster.register(old);
     let first = cluster.put_as(old, session, 1, "a", "1").unwrap();
     cluster.crash(old, CrashKind::PowerLoss);
@@ -426,14 +418,11 @@ fn pitfall_36_a_retry_at_the_next_leader_is_not_applied_again() {
 
 #[test]
 fn pitfall_26_sessions_and_members_come_with_a_snapshot() {
-    let mut cluster = Cluster::of(3, tiny);
-    let leader = cluster.elect();
+    let (mut cluster, leader) = Cluster::with_leader(3, tiny);
     let session = cluster.register(leader);
     let first = cluster.put_as(leader, session, 1, "a", "1").unwrap();
     let follower = cluster.another(leader);
-    cluster.crash(follower, CrashKind::PowerLoss);
-    let stands_at = cluster.node(leader).applied();
-    outgrow(&mut cluster, leader, stands_at);
+    crash_and_outgrow(&mut cluster, leader, follower);
     cluster.wipe(follower);
     cluster.join(follower, 1);
     cluster.admin(leader, Admin::Remove(NodeId(follower))).unwrap();
@@ -445,17 +434,6 @@ fn pitfall_26_sessions_and_members_come_with_a_snapshot() {
     assert_eq!(cluster.node(follower).status(Nanos(0)).snapshots.received.installed, 1);
     assert_eq!(cluster.put_as(follower, session, 1, "a", "1").unwrap(), first);
     assert_eq!(cluster.node(follower).raft().membership().voter_count(), 3);
-}
-
-/// A follower that is about to come up and needs a snapshot, and the leader.
-fn snapshot_wanted() -> (Cluster, u64, u64) {
-    let mut cluster = Cluster::of(3, tiny);
-    let leader = cluster.elect();
-    let follower = cluster.another(leader);
-    cluster.crash(follower, CrashKind::PowerLoss);
-    let stands_at = cluster.node(leader).applied();
-    outgrow(&mut cluster, leader, stands_at);
-    (cluster, leader, follower)
 }
 
 #[test]
@@ -509,8 +487,7 @@ fn a_follower_out_of_room_stops_taking_entries_at_its_limit_and_goes_on_when_the
 
 #[test]
 fn pitfall_20_a_leader_whose_disk_hangs_loses_leadership_and_answers_unknown() {
-    let mut cluster = Cluster::of(3, |_| {});
-    let old = cluster.elect();
+    let (mut cluster, old) = Cluster::with_leader(3, |_| {});
     cluster.hold(old, crate::env::Lane::Log, true);
     let put = cluster.send_put(old, "a", "1");
     cluster.pass(5_000);

@@ -698,8 +698,6 @@ mod machine_tests;
 #[cfg(test)]
 mod perf_tests;
 #[cfg(test)]
-mod session_cluster_tests;
-#[cfg(test)]
 mod session_tests;
 #[cfg(test)]
 mod tests;

@@ -37,6 +37,7 @@ pub struct Cluster {
     lose_every: u64,
     messages: u64,
     next_request: u64,
+    seed: u64,
     change: fn(&mut NodeConfig),
 }
 
@@ -47,6 +48,11 @@ fn incarnation(node: u64, life: u64) -> u64 {
 impl Cluster {
     /// Nodes 1 to `nodes`, voters from the beginning.
     pub fn of(nodes: u64, change: fn(&mut NodeConfig)) -> Self {
+        Self::seeded(0, nodes, change)
+    }
+
+    /// The same with other timeouts for each seed.
+    pub fn seeded(seed: u64, nodes: u64, change: fn(&mut NodeConfig)) -> Self {
         let mut cluster = Self {
             slots: BTreeMap::new(),
             now: Nanos::ZERO,
@@ -54,6 +60,7 @@ impl Cluster {
             lose_every: 0,
             messages: 0,
             next_request: 1,
+            seed,
             change,
         };
         let replica = |n| ReplicaId { node: NodeId(n), incarnation: incarnation(n, 0) };
@@ -64,8 +71,15 @@ impl Cluster {
         cluster
     }
 
+    /// The same, and the leader that they elected.
+    pub fn with_leader(nodes: u64, change: fn(&mut NodeConfig)) -> (Self, u64) {
+        let mut cluster = Self::of(nodes, change);
+        let leader = cluster.elect();
+        (cluster, leader)
+    }
+
     fn begin(&mut self, node: u64, life: u64, bootstrap: Bootstrap) {
-        let (env, sim) = sim::env(node + 10 * life);
+        let (env, sim) = sim::env(1_000 * self.seed + node + 10 * life);
         let mut config = NodeConfig {
             bootstrap,
             reserve_bytes: 0,
@@ -87,7 +101,7 @@ impl Cluster {
         let now = self.now;
         let slot = self.slots.get_mut(&node).expect("a node");
         slot.sim.clock.advance_to(now);
-        slot.config.seed = now.0 + node;
+        slot.config.seed = now.0 + node + (self.seed << 40);
         let opened = Node::open(slot.config.clone(), slot.env.clone());
         let opened = opened.unwrap_or_else(|e| panic!("node {node} does not open: {e}"));
         slot.driver = Some(SimDriver::new(opened, &slot.sim));
@@ -208,7 +222,7 @@ impl Cluster {
         self.leaders()[0]
     }
 
-    fn send(&mut self, node: u64, request: Request<'_>) -> Origin {
+    pub fn send(&mut self, node: u64, request: Request<'_>) -> Origin {
         let origin = Origin { conn: 1, request_id: self.next_request };
         self.next_request += 1;
         self.driver(node).request(origin, request, 10_000);
@@ -239,6 +253,12 @@ impl Cluster {
 
     pub fn reply(&mut self, node: u64, origin: Origin) -> Option<Response> {
         self.driver(node).take_reply(origin)
+    }
+
+    /// A request and its reply.
+    pub fn ask(&mut self, node: u64, request: Request<'_>) -> Response {
+        let origin = self.send(node, request);
+        self.answer(node, origin)
     }
 
     /// Waits for the reply.
@@ -276,8 +296,7 @@ impl Cluster {
 
     /// A session's id.
     pub fn register(&mut self, node: u64) -> u64 {
-        let origin = self.send(node, Request::Register);
-        match self.answer(node, origin) {
+        match self.ask(node, Request::Register) {
             Response::Registered(registered) => registered.client_id,
             other => panic!("{other:?}"),
         }
