@@ -413,3 +413,57 @@ fn exactly_once_writes_go_through_a_session() {
     assert!(shown.starts_with("OK seq="), "{shown}");
     assert_eq!(daemon.ctl(&["scan"]).ok(), "a\t1\nb\t2\nk\tw\n", "its rows are nobody's data");
 }
+
+#[test]
+fn a_load_exactly_once_goes_on_through_a_kill_and_applies_each_line_once() {
+    let mut daemon = Beachd::start();
+    let text: String = (0..6000).map(|i| format!("k{}\t{i}\n", i % 7)).collect();
+    let file = write(&daemon.scratch().join("many.tsv"), &text);
+    let log = daemon.scratch().join("acknowledged");
+    let log_arg = log.to_str().unwrap();
+    let load = ["--json", "--exactly-once", "--timeout", "60s", "load", "--tsv", &file];
+    let child =
+        daemon.ctl_spawn(&[&load[..], &["--batch-lines", "10", "--ack-log", log_arg]].concat());
+    let begun = Instant::now();
+    for kills in 1..=2 {
+        while acknowledged_through(&log) < 300 * kills {
+            assert!(begun.elapsed() < Duration::from_secs(60), "the load does not get on");
+            std::thread::sleep(Duration::from_millis(2));
+        }
+        daemon.kill();
+        assert!(acknowledged_through(&log) < 6000, "the load was over before the kill");
+        daemon.restart();
+    }
+    let output = child.wait_with_output().unwrap();
+    assert_eq!(output.status.code(), Some(0), "{}", String::from_utf8_lossy(&output.stderr));
+    let document: Value = serde_json::from_slice(&output.stdout).unwrap();
+    let field = |name: &str| document[name].as_u64().unwrap();
+    assert_eq!(
+        (field("lines"), field("batches"), field("acknowledged_through")),
+        (6000, 600, 6000)
+    );
+    // Every operation that is applied takes a number. Between two batches there are but the session's own rows: a batch
+    // that was applied twice would have taken ten more.
+    let numbers: Vec<Vec<u64>> = std::fs::read_to_string(&log)
+        .unwrap()
+        .lines()
+        .map(|line| line.split('\t').map(|n| n.parse().unwrap()).collect())
+        .collect();
+    assert_eq!(numbers.len(), 600);
+    for pair in numbers.windows(2) {
+        assert_eq!(pair[0][1] + 1, pair[1][0], "every line, in order");
+        assert!(pair[1][2] - pair[0][3] < 10, "{pair:?}");
+    }
+    let last: BTreeMap<_, _> = (0..6000).map(|i| (format!("k{}", i % 7), i)).collect();
+    let shown: String = last.iter().map(|(k, v)| format!("{k}\t{v}\n")).collect();
+    assert_eq!(daemon.ctl(&["scan"]).ok(), shown, "the last line of each key wins");
+
+    let bad = write(&daemon.scratch().join("bad.tsv"), "x1\t1\nno tab here\n");
+    let ran = daemon.ctl(&["--exactly-once", "load", "--tsv", &bad]);
+    assert_eq!(ran.code, Some(1));
+    assert!(ran.stderr.contains("lines 1 to 1 are acknowledged"), "{ran:?}");
+    assert!(ran.stderr.contains("--resume-from 2"), "{ran:?}");
+    let both = daemon.ctl(&["--exactly-once", "load", "--tsv", "--pipeline", "4", &bad]);
+    assert_eq!(both.code, Some(2), "{both:?}");
+    assert!(both.stderr.contains("leave out --pipeline"), "{both:?}");
+}

@@ -63,8 +63,8 @@ pub struct Global {
     /// Insist on this cluster id
     #[arg(long, global = true, value_name = "NAME")]
     pub cluster: Option<String>,
-    /// put, del, batch: try again until the deadline also when an answer is lost, and apply once. Registers a session,
-    /// which costs one more commit; a prompt registers one for all its commands
+    /// put, del, batch, load: try again until the deadline also when an answer is lost, and apply once. Registers a
+    /// session, which costs one more commit; a prompt registers one for all its commands
     #[arg(long, global = true)]
     pub exactly_once: bool,
     /// JSON on stdout
@@ -252,7 +252,8 @@ pub struct Batch {
 Every line is KEY<TAB>VALUE, ended by a line feed; the value is everything after the first tab. Lines are sent in order, \
 in batches, several batches in flight; each batch is atomic. When it fails, load says which lines are acknowledged \
 (durable), which are not known, and which --resume-from goes on. Loading lines again is harmless: the same puts in \
-the same order.
+the same order. With --exactly-once a batch whose answer is lost is sent again, and applied once; one batch is in \
+flight at a time, so that a retry overtakes none, and larger ones (--batch-lines) make up for it.
 
 The acknowledgement log gets one line a batch, when its answer arrived and in order:
   FIRST_LINE<TAB>LAST_LINE<TAB>FIRST_SEQ<TAB>LAST_SEQ")]
@@ -268,9 +269,9 @@ pub struct Load {
     /// Most lines in a batch
     #[arg(long, default_value_t = 100, value_parser = clap::value_parser!(u32).range(1..=100_000))]
     pub batch_lines: u32,
-    /// Batches in flight
-    #[arg(long, default_value_t = 8, value_parser = clap::value_parser!(u32).range(1..=1024))]
-    pub pipeline: u32,
+    /// Batches in flight [default: 8; with --exactly-once it is always one]
+    #[arg(long, value_parser = clap::value_parser!(u32).range(1..=1024))]
+    pub pipeline: Option<u32>,
     /// Skip the lines before this one
     #[arg(long, default_value_t = 1, value_name = "LINE", value_parser = clap::value_parser!(u64).range(1..))]
     pub resume_from: u64,

@@ -5,6 +5,8 @@
 //!   reported and written to the acknowledgement log.
 //! - A batch that was refused and not applied is sent again **together with all batches behind it**, in order, so that
 //!   a later line of the same key always wins. A batch with an unknown outcome ends the load.
+//! - With `--exactly-once` the client's session sends a batch again, also when its answer was lost, and it is applied once.
+//!   One batch is in flight at a time: a retry then overtakes nothing, and the order is kept.
 //! - Memory is bounded by the window: a batch holds at most `BATCH_BYTES` and one line.
 #![allow(clippy::disallowed_methods, reason = "a tool reads the user's files and times itself")]
 
@@ -13,7 +15,7 @@ use super::args::Load;
 use super::bytes::open;
 use super::output::{Failure, error_document};
 use beachdb::base::batch::WriteBatch;
-use beachdb::client::{Client, ClientError, Pipeline, Ticket, Written};
+use beachdb::client::{self, Client, ClientError, Pipeline, Ticket, Written};
 use beachdb::limits::{MAX_KEY_BYTES, MAX_VALUE_BYTES};
 use beachdb::proto::text;
 use indicatif::{ProgressBar, ProgressStyle};
@@ -27,6 +29,8 @@ use std::time::{Duration, Instant};
 const BATCH_BYTES: usize = 256 << 10;
 /// Longest line: a key and a value with every byte escaped, and the tab.
 const MAX_LINE_BYTES: usize = 4 * (MAX_KEY_BYTES + MAX_VALUE_BYTES) + 2;
+/// Batches in flight, unless `--pipeline` says otherwise.
+const PIPELINE: u32 = 8;
 const FIRST_BACKOFF: Duration = Duration::from_millis(10);
 const LAST_BACKOFF: Duration = Duration::from_millis(500);
 
@@ -65,6 +69,11 @@ impl std::fmt::Display for Stop {
 pub fn run(session: &mut Session, args: &Load) -> Result<(), Failure> {
     let json = session.out.json;
     let patience = session.global.timeout;
+    let once = session.global.exactly_once;
+    if once && args.pipeline.is_some() {
+        let why = "load --exactly-once sends one batch at a time, so that retries keep the order";
+        return Err(Failure::Usage(format!("{why}: leave out --pipeline")));
+    }
     let input = Lines::open(args)?;
     let ack_log = args.ack_log.as_ref().map(|path| {
         OpenOptions::new()
@@ -75,6 +84,7 @@ pub fn run(session: &mut Session, args: &Load) -> Result<(), Failure> {
     });
     let mut loader = Loader {
         args,
+        window: args.pipeline.unwrap_or(PIPELINE) as usize,
         ack_log: ack_log.transpose()?,
         progress: Progress::new(args),
         input,
@@ -83,7 +93,10 @@ pub fn run(session: &mut Session, args: &Load) -> Result<(), Failure> {
         patience,
     };
     let begun = Instant::now();
-    let stop = loader.run(session.client()?);
+    let stop = match once {
+        true => session.in_session(|s| loader.run_once(s))?,
+        false => loader.run(session.client()?),
+    };
     loader.progress.finish();
     report(&loader.tally, args, stop.err(), begun.elapsed(), json)
 }
@@ -103,6 +116,8 @@ struct Tally {
 
 struct Loader<'a> {
     args: &'a Load,
+    /// Batches in flight at most.
+    window: usize,
     input: Lines,
     ack_log: Option<File>,
     progress: Progress,
@@ -112,13 +127,23 @@ struct Loader<'a> {
 }
 
 impl Loader<'_> {
+    /// One batch after the other, each written once.
+    fn run_once(&mut self, session: &mut client::Session<'_>) -> Result<(), Stop> {
+        while let Some(chunk) = self.input.next_chunk(self.args).map_err(Stop::Input)? {
+            self.tally.sent = chunk.last_line;
+            let written = session.write(&chunk.batch).map_err(Stop::Client)?;
+            self.note_acknowledged(&chunk, written)?;
+        }
+        Ok(())
+    }
+
     fn run(&mut self, client: &mut Client) -> Result<(), Stop> {
-        let mut pipeline = client.pipeline(self.args.pipeline as usize);
+        let mut pipeline = client.pipeline(self.window);
         let mut input_error = None;
         let mut more = true;
         let (mut last_progress, mut backoff) = (Instant::now(), FIRST_BACKOFF);
         loop {
-            while more && self.chunks.len() < self.args.pipeline as usize {
+            while more && self.chunks.len() < self.window {
                 match self.input.next_chunk(self.args) {
                     Ok(Some(chunk)) => self.chunks.push_back(chunk),
                     Ok(None) => more = false,
@@ -173,21 +198,22 @@ impl Loader<'_> {
             let written = *written;
             let chunk = self.chunks.pop_front().expect("front was there");
             grew = true;
-            let tally = &mut self.tally;
-            tally.acknowledged = chunk.last_line;
-            tally.lines += chunk.last_line - chunk.first_line + 1;
-            tally.batches += 1;
-            if tally.first_seq == 0 {
-                tally.first_seq = written.first_seq.0;
-            }
-            tally.last_seq = written.last_seq.0;
-            self.progress.advance(chunk.end_byte, chunk.last_line);
-            self.log_acknowledged(&chunk, written)?;
+            self.note_acknowledged(&chunk, written)?;
         }
         Ok(grew)
     }
 
-    fn log_acknowledged(&mut self, chunk: &Chunk, written: Written) -> Result<(), Stop> {
+    /// The acknowledged part grew by this.
+    fn note_acknowledged(&mut self, chunk: &Chunk, written: Written) -> Result<(), Stop> {
+        let tally = &mut self.tally;
+        tally.acknowledged = chunk.last_line;
+        tally.lines += chunk.last_line - chunk.first_line + 1;
+        tally.batches += 1;
+        if tally.first_seq == 0 {
+            tally.first_seq = written.first_seq.0;
+        }
+        tally.last_seq = written.last_seq.0;
+        self.progress.advance(chunk.end_byte, chunk.last_line);
         let Some(log) = &mut self.ack_log else {
             return Ok(());
         };
@@ -438,7 +464,7 @@ mod tests {
             tsv: true,
             escapes: false,
             batch_lines,
-            pipeline: 1,
+            pipeline: Some(1),
             resume_from,
             ack_log: None,
         }

@@ -76,15 +76,23 @@ impl Session {
         if !self.global.exactly_once {
             return plainly(self.client()?);
         }
+        self.in_session(once)?
+    }
+
+    /// Does it in this program's one session, which is registered on first use.
+    fn in_session<T>(
+        &mut self,
+        run: impl FnOnce(&mut client::Session<'_>) -> T,
+    ) -> Result<T, ClientError> {
         let numbers = self.numbers.take();
         let client = self.client()?;
         let mut session = match numbers {
             Some(numbers) => client.resume_session(numbers),
             None => client.session()?,
         };
-        let written = once(&mut session);
+        let done = run(&mut session);
         self.numbers = Some(session.suspend());
-        written
+        Ok(done)
     }
 }
 
