@@ -320,6 +320,30 @@ fn a_port_in_use_is_an_error_and_not_a_panic() {
 }
 
 #[test]
+fn a_read_of_these_tests_goes_on_after_a_signal() {
+    /// Two signals, then bytes, then an error.
+    struct Interrupted(u32);
+    impl std::io::Read for Interrupted {
+        fn read(&mut self, into: &mut [u8]) -> std::io::Result<usize> {
+            self.0 += 1;
+            match self.0 {
+                1 | 2 => Err(std::io::ErrorKind::Interrupted.into()),
+                3 => {
+                    into[0] = 7;
+                    Ok(1)
+                }
+                _ => Err(std::io::ErrorKind::ConnectionReset.into()),
+            }
+        }
+    }
+    let (mut from, mut into) = (Interrupted(0), [0; 4]);
+    assert_eq!(common::read_some(&mut from, &mut into).expect("bytes"), 1);
+    assert_eq!((from.0, into[0]), (3, 7));
+    let error = common::read_some(&mut from, &mut into).expect_err("a real error is told");
+    assert_eq!(error.kind(), std::io::ErrorKind::ConnectionReset);
+}
+
+#[test]
 fn sigterm_answers_what_was_admitted_and_exits_0_and_everything_is_there_again() {
     let dir = temp();
     let data = dir.path().join("data");

@@ -275,6 +275,16 @@ impl Reply {
     }
 }
 
+/// A read that a signal does not end: a child that stops, or `SIGTERM` to the process group, may interrupt it.
+pub fn read_some(from: &mut impl Read, into: &mut [u8]) -> io::Result<usize> {
+    loop {
+        match from.read(into) {
+            Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
+            read => return read,
+        }
+    }
+}
+
 impl Wire {
     /// Connects to the client port.
     pub fn connect(to: SocketAddr) -> io::Result<Self> {
@@ -314,7 +324,7 @@ impl Wire {
                 ),
             }
             let mut chunk = [0; 64 << 10];
-            let n = self.socket.read(&mut chunk)?;
+            let n = read_some(&mut self.socket, &mut chunk)?;
             if n == 0 {
                 assert!(self.input.is_empty(), "the stream ended inside a reply");
                 return Ok(None);
