@@ -448,6 +448,13 @@ impl<'a> BatchRef<'a> {
         BigEndian::read_u16(&self.bytes[2..4])
     }
 
+    /// The internal operation, which is alone in its batch; `None`: a user's batch.
+    #[must_use]
+    pub fn internal(&self) -> Option<Op<'a>> {
+        let is_internal = self.bytes.get(BATCH_HEADER_BYTES).is_some_and(|&k| k >= kind::INTERNAL);
+        if is_internal { self.ops().next() } else { None }
+    }
+
     /// The operations, in order. The i-th gets the batch's first sequence number + i.
     #[must_use]
     pub const fn ops(&self) -> Ops<'a> {
@@ -509,6 +516,7 @@ fn check_value_len(len: u64) -> Result<(), BatchError> {
     if len > MAX_VALUE_BYTES as u64 { Err(BatchError::ValueTooLarge { len }) } else { Ok(()) }
 }
 
+#[inline]
 fn decode_op(bytes: &[u8], at: usize) -> Result<(Op<'_>, usize), BatchError> {
     let Some(&kind_byte) = bytes.get(at) else {
         return Err(BatchError::Truncated { offset: at });
@@ -533,25 +541,30 @@ fn decode_op(bytes: &[u8], at: usize) -> Result<(Op<'_>, usize), BatchError> {
     }
 }
 
+#[inline]
 fn decode_slice(
     bytes: &[u8],
     at: usize,
-    check: fn(u64) -> Result<(), BatchError>,
+    check: impl Fn(u64) -> Result<(), BatchError>,
 ) -> Result<(&[u8], usize), BatchError> {
     let rest = &bytes[at..];
-    let Some((len, n)) = varint::get_u64(rest) else {
-        let cut_short = rest.len() < varint::MAX_VARINT_BYTES && rest.iter().all(|b| b & 0x80 != 0);
-        return Err(if cut_short {
-            BatchError::Truncated { offset: bytes.len() }
-        } else {
-            BatchError::BadLength { offset: at }
-        });
-    };
+    let Some((len, n)) = varint::get_u64(rest) else { return Err(bad_length(bytes, at)) };
     check(len)?;
     let len = usize::try_from(len).map_err(|_| BatchError::BadLength { offset: at })?;
     match rest.get(n..n + len) {
         Some(slice) => Ok((slice, at + n + len)),
         None => Err(BatchError::Truncated { offset: bytes.len() }),
+    }
+}
+
+#[cold]
+fn bad_length(bytes: &[u8], at: usize) -> BatchError {
+    let rest = &bytes[at..];
+    let cut_short = rest.len() < varint::MAX_VARINT_BYTES && rest.iter().all(|b| b & 0x80 != 0);
+    if cut_short {
+        BatchError::Truncated { offset: bytes.len() }
+    } else {
+        BatchError::BadLength { offset: at }
     }
 }
 

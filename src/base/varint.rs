@@ -25,7 +25,16 @@ pub const fn len_u64(value: u64) -> usize {
 /// Reads a value from the front of `input` and returns it with the number of bytes it took; `None` when
 /// the input ends inside it, when it is longer than ten bytes or overflows, or when it is not canonical.
 #[must_use]
+#[inline]
 pub fn get_u64(input: &[u8]) -> Option<(u64, usize)> {
+    match input.first() {
+        // Most lengths are short.
+        Some(&byte) if byte < 0x80 => Some((u64::from(byte), 1)),
+        _ => get_long_u64(input),
+    }
+}
+
+fn get_long_u64(input: &[u8]) -> Option<(u64, usize)> {
     let mut value = 0u64;
     for (i, &byte) in input.iter().enumerate().take(MAX_VARINT_BYTES) {
         let bits = u64::from(byte & 0x7f);

@@ -12,6 +12,7 @@ use crate::base::Nanos;
 use crate::base::trace::{Stage, StageStats};
 use crate::proto::{self, ErrorCode, ErrorReply, Opcode, Response};
 use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
 
 /// One admitted request.
 #[derive(Clone, Debug)]
@@ -155,9 +156,7 @@ impl Desk {
             return Err(self.busy(refused, 0, message));
         }
         let number = self.next_number;
-        let std::collections::btree_map::Entry::Vacant(slot) =
-            self.open.entry((origin.conn, origin.request_id))
-        else {
+        let Entry::Vacant(slot) = self.open.entry((origin.conn, origin.request_id)) else {
             let message =
                 format!("request id {} is in flight on this connection", origin.request_id);
             return Err(error(ErrorCode::DuplicateRequestId, refused, message));
@@ -208,10 +207,14 @@ impl Desk {
         response: Response,
         out: &mut Vec<Effect>,
     ) {
-        if !self.is_open(ticket) {
+        let Entry::Occupied(slot) = self.open.entry((ticket.origin.conn, ticket.origin.request_id))
+        else {
+            return;
+        };
+        if *slot.get() != ticket.number {
             return;
         }
-        self.open.remove(&(ticket.origin.conn, ticket.origin.request_id));
+        slot.remove();
         self.count(&response);
         self.stages.span(Stage::Total, ticket.received_at, now);
         out.push(Effect::Reply { origin: ticket.origin, opcode: ticket.opcode, response });

@@ -152,8 +152,7 @@ impl Replicated {
         if let Some(write) = SessionWrite::of(&batch) {
             return Ok(self.apply_session_write(machine, (index, term), batch, write));
         }
-        // An internal operation is alone in its batch.
-        match batch.ops().next() {
+        match batch.internal() {
             Some(Op::Register) => {
                 let evicted = self.sessions.register(index, &mut self.rows);
                 let applied = self.apply_rows(machine, (index, term));

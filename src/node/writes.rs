@@ -213,6 +213,8 @@ impl<L: LogStore, S: StateMachine> Node<L, S> {
             return;
         }
         let bytes = self.writes.turn_bytes.split().freeze();
+        // The next turn is about as large: its memory does not grow write by write.
+        self.writes.turn_bytes.reserve(bytes.len());
         let mut turn = std::mem::take(&mut self.writes.turn);
         let mut payloads: Vec<Bytes> = Vec::with_capacity(turn.len());
         for (ticket, range) in turn.drain(..) {
