@@ -75,6 +75,8 @@ bugs! {
     SessionsNotInstalled: "an installed snapshot brings no sessions",
     DuplicateApplied: "a retry that the session remembers is applied again",
     EvictedApplied: "a write that its session refuses is applied",
+    EvictsTheWrongSession: "the session that was used last makes room for a new one",
+    RefusesARegisteredSession: "a write now and then is refused as if its session were not there",
     TrimsOneTooMany: "a session forgets the outcome at acked-below as well",
     ReleaseAboveFlushed: "the log is released up to what is applied, not to what is flushed",
     LogNotSynced: "a group of the log is written and not synced",

@@ -201,6 +201,9 @@ impl Sessions {
             return Verdict::Refused(if never { Refusal::NeverIssued } else { Refusal::Unknown });
         };
         let acked_below = session.acked_below;
+        if planted!(RefusesARegisteredSession) && sequence % 40 == 39 {
+            return Verdict::Refused(Refusal::Unknown);
+        }
         match session.outcomes.get(&sequence) {
             _ if sequence < acked_below => Verdict::Refused(Refusal::Stale { acked_below }),
             Some(kept) if !planted!(DuplicateApplied) => Verdict::Duplicate(kept.outcome),
@@ -232,7 +235,9 @@ impl Sessions {
     pub fn register(&mut self, index: LogIndex, rows: &mut Vec<InternalOp>) -> Option<u64> {
         let mut evicted = None;
         while self.by_id.len() >= self.max_sessions {
-            let (_, id) = self.by_use.pop_first().expect("each session has a last use");
+            let wrong = planted!(EvictsTheWrongSession);
+            let used = if wrong { self.by_use.pop_last() } else { self.by_use.pop_first() };
+            let (_, id) = used.expect("each session has a last use");
             let session = self.by_id.remove(&id).expect("by_use names sessions");
             self.outcomes -= session.outcomes.len();
             rows.push(InternalOp::delete(&session_row(id)));

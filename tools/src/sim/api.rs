@@ -7,7 +7,7 @@ use beachdb::node::{Effect, EntryOutcome, Observed};
 use beachdb::proto::Response;
 use beachdb::raft::Message;
 use beachdb::raft::message::{AppendOutcome, Body, SnapshotOutcome};
-use std::fmt::Write as _;
+use std::fmt::{self, Write as _};
 
 /// The membership in force in a node's log, and the entry that set it.
 #[must_use]
@@ -20,7 +20,7 @@ const fn mix(hash: u64, word: u64) -> u64 {
 }
 
 /// A number that two different effects hardly share: of values, payloads, and outcomes, too. Entries that an append carries
-/// count when they are applied; raft's trace, which follows from the messages, only by its number of lines.
+/// count when they are applied; raft's trace by its text.
 #[must_use]
 pub fn digest(effect: &Effect) -> u64 {
     match effect {
@@ -29,7 +29,7 @@ pub fn digest(effect: &Effect) -> u64 {
         }
         Effect::Send(message) => mix(2, digest_message(message)),
         Effect::Observed(observed) => match observed {
-            Observed::Raft(_) => 3,
+            Observed::Raft(trace) => digest_text(trace),
             Observed::Applied { index, term, payload, outcome } => {
                 let what = mix(key_hash(payload), digest_outcome(outcome));
                 mix(mix(mix(4, index.0), term.0), what)
@@ -40,6 +40,24 @@ pub fn digest(effect: &Effect) -> u64 {
         Effect::Fatal(_) => 7,
         Effect::Drained => 8,
     }
+}
+
+/// A number for something that is only known by its `Debug` text, which is not kept.
+fn digest_text(what: &impl fmt::Debug) -> u64 {
+    struct Hash(u64);
+    impl fmt::Write for Hash {
+        fn write_str(&mut self, text: &str) -> fmt::Result {
+            for piece in text.as_bytes().chunks(8) {
+                let word = piece.iter().fold(0, |word, byte| word << 8 | u64::from(*byte));
+                self.0 = mix(self.0, word);
+            }
+            Ok(())
+        }
+    }
+    let mut hash = Hash(3);
+    let written = write!(hash, "{what:?}");
+    debug_assert!(written.is_ok());
+    hash.0
 }
 
 fn digest_outcome(outcome: &EntryOutcome) -> u64 {

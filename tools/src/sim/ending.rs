@@ -148,7 +148,7 @@ impl World {
             s.held_down = false;
             s.goal = Goal::In;
             if s.health == Health::Rotten {
-                self.rebuild(slot)?;
+                self.rebuild(slot, 100, true)?;
             } else if !s.is_up() {
                 let life = s.life;
                 self.core.at(now, What::Start { slot, life });

@@ -313,6 +313,16 @@ mod tests {
     }
 
     #[test]
+    fn skewed_numbers_reach_up_to_their_bound_and_are_mostly_small() {
+        let mut random = SimRandom::new(1);
+        let mut dice = Dice { random: &mut random, nodes: 3, span_max: 1_000 };
+        let drawn: Vec<u64> = (0..20_000).map(|_| dice.skewed(300)).collect();
+        assert!(drawn.iter().all(|n| *n < 300));
+        assert!(drawn.iter().any(|n| *n > 290), "the largest: {:?}", drawn.iter().max());
+        assert!(drawn.iter().filter(|n| **n < 16).count() > drawn.len() / 3);
+    }
+
+    #[test]
     fn slots_are_in_range_whatever_the_number_of_nodes() {
         for nodes in 1..=7 {
             for seed in 0..20 {

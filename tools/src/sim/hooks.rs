@@ -8,7 +8,7 @@
 //!                            Observer::after_step ◄────────┘   every step, with its effects and the whole world
 //! ```
 
-use beachdb::base::{Nanos, ReplicaId};
+use beachdb::base::{LogIndex, Nanos, ReplicaId};
 use beachdb::env::Lane;
 use beachdb::env::sim::{CrashKind, SimDisk};
 use beachdb::node::{Effect, EngineMachine, Node, Origin};
@@ -108,6 +108,15 @@ pub enum StepKind {
     EndOfTurn,
 }
 
+/// What an append that a node was given allows it (Figure 2 of the paper, AppendEntries, receiver rule 5).
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Appended {
+    /// The last entry that this very message verifies.
+    pub verified: LogIndex,
+    /// The leader's commit index.
+    pub commit: LogIndex,
+}
+
 /// One step of one node, just done.
 pub struct Step<'a> {
     /// Virtual time.
@@ -122,6 +131,8 @@ pub struct Step<'a> {
     pub life: u64,
     /// What happened to it.
     pub kind: StepKind,
+    /// The append that it was given, if that is what happened.
+    pub append: Option<Appended>,
     /// What it wants done, in order: replies, messages, observations, a fatal error.
     pub effects: &'a [Effect],
 }
@@ -228,6 +239,8 @@ pub struct Setup {
     pub election_timeout: Nanos,
     /// Virtual time until faults stop.
     pub duration: Nanos,
+    /// Sessions at once, on every node.
+    pub max_sessions: usize,
 }
 
 impl Setup {

@@ -4,7 +4,8 @@
 //! |---|---|
 //! | [`shape`], [`faults`] | what follows from the seed before the run begins: timings, limits, the schedule of faults |
 //! | [`world`], [`slot`], [`net`] | the world: events in virtual time, machines with nodes on them, the links between them |
-//! | [`strike`], [`operator`] | faults carried out within what the cluster can survive; who changes the membership |
+//! | [`strike`], [`rot`], [`operator`] | faults carried out within what the cluster can survive; flipped bits and rebuilt nodes; who changes the membership |
+//! | [`excuses`] | when a node may stop itself |
 //! | [`hooks`], [`check`] | who watches and who uses: the interfaces, and the real ones |
 //! | [`ending`] | the end of a run: is it alive, is everybody equal? |
 //! | [`mod@run`], [`trace`], [`api`] | one run, its report, its hash, and its text |
@@ -21,12 +22,14 @@ pub mod artifact;
 pub mod check;
 pub mod child;
 pub mod ending;
+pub mod excuses;
 pub mod faults;
 pub mod hooks;
 pub mod net;
 pub mod operator;
 #[cfg(beach_planted)]
 pub mod planted;
+pub mod rot;
 pub mod run;
 pub mod shape;
 pub mod shrink;

@@ -48,8 +48,12 @@ impl World {
         for class in super::faults::classes() {
             marks.add(&format!("fault: {class}"), core.struck.get(class).copied().unwrap_or(0));
         }
-        let others = [super::strike::TRANSFER_IN_PARTITION];
-        for what in super::strike::ROTTEN.into_iter().chain(others) {
+        let others = [
+            super::strike::TRANSFER_IN_PARTITION,
+            super::rot::REJOINED,
+            super::rot::REJOIN_CRASHED,
+        ];
+        for what in super::rot::ROTTEN.into_iter().chain(others) {
             marks.add(what, core.struck.get(what).copied().unwrap_or(0));
         }
         marks.add("operator: done", core.operator.done);

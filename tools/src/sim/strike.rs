@@ -1,10 +1,10 @@
-//! Faults, carried out. And the atlas: what the cluster can survive.
+//! Faults, carried out (flipped bits: [`super::rot`]). And the atlas: what the cluster can survive.
 //!
 //! | fault | limit |
 //! |---|---|
 //! | partitions, pauses, slow and hung disks, full disks, crashes with or without loss of un-synced data | none: everybody at once, for a while |
 //! | wiped disk, flipped bits, a member that leaves | a minority of the slots at once, each until it is a voter again |
-//! | flipped bits in the log | not in its last two segments: damage behind the last watermark cannot be told from a torn write (design.md 6) |
+//! | flipped bits in the log | in its last two segments only where opening must notice ([`super::rot`]) |
 //! | clocks | while reads may use a lease, within the drift that the lease assumes, and no jumps |
 
 use super::faults::Fault;
@@ -13,11 +13,8 @@ use super::operator::node_of;
 use super::slot::{CrashPlan, Goal, Health, Item};
 use super::world::{Core, What, World};
 use beachdb::base::Nanos;
-use beachdb::env::sim::{CrashKind, FailKind, FailOn, FailPoint, OpKind, SimDisk};
-use beachdb::env::{Disk, Random};
+use beachdb::env::sim::{CrashKind, FailKind, FailOn, FailPoint, OpKind};
 use beachdb::node::Admin;
-use beachdb::wal::LogKind;
-use std::path::{Path, PathBuf};
 
 /// The end of a fault.
 #[derive(Debug)]
@@ -45,7 +42,7 @@ const fn kind_of(power: bool) -> CrashKind {
 
 impl Core {
     /// Whether the data (or the membership) of this slot may be lost now.
-    fn may_lose(&self, slot: usize) -> bool {
+    pub(super) fn may_lose(&self, slot: usize) -> bool {
         let missing = |s: &super::slot::Slot| {
             s.number != slot && (s.health != Health::Whole || s.goal != Goal::In)
         };
@@ -139,42 +136,6 @@ impl Core {
 
 /// The mark of a transfer that the operator asked for while links were blocked.
 pub const TRANSFER_IN_PARTITION: &str = "transfer asked for during a partition";
-/// Marks of what has rotted: a class of faults that finds no file is none.
-pub const ROTTEN: [&str; 3] = ["bit rot in the log", "bit rot in a manifest", "bit rot in a table"];
-
-fn rotten(path: &Path) -> &'static str {
-    match path.extension().and_then(|e| e.to_str()) {
-        Some(e) if e == LogKind::RaftLog.extension() => ROTTEN[0],
-        Some(e) if e == LogKind::Manifest.extension() => ROTTEN[1],
-        _ => ROTTEN[2],
-    }
-}
-
-/// The files in which a bit may flip.
-fn rot_targets(disk: &SimDisk, dir: &Path, kind: u64) -> Vec<(PathBuf, u64)> {
-    let files = |name: &str| -> Vec<(PathBuf, u64)> {
-        let path = dir.join(name);
-        let entries = disk.list(&path).unwrap_or_default();
-        let files = entries.into_iter().filter(|e| !e.is_dir && e.len > 0);
-        files.map(|e| (path.join(e.name), e.len)).collect()
-    };
-    let mut log = files("raft");
-    // Segments are named by rising numbers; spares and the reserve have other names.
-    log.retain(|(path, _)| path.extension().is_some_and(|e| e == LogKind::RaftLog.extension()));
-    log.truncate(log.len().saturating_sub(2));
-    let engine = files("engine");
-    let with = |extension: &str| -> Vec<(PathBuf, u64)> {
-        let has = |p: &PathBuf| p.extension().is_some_and(|e| e == extension);
-        engine.iter().filter(|(p, _)| has(p)).cloned().collect()
-    };
-    match kind {
-        0 => log,
-        1 => with("sst"),
-        2 => with(LogKind::Manifest.extension()),
-        _ => [engine, log].concat(),
-    }
-}
-
 impl World {
     /// A fault strikes, if it may.
     pub(super) fn strike(&mut self, fault: &Fault) -> Verdict {
@@ -252,9 +213,10 @@ impl World {
             Fault::Eio { slot, op, nth, .. } => core.fail_io(slot, op, nth),
             Fault::DiskFull { slot, spare_bytes, ms } => core.fill_disk(slot, spare_bytes, ms),
             Fault::BitRot { slot, kind, at, repair_ms } => self.rot(slot, kind, at, repair_ms),
-            Fault::Wipe { slot, .. } => {
+            Fault::Wipe { slot, down_ms } => {
                 if core.may_lose(slot) {
-                    return self.rebuild(slot);
+                    let rejoins = core.random.chance(1, 3);
+                    return self.rebuild(slot, down_ms, rejoins);
                 }
             }
             Fault::Leave { slot, ms } => {
@@ -283,51 +245,6 @@ impl World {
         }
         let kind = kind_of(power);
         self.stop(slot, StopKind::Crash(kind), kind, down_ms)
-    }
-
-    fn rot(&mut self, slot: usize, kind: u64, at: u64, repair_ms: u64) {
-        let core = &mut self.core;
-        if !core.may_lose(slot) || !core.slots[slot].is_up() {
-            return;
-        }
-        let s = &mut core.slots[slot];
-        let targets = rot_targets(&s.disk, &s.dir, kind);
-        if targets.is_empty() {
-            return;
-        }
-        let (path, len) = &targets[(at % targets.len() as u64) as usize];
-        let offset = (at / 7) % len;
-        s.disk.flip(path, offset, 1 << (at % 8));
-        s.health = Health::Rotten;
-        *core.struck.entry(rotten(path)).or_default() += 1;
-        let s = &core.slots[slot];
-        let incarnation = s.replica.incarnation;
-        let text = path.display().to_string();
-        core.note(format_args!("n{} rots: {text} at {offset}", slot + 1));
-        let repair = Nanos::from_millis(repair_ms).0;
-        let restart = core.random.below(repair + 1);
-        core.after(restart, What::Undo(Undo::Rot { slot, incarnation }));
-        core.after(repair, What::Undo(Undo::Repair { slot, incarnation }));
-    }
-
-    /// What was on this slot's disk is given up; another incarnation begins, and the operator takes it in.
-    pub(super) fn rebuild(&mut self, slot: usize) -> Verdict {
-        let life = self.core.slots[slot].life;
-        if self.core.slots[slot].is_up() {
-            self.stop(slot, StopKind::Wiped, CrashKind::PowerLoss, 100)?;
-        } else {
-            self.core.after(100_000_000, What::Start { slot, life });
-        }
-        let seed = self.core.random.next_u64();
-        let s = &mut self.core.slots[slot];
-        s.replica.incarnation += 1;
-        s.health = Health::Returning;
-        s.joins = true;
-        s.excused = false;
-        s.cramped = false;
-        s.crash_on_start = None;
-        s.disk = super::slot::new_disk(seed);
-        Ok(())
     }
 
     /// A fault ends.
@@ -368,7 +285,7 @@ impl World {
             Undo::Repair { slot, incarnation } => {
                 let s = &core.slots[slot];
                 if s.replica.incarnation == incarnation && s.health == Health::Rotten {
-                    return self.rebuild(slot);
+                    return self.rebuild(slot, 100, true);
                 }
             }
         }
@@ -384,31 +301,5 @@ impl Core {
             s.state = SlotState::Up;
             self.plan_turn(slot);
         }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::sim::shape::RunOptions;
-    use crate::sim::steady;
-
-    #[test]
-    fn every_kind_of_rot_finds_files_of_a_real_node() {
-        let mut found = [0; 4];
-        for seed in 0..4 {
-            let options = RunOptions { seed, nodes: 1, minutes: 0.5 };
-            let mut world = World::new(&options, Some(Vec::new()), steady::harness, false);
-            assert_eq!(world.run_until(Nanos(options.duration_ns())), Ok(()));
-            let slot = &world.core.slots[0];
-            for kind in 0..4 {
-                let targets = rot_targets(&slot.disk, &slot.dir, kind);
-                found[kind as usize] += targets.len();
-                let is_kind =
-                    |path: &PathBuf| kind == 3 || rotten(path) == ROTTEN[[0, 2, 1][kind as usize]];
-                assert!(targets.iter().all(|(path, _)| is_kind(path)), "{targets:?}");
-            }
-        }
-        assert!(found.iter().all(|files| *files > 0), "log, tables, manifest, any: {found:?}");
     }
 }

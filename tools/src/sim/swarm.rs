@@ -1,6 +1,7 @@
 //! Many seeds: workers that run whole seeds in child processes, the failures they find, and the sums.
 
 use super::artifact::Artifact;
+use super::check::history::{CHECKED, GAVE_UP};
 use super::child::{Job, Worker, elapsed};
 use super::hooks::{Marks, Violation};
 use super::run::RunReport;
@@ -20,6 +21,8 @@ pub const MARKS_NEED_SEEDS: u64 = 300;
 pub const MIN_OPS_PER_SECOND: f64 = 10.0;
 /// See [`MIN_OPS_PER_SECOND`].
 pub const OPS_NEED_SEEDS: u64 = 20;
+/// A swarm fails when its checker gave up on a larger share of the keys.
+pub const GAVE_UP_AT_MOST_ONE_IN: u64 = 1_000;
 /// Every so many seeds one is run twice: the hashes must be equal.
 const TWICE_EVERY: u64 = 8;
 /// A run that takes longer than this, in wall time, hangs.
@@ -120,6 +123,14 @@ impl Summary {
             let found = self.ops_per_second();
             self.complaints.push(format!(
                 "only {found:.1} operations succeed per simulated second, at least {MIN_OPS_PER_SECOND} must"
+            ));
+        }
+        let mark = |name| self.marks.0.get(name).copied().unwrap_or(0);
+        let (gave_up, checked) = (mark(GAVE_UP), mark(CHECKED));
+        // One is no share.
+        if gave_up > 1 && gave_up * GAVE_UP_AT_MOST_ONE_IN > checked {
+            self.complaints.push(format!(
+                "the checker gave up on {gave_up} of {checked} keys, at most one in {GAVE_UP_AT_MOST_ONE_IN} may be so hard"
             ));
         }
         if seeds >= MARKS_NEED_SEEDS {

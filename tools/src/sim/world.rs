@@ -18,20 +18,21 @@
 
 use super::faults::TimedFault;
 use super::hooks::{
-    ClientPort, Clients, Harness, Observer, Setup, SimNode, SlotState, SlotView, Step, StepKind,
-    StopKind, Verdict, Violation, WorldView, first_incarnation,
+    Appended, ClientPort, Clients, Harness, Observer, Setup, SimNode, SlotState, SlotView, Step,
+    StepKind, StopKind, Verdict, Violation, WorldView, first_incarnation,
 };
 use super::net::Net;
 use super::operator::Operator;
 use super::shape::{RunOptions, Shape, between};
 use super::slot::{CrashPlan, Health, Item, Slot};
 use super::trace::Tracer;
-use beachdb::base::{Membership, Nanos};
+use beachdb::base::{LogIndex, Membership, Nanos};
 use beachdb::env::sim::{CrashKind, SimRandom};
 use beachdb::env::{Completion, Jobs, Lane};
-use beachdb::node::{Bootstrap, Effect, Event, Node, OpenError, Origin};
+use beachdb::node::{Bootstrap, Effect, Event, FatalError, Node, OpenError, Origin};
 use beachdb::proto::{Request, Response, frame};
 use beachdb::raft::Message;
+use beachdb::raft::message::Body;
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BinaryHeap};
 
@@ -342,6 +343,7 @@ impl World {
             nodes,
             election_timeout: Nanos(shape.election_timeout_ns),
             duration: Nanos(options.duration_ns()),
+            max_sessions: shape.max_sessions,
         };
         let Harness { observer, clients } = harness(&setup);
         let mut core = Core {
@@ -620,9 +622,10 @@ impl World {
         s.sim_clock.advance_to(local);
         let (replica, life) = (s.replica, s.life);
         let Some(node) = s.node.as_mut() else { return Ok(()) };
+        let append = appended(&event);
         node.step(local, event, &mut effects);
         self.core.tracer.effects(now, slot, &effects);
-        let step = Step { at: now, local, slot, replica, life, kind, effects: &effects };
+        let step = Step { at: now, local, slot, replica, life, kind, append, effects: &effects };
         self.observer.after_step(&self.core, &step)?;
         let mut stop = None;
         for effect in effects.drain(..) {
@@ -630,29 +633,29 @@ impl World {
                 Effect::Reply { origin, response, .. } => self.core.reply(slot, origin, response),
                 Effect::Send(message) => self.core.send(slot, message),
                 Effect::Observed(_) => {}
-                Effect::Fatal(fatal) => stop = Some(fatal.to_string()),
-                Effect::Drained => stop = Some(String::new()),
+                Effect::Fatal(fatal) => stop = Some(Some(fatal)),
+                Effect::Drained => stop = Some(None),
             }
         }
         self.effects = effects;
         match stop {
             None => Ok(()),
-            Some(reason) => self.process_ends(slot, &reason),
+            Some(fatal) => self.process_ends(slot, fatal.as_ref()),
         }
     }
 
     /// The node wants to stop: after a drain, or after a failure that it may have.
-    fn process_ends(&mut self, slot: usize, reason: &str) -> Verdict {
+    fn process_ends(&mut self, slot: usize, fatal: Option<&FatalError>) -> Verdict {
         let s = &self.core.slots[slot];
-        let may = reason.is_empty() || s.excused || s.health == Health::Rotten || s.disk.is_down();
-        if !may {
+        let reason = fatal.map_or_else(|| "drained".to_owned(), ToString::to_string);
+        if fatal.is_some_and(|fatal| !super::excuses::may_stop(s, fatal)) {
             let what = format!("node {} stopped itself: {reason}", slot + 1);
             return Err(Violation::new("unexpected-fatal", what));
         }
         self.core.note(format_args!("n{} stops: {reason}", slot + 1));
         let plan = s.crash_plan;
         let down_ms = plan.map_or(1 + self.core.random.below(500), |p| p.down_ms);
-        let why = if reason.is_empty() { StopKind::Drained } else { StopKind::Fatal };
+        let why = if fatal.is_none() { StopKind::Drained } else { StopKind::Fatal };
         if why == StopKind::Fatal {
             self.core.slots[slot].disk.clear_faults();
             self.core.slots[slot].excused = false;
@@ -760,10 +763,10 @@ impl World {
             return Ok(());
         }
         s.disk.crash(CrashKind::Process);
-        if s.health == Health::Rotten {
-            return self.rebuild(slot);
+        if s.health == Health::Rotten && super::excuses::is_damage(error) {
+            return self.rebuild(slot, 100, true);
         }
-        if s.excused || (s.cramped && is_disk_full(error)) {
+        if super::excuses::may_refuse(s, error) {
             s.disk.clear_faults();
             s.excused = false;
             self.core.after(200_000_000, What::Start { slot, life });
@@ -774,10 +777,11 @@ impl World {
     }
 }
 
-/// Whether it is about space: the text of the operating system is in every layer's message.
-fn is_disk_full(error: &OpenError) -> bool {
-    let text = error.to_string();
-    text.contains("No space left") || text.contains("ENOSPC")
+/// What an event lets a follower commit, if it is an append.
+fn appended(event: &Event<'_>) -> Option<Appended> {
+    let Event::Peer(Message { body: Body::Append(append), .. }) = event else { return None };
+    let verified = LogIndex(append.prev.0.0 + append.entries.len() as u64);
+    Some(Appended { verified, commit: append.commit })
 }
 
 fn draw_plan(options: &RunOptions, shape: &Shape, random: &mut SimRandom) -> Vec<TimedFault> {

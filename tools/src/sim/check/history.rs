@@ -38,6 +38,11 @@ pub enum Fate {
     Never,
 }
 
+/// The mark of a key whose history was judged.
+pub const CHECKED: &str = "keys checked for linearizability";
+/// The mark of one whose history was too hard; also counted as checked.
+pub const GAVE_UP: &str = "checker gave up on a key";
+
 #[derive(Clone, Copy, Debug, Default)]
 struct Attempts {
     sent: u32,
@@ -64,6 +69,12 @@ pub struct History {
 }
 
 impl History {
+    /// Of nodes with room for this many sessions.
+    #[must_use]
+    pub fn new(max_sessions: usize) -> Self {
+        Self { model: Model::new(max_sessions), ..Self::default() }
+    }
+
     /// The next moment: all different, in the order of the run.
     pub fn moment(&mut self) -> u64 {
         self.clock += 1;
@@ -205,8 +216,9 @@ impl History {
                     );
                     return Err(Violation::new("linearizability", what));
                 }
-                Answer::GaveUp => self.marks.add("checker gave up on a key", 1),
+                Answer::GaveUp => self.marks.add(GAVE_UP, 1),
             }
+            self.marks.add(CHECKED, 1);
         }
         Ok(())
     }

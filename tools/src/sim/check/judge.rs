@@ -8,13 +8,14 @@
 //! | leader completeness | a new leader has the last entry that was committed in an older term |
 //! | commit | never goes back in a life; a leader's moves only to an entry of its own term, which a majority of its voters acknowledged in this term (counted here, not asked) |
 //! | durable before said | what a message promised (a term, a vote, entries up to *matched*) is there again after every crash |
+//! | a follower's commit | in a step with an append: at most the smaller of the leader's and the last entry that this append verified (Figure 2) |
 //! | state-machine safety | [`super::model`]: same entry, same outcome, same sequence number per applied index |
-//! | exactly once | [`super::model`]: a session's write is applied once |
+//! | exactly once | [`super::model`]: a session's write is applied once; [`super::sessions`]: refused, repeated, and evicted by the rules only |
 //! | membership | one per entry; a leader begins a change when the one before and an entry of its own term are committed; the one in force is that of an entry in the log |
 //! | pre-vote | who campaigns uncalled had a majority's yes, as sent |
 //! | hung disk | a leader whose sync takes one and a half election timeouts leads no more |
 //! | reads | [`super::confirmed`]: a majority answered in one term after the read arrived, or a lease holds |
-//! | applied | is committed, and durable on the same node |
+//! | applied | is committed, also after a restart, and durable on the same node |
 //! | bounded | uncommitted bytes, messages of one step |
 //!
 //! A leader that counted itself *promised* its own entries: the next power loss tells whether they were durable.
@@ -358,6 +359,7 @@ impl Judge {
             self.check_election(world, step)?;
         }
         if commit > before.commit {
+            check_followers_commit(step, before.commit, commit)?;
             self.check_commit(world, step, before, elected)?;
         }
         Ok(())
@@ -653,8 +655,17 @@ impl Observer for Judge {
             leads: false,
         };
         self.check_promises(world, slot)?;
-        let seq = node.last_seq();
-        self.history.borrow_mut().model.stands_at(view.replica, node.applied(), seq)?;
+        let (applied, seq) = (node.applied(), node.last_seq());
+        let newest = self.history.borrow().model.applied();
+        if applied > newest {
+            // What is in its tables it applied itself, or somebody did whose snapshot it installed.
+            let what = format!(
+                "{} came back with entry {applied} applied, the newest that anybody applied is {newest}",
+                view.replica
+            );
+            return broken("applied-is-committed", what);
+        }
+        self.history.borrow_mut().model.stands_at(view.replica, applied, seq)?;
         self.content.compare(&self.history.borrow().model, &view)
     }
 
@@ -714,6 +725,20 @@ impl Observer for Judge {
         self.marks.report(marks);
         marks.merge(&self.history.borrow().marks);
     }
+}
+
+/// Figure 2, AppendEntries, receiver rule 5: what an append lets its receiver commit is what the leader has committed of
+/// what this very append has verified. (Judged whether or not the entries behind it happen to be the leader's.)
+fn check_followers_commit(step: &Step<'_>, before: LogIndex, commit: LogIndex) -> Verdict {
+    let Some(append) = step.append else { return Ok(()) };
+    if commit <= before.max(append.commit.min(append.verified)) {
+        return Ok(());
+    }
+    let what = format!(
+        "{} went from commit {before} to {commit} by an append that verifies up to {}, of a leader that committed {}",
+        step.replica, append.verified, append.commit
+    );
+    broken("commits-what-the-append-verified", what)
 }
 
 /// The membership in force was set by an entry that stands in the log (looked at while it is not committed: a later one cannot be

@@ -19,6 +19,7 @@ pub mod judge;
 pub mod marks;
 pub mod model;
 pub mod register;
+pub mod sessions;
 pub mod users;
 
 use super::hooks::{Harness, Setup};
@@ -28,7 +29,7 @@ use std::rc::Rc;
 /// The judge and the users of one run.
 #[must_use]
 pub fn harness(setup: &Setup) -> Harness {
-    let history = Rc::new(RefCell::new(history::History::default()));
+    let history = Rc::new(RefCell::new(history::History::new(setup.max_sessions)));
     Harness {
         observer: Box::new(judge::Judge::new(setup, Rc::clone(&history))),
         clients: Box::new(users::Users::new(setup, history)),

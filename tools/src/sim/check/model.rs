@@ -8,6 +8,7 @@
 //!
 //! It does not judge real time: [`super::history`] does, with floors.
 
+use super::sessions::Sessions;
 use crate::sim::hooks::{Verdict, Violation};
 use beachdb::base::batch::{BatchRef, Op};
 use beachdb::base::hash::key_hash;
@@ -54,6 +55,8 @@ pub struct Model {
     oldest: SequenceNumber,
     /// Where each session's write was applied.
     sessions: BTreeMap<(u64, u64), LogIndex>,
+    /// What every entry must come to.
+    rules: Sessions,
 }
 
 /// The name of a write in the log: its session and sequence, or the hash of its bytes.
@@ -81,6 +84,12 @@ fn broken(rule: &str, what: String) -> Verdict {
 }
 
 impl Model {
+    /// Of nodes with room for this many sessions.
+    #[must_use]
+    pub fn new(max_sessions: usize) -> Self {
+        Self { rules: Sessions::new(max_sessions), ..Self::default() }
+    }
+
     /// The last sequence number that any replica gave out.
     #[must_use]
     pub const fn last_seq(&self) -> SequenceNumber {
@@ -184,7 +193,8 @@ impl Model {
         let user: Vec<Op<'_>> =
             batch.ops().filter(|op| matches!(op, Op::Put { .. } | Op::Delete { .. })).collect();
         let id = WriteId::of(batch);
-        match outcome {
+        let by_the_rules = self.rules.check(index, batch, outcome);
+        let write = match outcome {
             EntryOutcome::Written { first_seq, last_seq } if !user.is_empty() => {
                 self.exactly_once(index, id)?;
                 if first_seq <= self.last_seq || last_seq.0 + 1 != first_seq.0 + user.len() as u64 {
@@ -200,7 +210,7 @@ impl Model {
                 }
                 self.last_seq = last_seq;
                 self.prune(index);
-                Ok(Some(id))
+                Some(id)
             }
             EntryOutcome::Duplicate { index: original } => {
                 let WriteId::Session(client, sequence) = id else {
@@ -208,17 +218,18 @@ impl Model {
                     return Err(Violation::new("exactly-once", what));
                 };
                 match self.sessions.get(&(client, sequence)) {
-                    Some(at) if *at == original => Ok(None),
+                    Some(at) if *at == original => None,
                     at => {
                         let what = format!(
                             "entry {index} (session {client}, sequence {sequence}) repeats {original}, it stands at {at:?}"
                         );
-                        Err(Violation::new("exactly-once", what))
+                        return Err(Violation::new("exactly-once", what));
                     }
                 }
             }
-            _ => Ok(None),
-        }
+            _ => None,
+        };
+        by_the_rules.map(|()| write)
     }
 
     fn exactly_once(&mut self, index: LogIndex, id: WriteId) -> Verdict {

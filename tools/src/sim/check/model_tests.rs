@@ -127,14 +127,28 @@ fn a_reordered_or_skipped_apply_is_refused() {
 
 #[test]
 fn a_sessions_write_is_applied_once() {
+    let register = Bytes::from(WriteBatch::register().into_bytes());
+    let registered = EntryOutcome::Registered { client_id: 4, evicted: None };
+    let write = batch((4, 1), &[("a", Some("5"))]);
+    let duplicate = EntryOutcome::Duplicate { index: LogIndex(5) };
     let mut model = three();
+    assert_eq!(apply(&mut model, 1, 4, &register, registered), Ok(None));
+    assert_eq!(apply(&mut model, 1, 5, &write, written(5, 5)), Ok(Some(WriteId::Session(4, 1))));
+    assert_eq!(apply(&mut model, 1, 6, &write, duplicate), Ok(None));
+    refused(apply(&mut model, 1, 7, &write, written(6, 6)), "exactly-once");
+    let mut model = three();
+    assert_eq!(apply(&mut model, 1, 4, &register, registered), Ok(None));
+    refused(apply(&mut model, 1, 5, &write, duplicate), "exactly-once");
+}
+
+#[test]
+fn a_write_of_a_session_that_nobody_registered_is_refused_and_no_other() {
+    let refusal = EntryOutcome::Refused(beachdb::proto::ErrorCode::UnknownSession);
     let write = batch((7, 1), &[("a", Some("5"))]);
-    assert_eq!(apply(&mut model, 1, 4, &write, written(5, 5)), Ok(Some(WriteId::Session(7, 1))));
-    let duplicate = EntryOutcome::Duplicate { index: LogIndex(4) };
-    assert_eq!(apply(&mut model, 1, 5, &write, duplicate), Ok(None));
-    refused(apply(&mut model, 1, 6, &write, written(6, 6)), "exactly-once");
-    let mut model = three();
-    refused(apply(&mut model, 1, 4, &write, duplicate), "exactly-once");
+    assert_eq!(apply(&mut three(), 1, 4, &write, refusal), Ok(None));
+    refused(apply(&mut three(), 1, 4, &write, written(5, 5)), "session-rules");
+    let plain = batch((0, 0), &[("a", Some("5"))]);
+    refused(apply(&mut three(), 1, 4, &plain, refusal), "session-rules");
 }
 
 #[test]
