@@ -62,6 +62,7 @@ local f = {
   count = ProtoField.uint32("beachdb.scan.count", "Entries"),
   retry_after = ProtoField.uint32("beachdb.error.retry_after_ms", "Retry after (ms)"),
   effect = ProtoField.uint8("beachdb.error.effect", "Effect on the write", base.DEC, EFFECTS),
+  leader = ProtoField.string("beachdb.error.leader", "Leader's address"),
   message = ProtoField.string("beachdb.error.message", "Message"),
   min_version = ProtoField.uint8("beachdb.hello.min_version", "Lowest version"),
   max_version = ProtoField.uint8("beachdb.hello.max_version", "Highest version"),
@@ -283,8 +284,11 @@ end
 local function failure(tvb, tree)
   tree:add(f.retry_after, tvb(24, 4))
   tree:add(f.effect, tvb(28, 1))
-  local message = tvb:len() > 32 and tvb(32):string() or ""
-  if message ~= "" then tree:add(f.message, tvb(32), message) end
+  local leader = tvb(30, 2):uint()
+  text(tree, f.leader, tvb, 32, leader)
+  local at = 32 + leader
+  local message = tvb:len() > at and tvb(at):string() or ""
+  if message ~= "" then tree:add(f.message, tvb(at), message) end
   tree:add_proto_expert_info(failed)
   return message
 end

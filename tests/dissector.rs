@@ -122,13 +122,15 @@ fn the_dissector_reads_every_valid_frame_as_the_codec_does() {
         "beachdb.key",
         "beachdb.status",
         "beachdb.deadline_ms",
+        "beachdb.error.leader",
     ];
     let Some(lines) = dissect(&capture, &fields) else {
         return;
     };
     assert_eq!(lines.len(), vectors.len());
     for (line, vector) in lines.iter().zip(&vectors) {
-        let [opcode, id, crc_good, malformed, key, status, deadline] = line.as_slice() else {
+        let [opcode, id, crc_good, malformed, key, status, deadline, leader] = line.as_slice()
+        else {
             panic!("{line:?}");
         };
         let name = vector["name"].as_str().unwrap();
@@ -143,6 +145,7 @@ fn the_dissector_reads_every_valid_frame_as_the_codec_does() {
         assert_eq!(malformed, "", "{name}");
         let number = |field: &str| decoded.get(field).map_or(String::new(), Value::to_string);
         assert_eq!((status, deadline), (&number("status"), &number("deadline_ms")), "{name}");
+        assert_eq!(leader, decoded["reply"]["leader"].as_str().unwrap_or_default(), "{name}");
         if let Some(expected) = decoded["request"]["key"].as_str() {
             assert_eq!(key, &expected.replace("\\\"", "\""), "{name}");
         }

@@ -131,7 +131,7 @@ fn examples() -> Vec<(&'static str, Vec<u8>)> {
     let prefix = ScanRequest { keys_only: true, ..ScanRequest::new(ScanRange::Prefix(b"be")) };
     let get = Request::Get { key: b"beach", snapshot: seq(0) };
     let error = |code, effect, retry_after_ms, message: &str| {
-        Response::Error(ErrorReply { code, effect, retry_after_ms, message: message.into() })
+        Response::Error(ErrorReply { retry_after_ms, ..ErrorReply::new(code, effect, message) })
     };
     let mut by_hand = Vec::new();
     get.encode_with_flags(&mut by_hand, 1, 0, FLAG_NO_CRC).unwrap();
@@ -146,6 +146,11 @@ fn examples() -> Vec<(&'static str, Vec<u8>)> {
         Response::Registered(Registered { client_id: 7, applied: seq(5), window: 256 });
     let evicted =
         error(ErrorCode::UnknownSession, Effect::Unknown, 0, "session 7 is not known (any more)");
+    let follower = Response::Error(ErrorReply {
+        retry_after_ms: 100,
+        leader: "10.0.0.2:7400".into(),
+        ..ErrorReply::new(ErrorCode::NotLeader, Effect::NotApplied, "node 2 leads")
+    });
     vec![
         ("hello-request", request(&Request::Hello(hello_request), 1)),
         ("hello-reply", reply(Opcode::Hello, &Response::Hello(hello), 1)),
@@ -189,6 +194,7 @@ fn examples() -> Vec<(&'static str, Vec<u8>)> {
                 13,
             ),
         ),
+        ("error-not-leader", reply(Opcode::Put, &follower, 17)),
         ("error-connection", closing),
         ("get-by-hand", by_hand),
     ]

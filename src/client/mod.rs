@@ -30,12 +30,20 @@
 //!
 //! - **Unless it is written in a [`Session`]**, which the cluster remembers: [`Client::session`], exactly once.
 //!
-//! What it does not do: share a connection between threads, keep a pool, or follow the leader's address (it rotates
-//! through its endpoints).
+//! # Several nodes
+//! The client speaks with one node at a time: the first of its endpoints that answers, and then the same one as long as it can.
+//! Any node serves linearizable reads, so a client that only reads stays where it is. A write that meets a follower is sent
+//! again to the leader that the follower names, at once, also to an address that is not among the endpoints; the client then stays
+//! with the leader. A node that does not answer is left for the next one. With several endpoints a read is given up for another
+//! node after a third of the time that it has.
+//!
+//! What it does not do: share a connection between threads, keep a pool, or spread its reads over the nodes (give each client the
+//! endpoints in another order).
 
 mod connection;
 mod error;
 mod pipeline;
+mod route;
 mod scan;
 pub mod session;
 #[cfg(test)]
@@ -56,10 +64,13 @@ use crate::limits::MAX_KEY_BYTES;
 use crate::proto::{Opcode, Request, Response, ScanRequest};
 use bytes::Bytes;
 use connection::{Broken, Connection, decode_reply, left};
+use route::Route;
 use std::time::Duration;
 
 const FIRST_BACKOFF: Duration = Duration::from_millis(10);
-const LAST_BACKOFF: Duration = Duration::from_millis(500);
+const LAST_BACKOFF: Duration = Duration::from_millis(200);
+/// Tries that fit between the begin of a call and its deadline, at least, when there is more than one node to try.
+const TRIES_MIN: u32 = 3;
 
 /// How to reach the cluster, and how long to try.
 #[derive(Clone, Debug)]
@@ -119,8 +130,7 @@ pub struct Client {
     clock: OsClock,
     random: OsRandom,
     connection: Option<Connection>,
-    /// The endpoint in use, or to try first.
-    current: usize,
+    route: Route,
     out: Vec<u8>,
     retries: u64,
 }
@@ -146,11 +156,11 @@ impl Client {
     /// Connects to the first endpoint that answers; each is tried once.
     pub fn with_options(options: ClientOptions) -> Result<Self, ClientError> {
         let mut client = Self {
+            route: Route::new(options.endpoints.clone()),
             options,
             clock: OsClock::new(),
             random: OsRandom::new(),
             connection: None,
-            current: 0,
             out: Vec::new(),
             retries: 0,
         };
@@ -170,7 +180,7 @@ impl Client {
     /// The endpoint in use, or the one to be tried next.
     #[must_use]
     pub fn endpoint(&self) -> &str {
-        self.options.endpoints.get(self.current).map_or("(no endpoint)", String::as_str)
+        if self.connection.is_some() { self.route.asked() } else { self.route.next() }
     }
 
     /// How many times a request was sent again so far.
@@ -312,12 +322,21 @@ impl Client {
         let deadline = self.deadline();
         let mut backoff = FIRST_BACKOFF;
         loop {
-            let error = match self.try_once(request, deadline) {
+            let until = match request.opcode().is_write() || self.route.len() < 2 {
+                true => deadline,
+                false => self.try_deadline(deadline),
+            };
+            let error = match self.try_once(request, until) {
                 Ok(response) => return Ok(response),
                 Err(error) => error,
             };
-            if !error.safe_to_retry() || !self.back_off(&mut backoff, error.retry_after(), deadline)
-            {
+            if !error.safe_to_retry() {
+                return Err(error);
+            }
+            if until < deadline {
+                self.move_on(&error);
+            }
+            if !self.back_off(&mut backoff, error.retry_after(), deadline) {
                 return Err(error);
             }
         }
@@ -334,26 +353,58 @@ impl Client {
                 self.after_refusal(&reply);
                 Err(self.refused(reply))
             }
-            Ok(response) => Ok(response),
+            Ok(response) => {
+                self.route.answered();
+                Ok(response)
+            }
             Err(attempt) => Err(self.failure(attempt, Effect::lost(request.opcode()))),
         }
     }
 
-    /// Waits before the next try, at least `wait`; `false` when the deadline leaves no time for one.
+    /// Waits before the next try, at least `wait`, unless the leader was just named; `false` when the deadline leaves no
+    /// time for one.
     fn back_off(&mut self, backoff: &mut Duration, wait: Duration, deadline: Nanos) -> bool {
         let pause_for = self.next_pause(backoff, wait);
         if pause_for >= left(&self.clock, deadline) {
             return false;
         }
-        pause(pause_for);
+        self.pause(pause_for);
         self.retries += 1;
         true
     }
 
+    /// How long to wait before the next try; zero when there is somebody to go to at once.
     fn next_pause(&mut self, backoff: &mut Duration, wait: Duration) -> Duration {
+        if self.route.take_at_once() {
+            return Duration::ZERO;
+        }
         let pause_for = wait.max(self.jitter(*backoff));
         *backoff = (*backoff * 2).min(LAST_BACKOFF);
         pause_for
+    }
+
+    fn pause(&mut self, pause_for: Duration) {
+        if !pause_for.is_zero() {
+            pause(pause_for);
+            self.route.paused();
+        }
+    }
+
+    /// When a try that begins now should be given up for another one.
+    fn try_deadline(&self, deadline: Nanos) -> Nanos {
+        let share = (self.options.timeout / TRIES_MIN).as_nanos();
+        self.clock.now().plus(u64::try_from(share).unwrap_or(u64::MAX)).min(deadline)
+    }
+
+    /// After an error that another node might not give.
+    fn move_on(&mut self, error: &ClientError) {
+        if matches!(error.code(), Some(ErrorCode::Busy | ErrorCode::NoSpace)) {
+            return;
+        }
+        // Without a connection the next one was chosen already.
+        if self.connection.take().is_some() {
+            self.route.rotate();
+        }
     }
 
     fn attempt(&mut self, request: &Request<'_>, deadline: Nanos) -> Result<Response, Attempt> {
@@ -379,7 +430,13 @@ impl Client {
                 "request {id} was answered with a reply to request {}",
                 header.request_id
             ))),
-            Err(e) => Err(e.into_attempt(id)),
+            Err(e) => {
+                let attempt = e.into_attempt(id);
+                if matches!(attempt, Attempt::Lost(_)) {
+                    self.route.rotate();
+                }
+                Err(attempt)
+            }
         }
     }
 
@@ -388,9 +445,13 @@ impl Client {
             return Ok(());
         }
         let mut causes = Vec::new();
-        for _ in 0..self.options.endpoints.len() {
-            let endpoint = self.endpoint().to_owned();
-            match Connection::open(&endpoint, &self.options, &self.clock, deadline) {
+        for untried in (1..=self.route.len()).rev() {
+            let endpoint = self.route.next().to_owned();
+            self.route.asking();
+            // One that does not answer leaves the others their share of the time.
+            let share = left(&self.clock, deadline) / u32::try_from(untried).unwrap_or(u32::MAX);
+            let until = self.clock.now().plus(share.as_nanos() as u64);
+            match Connection::open(&endpoint, &self.options, &self.clock, until) {
                 Ok(connection) => {
                     self.connection = Some(connection);
                     return Ok(());
@@ -402,7 +463,7 @@ impl Client {
                 Err(Broken::Protocol(cause)) => return Err(Attempt::Protocol(cause)),
                 Err(e) => causes.push(format!("{endpoint}: {e}")),
             }
-            self.next_endpoint();
+            self.route.rotate();
         }
         if causes.is_empty() {
             causes.push("no endpoint was given".to_owned());
@@ -410,19 +471,19 @@ impl Client {
         Err(Attempt::NotSent(causes.join("; ")))
     }
 
-    fn next_endpoint(&mut self) {
-        self.current = (self.current + 1) % self.options.endpoints.len().max(1);
-    }
-
+    /// Where to go after a refusal, if not to the same node again.
     fn after_refusal(&mut self, reply: &ErrorReply) {
-        if reply.code.closes_connection() || reply.code == ErrorCode::NotLeader {
+        if reply.code == ErrorCode::NotLeader {
             self.connection = None;
-            self.next_endpoint();
+            self.route.redirected(&reply.leader);
+        } else if reply.code.closes_connection() {
+            self.connection = None;
+            self.route.redirected("");
         }
     }
 
     fn refused(&self, reply: ErrorReply) -> ClientError {
-        let endpoint = self.endpoint().to_owned();
+        let endpoint = self.route.asked().to_owned();
         match reply.effect {
             Effect::Unknown => {
                 let code = Some(reply.code);
@@ -434,7 +495,7 @@ impl Client {
 
     /// The error for an attempt without an answer; `lost` is the effect of the request when it may have been taken.
     fn failure(&mut self, attempt: Attempt, lost: Effect) -> ClientError {
-        let endpoint = self.endpoint().to_owned();
+        let endpoint = self.route.asked().to_owned();
         match attempt {
             Attempt::NotSent(cause) => ClientError::NotSent { cause },
             Attempt::Refused(reply) => {
@@ -454,7 +515,7 @@ impl Client {
     fn unexpected(&mut self, opcode: Opcode, found: &Response) -> ClientError {
         self.connection = None;
         ClientError::Protocol {
-            endpoint: self.endpoint().to_owned(),
+            endpoint: self.route.asked().to_owned(),
             cause: format!("{} was answered with {found:?}", opcode.name()),
             effect: Effect::lost(opcode),
         }

@@ -31,7 +31,7 @@ use super::{Attempt, Broken, Client, ClientError, Written};
 use crate::base::Nanos;
 use crate::base::batch::{BatchRef, WriteBatch};
 use crate::limits::MAX_CONNECTION_IN_FLIGHT;
-use crate::proto::{Effect, Opcode, Request, Response};
+use crate::proto::{Effect, ErrorCode, Opcode, Request, Response};
 use std::collections::{BTreeMap, VecDeque};
 
 /// Bytes in flight above which the pipeline is full.
@@ -62,6 +62,8 @@ pub struct Pipeline<'c> {
     sent_id: u64,
     bytes: usize,
     buffer: Vec<u8>,
+    /// The node does not lead: when what is in flight is answered, the next write goes elsewhere.
+    leaving: bool,
     done: VecDeque<(Ticket, Result<Written, ClientError>)>,
 }
 
@@ -75,6 +77,7 @@ impl<'c> Pipeline<'c> {
             sent_id: 0,
             bytes: 0,
             buffer: Vec::new(),
+            leaving: false,
             done: VecDeque::new(),
         }
     }
@@ -121,6 +124,7 @@ impl<'c> Pipeline<'c> {
         {
             self.client.connection = None;
         }
+        self.leave();
         if self.client.connection.is_none() {
             // Request ids begin again with the connection.
             self.sent_id = 0;
@@ -214,9 +218,16 @@ impl<'c> Pipeline<'c> {
         self.bytes -= entry.bytes;
         let outcome = match response {
             Response::Written { index, first_seq, last_seq } => {
+                self.client.route.answered();
                 Ok(Written { index, first_seq, last_seq })
             }
-            Response::Error(reply) => Err(self.client.refused(reply)),
+            Response::Error(reply) => {
+                if reply.code == ErrorCode::NotLeader && !self.leaving {
+                    self.leaving = true;
+                    self.client.route.redirected(&reply.leader);
+                }
+                Err(self.client.refused(reply))
+            }
             other => {
                 let endpoint = self.client.endpoint().to_owned();
                 let cause = format!("WRITE was answered with {other:?}");
@@ -229,6 +240,10 @@ impl<'c> Pipeline<'c> {
     /// Gives everything in flight its outcome, in order, and drops the connection.
     fn break_off(&mut self, broken: &Broken) {
         self.client.connection = None;
+        if !self.leaving && !matches!(broken, Broken::Protocol(_)) {
+            self.client.route.rotate();
+        }
+        self.leaving = false;
         self.buffer.clear();
         self.bytes = 0;
         let sent_id = std::mem::take(&mut self.sent_id);
@@ -249,6 +264,14 @@ impl<'c> Pipeline<'c> {
         }
     }
 
+    /// Drops the connection to a node that does not lead, when nothing is in flight on it.
+    fn leave(&mut self) {
+        if self.leaving && self.in_flight.is_empty() {
+            self.leaving = false;
+            self.client.connection = None;
+        }
+    }
+
     /// Time left for the oldest write in flight.
     #[must_use]
     pub fn time_left(&self) -> Option<std::time::Duration> {
@@ -259,7 +282,7 @@ impl<'c> Pipeline<'c> {
 
 impl Drop for Pipeline<'_> {
     fn drop(&mut self) {
-        if !self.in_flight.is_empty() {
+        if self.leaving || !self.in_flight.is_empty() {
             self.client.connection = None;
         }
     }

@@ -28,13 +28,9 @@ use super::connection::left;
 use super::{Client, ClientError, FIRST_BACKOFF, Pipeline, Ticket, Written};
 use crate::base::Nanos;
 use crate::base::batch::{BatchRef, WriteBatch};
-use crate::env::Clock;
 use crate::proto::{Effect, ErrorCode, ErrorReply, Opcode, Registered, Request, Response};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::Duration;
-
-/// Tries that fit between the begin of a write and its deadline, at least.
-const TRIES_MIN: u32 = 3;
 
 /// The numbers of a session: its id, and which of its writes are open. [`Session::suspend`] gives it,
 /// [`Client::resume_session`] takes it, on the same or another connection to the cluster; never two at once.
@@ -119,24 +115,6 @@ impl Client {
             if !self.back_off(&mut backoff, error.retry_after(), deadline) {
                 return Err(error);
             }
-        }
-    }
-
-    /// When a try that begins now should be given up for another one.
-    fn try_deadline(&self, deadline: Nanos) -> Nanos {
-        let share = (self.options.timeout / TRIES_MIN).as_nanos();
-        self.clock.now().plus(u64::try_from(share).unwrap_or(u64::MAX)).min(deadline)
-    }
-
-    /// After an error that another node might not give.
-    fn move_on(&mut self, error: &ClientError) {
-        let (code, lost) = (error.code(), matches!(error, ClientError::Unknown { code: None, .. }));
-        if matches!(code, Some(ErrorCode::Busy | ErrorCode::NoSpace)) {
-            return;
-        }
-        // Without a connection another endpoint was chosen already, unless it broke under the request.
-        if self.connection.take().is_some() || lost {
-            self.next_endpoint();
         }
     }
 }
@@ -491,7 +469,7 @@ impl<'b> Many<'b> {
             }
         }
         if !self.again.is_empty() {
-            super::pause(pause_for);
+            client.pause(pause_for);
             client.retries += self.again.len() as u64;
         }
     }

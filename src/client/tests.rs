@@ -54,6 +54,13 @@ impl Peer {
 pub(super) fn serve(script: impl Fn(usize, Peer) + Send + 'static) -> (String, Arc<AtomicUsize>) {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let endpoint = listener.local_addr().unwrap().to_string();
+    (endpoint, serve_on(listener, script))
+}
+
+fn serve_on(
+    listener: TcpListener,
+    script: impl Fn(usize, Peer) + Send + 'static,
+) -> Arc<AtomicUsize> {
     let accepted = Arc::new(AtomicUsize::new(0));
     let counter = Arc::clone(&accepted);
     std::thread::spawn(move || {
@@ -69,7 +76,7 @@ pub(super) fn serve(script: impl Fn(usize, Peer) + Send + 'static) -> (String, A
             script(number, peer);
         }
     });
-    (endpoint, accepted)
+    accepted
 }
 
 fn client(endpoint: &str) -> Client {
@@ -243,6 +250,133 @@ fn not_leader_moves_on_to_the_next_endpoint() {
     let mut client = Client::with_options(ClientOptions::new([follower, leader.clone()])).unwrap();
     client.put(b"k", b"v").unwrap();
     assert_eq!(client.endpoint(), leader);
+}
+
+/// `NOT_LEADER` that names a leader, with the pause that a server advises to those who do not follow it.
+fn led_by(leader: &str) -> Response {
+    Response::Error(ErrorReply {
+        retry_after_ms: 60_000,
+        leader: leader.to_owned(),
+        ..ErrorReply::new(ErrorCode::NotLeader, Effect::NotApplied, "scripted")
+    })
+}
+
+/// A server that answers every request alike.
+fn always(answer: Response) -> (String, Arc<AtomicUsize>) {
+    let asked = Arc::new(AtomicUsize::new(0));
+    let counter = Arc::clone(&asked);
+    let (endpoint, _) = serve(move |_, mut peer| {
+        while let Some((opcode, id, _)) = peer.request() {
+            counter.fetch_add(1, Ordering::SeqCst);
+            peer.reply(opcode, id, &answer);
+        }
+    });
+    (endpoint, asked)
+}
+
+#[test]
+fn a_named_leader_is_asked_at_once_and_from_then_on_also_when_it_is_not_in_the_list() {
+    let (leader, led) = always(written(3));
+    let (follower, refused) = always(led_by(&leader));
+    let mut client = Client::connect(&follower).unwrap();
+    let begun = Instant::now();
+    client.put(b"k", b"v").unwrap();
+    client.put(b"k", b"v").unwrap();
+    assert!(
+        begun.elapsed() < Duration::from_secs(1),
+        "the advised pause is not for those who follow"
+    );
+    assert_eq!((client.endpoint(), client.retries()), (leader.as_str(), 1));
+    assert_eq!((refused.load(Ordering::SeqCst), led.load(Ordering::SeqCst)), (1, 2));
+}
+
+#[test]
+fn a_named_leader_that_is_dead_is_passed_over() {
+    let dead = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().to_string();
+    let (leader, _) = always(written(3));
+    let (follower, _) = always(led_by(&dead));
+    let mut client = Client::with_options(ClientOptions::new([follower, leader.clone()])).unwrap();
+    client.put(b"k", b"v").unwrap();
+    assert_eq!(client.endpoint(), leader);
+}
+
+#[test]
+fn nodes_that_name_each_other_are_asked_at_the_rate_of_the_pauses() {
+    // Each must know the other's address before it serves.
+    let listeners = [(); 2].map(|()| TcpListener::bind("127.0.0.1:0").unwrap());
+    let names = listeners.each_ref().map(|l| l.local_addr().unwrap().to_string());
+    let asked = Arc::new(AtomicUsize::new(0));
+    for (i, listener) in listeners.into_iter().enumerate() {
+        let (other, asked) = (names[1 - i].clone(), Arc::clone(&asked));
+        serve_on(listener, move |_, mut peer| {
+            while let Some((opcode, id, _)) = peer.request() {
+                asked.fetch_add(1, Ordering::SeqCst);
+                let answer = ErrorReply {
+                    leader: other.clone(),
+                    ..ErrorReply::new(ErrorCode::NotLeader, Effect::NotApplied, "it leads")
+                };
+                peer.reply(opcode, id, &Response::Error(answer));
+            }
+        });
+    }
+    let mut client = Client::with_options(ClientOptions::new([&names[0]])).unwrap();
+    client.set_timeout(Duration::from_secs(1));
+    let e = client.put(b"k", b"v").unwrap_err();
+    assert_eq!((e.code(), e.effect()), (Some(ErrorCode::NotLeader), Effect::NotApplied));
+    // Pauses of 5 ms and more that double up to 100 ms and more: about 13 in a second, three requests between two of them.
+    let asked = asked.load(Ordering::SeqCst);
+    assert!((6..=60).contains(&asked), "{asked} requests in a second");
+}
+
+#[test]
+fn a_read_stays_with_the_follower_that_serves_it() {
+    let value = Response::NotFound { applied: SequenceNumber(1) };
+    let (leader, led) = always(value.clone());
+    let (follower, served) = always(value);
+    let mut client = Client::with_options(ClientOptions::new([follower.clone(), leader])).unwrap();
+    for _ in 0..5 {
+        client.get(b"k").unwrap();
+    }
+    assert_eq!((served.load(Ordering::SeqCst), led.load(Ordering::SeqCst)), (5, 0));
+    assert_eq!(client.endpoint(), follower);
+}
+
+#[test]
+fn a_read_leaves_a_node_that_hangs_after_a_share_of_its_time() {
+    let (hanging, _) = serve(|_, mut peer| while peer.request().is_some() {});
+    let (other, _) = always(Response::NotFound { applied: SequenceNumber(1) });
+    let mut options = ClientOptions::new([hanging, other.clone()]);
+    options.timeout = Duration::from_secs(3);
+    let mut client = Client::with_options(options).unwrap();
+    client.get(b"k").unwrap();
+    assert_eq!(client.endpoint(), other);
+}
+
+#[test]
+fn a_node_that_accepts_and_never_speaks_does_not_use_up_the_time_of_the_others() {
+    let mute = TcpListener::bind("127.0.0.1:0").unwrap();
+    let (other, _) = always(written(1));
+    let names = [mute.local_addr().unwrap().to_string(), other.clone()];
+    let mut options = ClientOptions::new(names);
+    options.timeout = Duration::from_secs(2);
+    let mut client = Client::with_options(options).unwrap();
+    client.put(b"k", b"v").unwrap();
+    assert_eq!(client.endpoint(), other);
+}
+
+#[test]
+fn pipelined_writes_that_meet_a_follower_are_refused_and_the_next_go_to_the_leader() {
+    let (leader, led) = always(written(3));
+    let (follower, _) = always(led_by(&leader));
+    let mut client = Client::connect(&follower).unwrap();
+    let batches: Vec<WriteBatch> = (0..4).map(|i| put_batch(&format!("k{i}"))).collect();
+    for outcome in client.write_many(&batches, 8) {
+        let e = outcome.unwrap_err();
+        assert_eq!((e.code(), e.effect()), (Some(ErrorCode::NotLeader), Effect::NotApplied));
+        assert!(e.to_string().contains(&follower), "who refused it is named: {e}");
+    }
+    assert!(client.write_many(&batches, 8).iter().all(Result::is_ok));
+    assert_eq!((client.endpoint(), led.load(Ordering::SeqCst)), (leader.as_str(), 4));
 }
 
 #[test]

@@ -180,10 +180,8 @@ impl Desk {
     ) -> Response {
         self.counters.busy += 1;
         Response::Error(ErrorReply {
-            code: ErrorCode::Busy,
-            effect,
             retry_after_ms: self.retry_after_ms().max(retry_after_ms_min),
-            message,
+            ..ErrorReply::new(ErrorCode::Busy, effect, message)
         })
     }
 

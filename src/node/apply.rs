@@ -191,7 +191,7 @@ impl<L: LogStore, S: StateMachine> Node<L, S> {
                     outcome: outcome.observed(),
                 }));
             }
-            self.writes.applied(now, at, outcome, &mut self.desk, out);
+            self.writes.applied(now, at, outcome, &self.raft, &mut self.desk, out);
         }
         self.trace_frozen(now);
         let applied = self.machine.applied().0;

@@ -344,7 +344,7 @@ impl<L: LogStore, S: StateMachine> Node<L, S> {
             .installed(membership.clone(), rows)
             .map_err(|e| FatalError::new("an installed snapshot", e))?;
         self.apply.installed(index);
-        self.writes.installed(now, index, &mut self.desk, out);
+        self.writes.installed(now, index, &self.raft, &mut self.desk, out);
         self.receiver.counters.installed += 1;
         log::info!("snapshot of entry {index} is installed");
         if self.config.observe {

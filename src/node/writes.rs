@@ -13,7 +13,7 @@ use crate::base::batch::{BatchRef, Op};
 use crate::base::trace::{Stage, TraceEvent};
 use crate::base::{LogIndex, Nanos, ReplicaId, Term};
 use crate::proto::{self, ErrorCode, ErrorReply, Opcode, Response};
-use crate::raft::{self, DurableGroup, LogStore, ProposeError, Role};
+use crate::raft::{self, DurableGroup, LogStore, ProposeError, Raft, Role};
 use bytes::{Bytes, BytesMut};
 use std::collections::{BTreeMap, VecDeque};
 use std::ops::Range;
@@ -87,18 +87,20 @@ impl Writes {
         now: Nanos,
         (index, term): (LogIndex, Term),
         outcome: Outcome,
+        raft: &Raft,
         desk: &mut Desk,
         out: &mut Vec<Effect>,
     ) {
         if let Some((_, ticket)) = self.proposed.pop_front_if(|(at, _)| *at == index) {
-            let response = if term == self.term { outcome.response() } else { superseded(&ticket) };
+            let response =
+                if term == self.term { outcome.response() } else { superseded(&ticket, raft) };
             desk.reply(now, &ticket, response, out);
             desk.finish(&ticket);
         }
         while let Some(orphan) = self.orphans.first_entry().filter(|o| o.key().0 <= index) {
             let ((_, proposed_in), ticket) = orphan.remove_entry();
             let ours = proposed_in == term || planted!(OrphanTakesAnyEntry);
-            let response = if ours { outcome.response() } else { superseded(&ticket) };
+            let response = if ours { outcome.response() } else { superseded(&ticket, raft) };
             desk.reply(now, &ticket, response, out);
             desk.finish(&ticket);
         }
@@ -109,6 +111,7 @@ impl Writes {
         &mut self,
         now: Nanos,
         index: LogIndex,
+        raft: &Raft,
         desk: &mut Desk,
         out: &mut Vec<Effect>,
     ) {
@@ -120,7 +123,7 @@ impl Writes {
         for ticket in gone {
             let message = "leadership was lost, and a snapshot took the place of the write's entry";
             let unknown = proto::Effect::lost(ticket.opcode);
-            let response = super::admission::error(ErrorCode::NotLeader, unknown, message);
+            let response = not_leader(unknown, raft, message);
             desk.reply(now, &ticket, response, out);
             desk.finish(&ticket);
         }
@@ -139,11 +142,25 @@ impl Writes {
     }
 }
 
+/// Where clients reach the replica that leads, if it is another one and has said so.
+fn leader_address(raft: &Raft) -> &str {
+    let other = raft.leader().filter(|leader| *leader != raft.id());
+    let member = other.and_then(|leader| raft.membership().replica(leader));
+    member.map_or("", |member| member.client_address.as_str())
+}
+
 /// Another entry is applied where this write was proposed: it never will be.
-fn superseded(ticket: &Ticket) -> Response {
+fn superseded(ticket: &Ticket, raft: &Raft) -> Response {
     let message =
         "leadership was lost before the write was committed, and another entry took its place";
-    ticket.refusal(ErrorCode::NotLeader, message)
+    not_leader(proto::Effect::refused(ticket.opcode), raft, message)
+}
+
+fn not_leader(effect: proto::Effect, raft: &Raft, message: impl Into<String>) -> Response {
+    Response::Error(ErrorReply {
+        leader: leader_address(raft).to_owned(),
+        ..ErrorReply::new(ErrorCode::NotLeader, effect, message)
+    })
 }
 
 impl<L: LogStore, S: StateMachine> Node<L, S> {
@@ -181,29 +198,25 @@ impl<L: LogStore, S: StateMachine> Node<L, S> {
         let Some(message) = self.no_space(only_deletes) else { return Ok(()) };
         self.desk.counters.no_space += 1;
         Err(Response::Error(ErrorReply {
-            code: ErrorCode::NoSpace,
-            effect: proto::Effect::NotApplied,
             retry_after_ms: super::space::RETRY_AFTER_MS,
-            message,
+            ..ErrorReply::new(ErrorCode::NoSpace, proto::Effect::NotApplied, message)
         }))
     }
 
     pub(super) fn no_leader(&self, opcode: Opcode) -> Response {
         let leader = self.raft.leader().filter(|leader| *leader != self.replica());
+        let address = leader_address(&self.raft);
         let message = match leader {
             None => "no leader is elected yet".to_owned(),
             Some(ReplicaId { node, .. }) => {
-                let member = self.raft.membership().member(node);
-                let address = member.map_or("", |member| member.client_address.as_str());
                 let at = if address.is_empty() { "" } else { " at " };
                 format!("node {node} leads{at}{address}")
             }
         };
         Response::Error(ErrorReply {
-            code: ErrorCode::NotLeader,
-            effect: proto::Effect::refused(opcode),
             retry_after_ms: NO_LEADER_RETRY_MS,
-            message,
+            leader: address.to_owned(),
+            ..ErrorReply::new(ErrorCode::NotLeader, proto::Effect::refused(opcode), message)
         })
     }
 

@@ -5,6 +5,7 @@
 
 use super::Opcode;
 use crate::base::batch::BatchError;
+use crate::limits::MAX_ADDRESS_BYTES;
 use std::fmt;
 
 /// Longest message in an error reply; longer ones are cut at a character.
@@ -207,6 +208,9 @@ pub struct ErrorReply {
     pub effect: Effect,
     /// How long to wait before trying again; 0 = no advice.
     pub retry_after_ms: u32,
+    /// With [`ErrorCode::NotLeader`]: where clients reach the leader, `HOST:PORT`; empty when it is not known, and with
+    /// every other code. At most [`MAX_ADDRESS_BYTES`] of printable ASCII; another one does not go on the wire.
+    pub leader: String,
     /// What was expected and found, for a person. At most [`MAX_ERROR_MESSAGE_BYTES`] go on the wire.
     pub message: String,
 }
@@ -215,13 +219,22 @@ impl ErrorReply {
     /// An error without advice on when to retry.
     #[must_use]
     pub fn new(code: ErrorCode, effect: Effect, message: impl Into<String>) -> Self {
-        Self { code, effect, retry_after_ms: 0, message: message.into() }
+        let (retry_after_ms, leader) = (0, String::new());
+        Self { code, effect, retry_after_ms, leader, message: message.into() }
     }
 
     /// Whether the same request may be sent again without risk of applying it twice.
     #[must_use]
     pub const fn safe_to_retry(&self) -> bool {
         self.code.retryable() && matches!(self.effect, Effect::None | Effect::NotApplied)
+    }
+
+    /// The leader's address as it goes on the wire: one that a member of a cluster cannot have is left out.
+    #[must_use]
+    pub fn wire_leader(&self) -> &str {
+        let sound = self.leader.len() <= MAX_ADDRESS_BYTES
+            && self.leader.bytes().all(|byte| byte.is_ascii_graphic());
+        if sound { &self.leader } else { "" }
     }
 
     /// The message, cut to what goes on the wire.

@@ -227,8 +227,10 @@ fn explain_error(rows: &mut Rows<'_>) {
     }
     let effect = super::Effect::from_u8(rows.bytes[rows.at + 4])
         .map_or_else(|| "BAD".to_owned(), |e| e.to_string());
-    let retry = rows.u32(0);
-    rows.row(8, format!("retry after {retry} ms, effect on the write: {effect}"));
+    let (retry, leader) = (rows.u32(0), usize::from(rows.u16(6)));
+    let named = if leader == 0 { String::new() } else { format!(", leader's address of {leader}") };
+    rows.row(8, format!("retry after {retry} ms, effect on the write: {effect}{named}"));
+    rows.data(leader, "leader's address");
     let rest = rows.left();
     rows.data(rest, "message");
 }
@@ -500,7 +502,7 @@ pub fn response_json(response: &Response) -> Value {
         Response::Stats(json) => json!({"kind": "STATS", "document": json}),
         Response::Error(e) => json!({
             "kind": "ERROR", "code": e.code.name(), "effect": e.effect.name(),
-            "retry_after_ms": e.retry_after_ms, "message": e.message,
+            "retry_after_ms": e.retry_after_ms, "leader": e.leader, "message": e.message,
         }),
     }
 }

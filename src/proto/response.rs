@@ -9,19 +9,21 @@
 //! | SCAN | snapshot, applied (8 each); count (4), flags, resume length (2 each); resume, padded; entries, padded |
 //! | STATUS, STATS | a JSON document |
 //! | REGISTER | client id, applied sequence (8 each); window, 0 (4 each) |
-//! | any, status ≠ 0 | retry after ms (4), effect (1), reserved (3); message |
+//! | any, status ≠ 0 | retry after ms (4), effect (1), 0 (1), length of the leader's address (2); leader's address; message |
 
 use super::error::{Effect, ErrorCode, ErrorReply};
 use super::frame::{self, FrameHeader};
 use super::request::{MAX_BOUND_BYTES, MAX_NAME_BYTES};
 use super::{CONNECTION_OPCODE, Opcode, REPLY_BIT};
 use crate::base::{LogIndex, NodeId, SequenceNumber};
+use crate::limits::MAX_ADDRESS_BYTES;
 use byteorder::{BigEndian, ByteOrder};
 use bytes::Bytes;
 
 const SCAN_FIXED_BYTES: usize = 24;
 const ENTRY_FIXED_BYTES: usize = 16;
 const HELLO_FIXED_BYTES: usize = 64;
+const ERROR_FIXED_BYTES: usize = 8;
 const SCAN_KEYS_ONLY: u16 = 0x0001;
 
 /// A reply; bytes in it are slices of the receive buffer, or of the memtable or block they come from.
@@ -223,7 +225,10 @@ impl Response {
             Self::Status(json) | Self::Stats(json) => out.extend_from_slice(json.as_bytes()),
             Self::Error(error) => {
                 out.extend_from_slice(&error.retry_after_ms.to_be_bytes());
-                out.extend_from_slice(&[error.effect as u8, 0, 0, 0]);
+                out.extend_from_slice(&[error.effect as u8, 0]);
+                let leader = error.wire_leader();
+                out.extend_from_slice(&(leader.len() as u16).to_be_bytes());
+                out.extend_from_slice(leader.as_bytes());
                 out.extend_from_slice(error.wire_message().as_bytes());
             }
         }
@@ -413,19 +418,31 @@ fn decode_registered(r: &Reader<'_>) -> Result<Registered, ResponseError> {
 }
 
 fn decode_error(r: &Reader<'_>, status: u32) -> Result<ErrorReply, ResponseError> {
-    r.len_at_least(8, "at least 8")?;
+    r.len_at_least(ERROR_FIXED_BYTES, "at least 8")?;
     let Some(effect) = Effect::from_u8(r.body[4]) else {
         return Err(r.bad("effect", 4, "0 to 3", r.body[4].into()));
     };
-    r.zero(5, 3, "reserved")?;
-    let message = r.text(8, r.body.len() - 8, "message")?;
+    r.zero(5, 1, "reserved")?;
+    let leader_len = usize::from(r.u16(6));
+    if leader_len > MAX_ADDRESS_BYTES {
+        return Err(r.bad("leader's address length", 6, "at most 260", leader_len as u64));
+    }
+    let message_at = ERROR_FIXED_BYTES + leader_len;
+    r.len_at_least(message_at, "room for the leader's address")?;
+    let address = &r.body[ERROR_FIXED_BYTES..message_at];
+    if let Some(at) = address.iter().position(|byte| !byte.is_ascii_graphic()) {
+        let found = address[at].into();
+        return Err(r.bad("leader's address", ERROR_FIXED_BYTES + at, "printable ASCII", found));
+    }
+    let leader = r.text(ERROR_FIXED_BYTES, leader_len, "leader's address")?;
+    let message = r.text(message_at, r.body.len() - message_at, "message")?;
     let (code, message) = match ErrorCode::from_u32(status) {
         Some(code) => (code, message),
         None => {
             (ErrorCode::Internal, format!("status {status}, unknown to this client: {message}"))
         }
     };
-    Ok(ErrorReply { code, effect, retry_after_ms: r.u32(0), message })
+    Ok(ErrorReply { code, effect, retry_after_ms: r.u32(0), leader, message })
 }
 
 fn decode_scan(r: &Reader<'_>) -> Result<ScanReply, ResponseError> {

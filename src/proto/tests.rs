@@ -25,7 +25,9 @@ fn classify_by_first_byte_and_line() {
 
 use crate::base::batch::{BATCH_HEADER_BYTES, BatchRef, WriteBatch};
 use crate::base::{LogIndex, NodeId, SequenceNumber};
-use crate::limits::{MAX_FRAME_BYTES, MAX_KEY_BYTES, MAX_SCAN_ENTRIES, MAX_VALUE_BYTES};
+use crate::limits::{
+    MAX_ADDRESS_BYTES, MAX_FRAME_BYTES, MAX_KEY_BYTES, MAX_SCAN_ENTRIES, MAX_VALUE_BYTES,
+};
 use bytes::Bytes;
 use frame::{CrcPolicy, FLAG_NO_CRC, HEADER_BYTES, decode};
 use proptest::prelude::*;
@@ -225,6 +227,29 @@ fn long_error_messages_are_cut_at_a_character() {
 }
 
 #[test]
+fn a_leaders_address_that_no_member_can_have_stays_at_home() {
+    let named = |leader: &str| ErrorReply {
+        leader: leader.into(),
+        ..ErrorReply::new(ErrorCode::NotLeader, Effect::NotApplied, "elsewhere")
+    };
+    let sent = |reply: ErrorReply| {
+        let mut out = Vec::new();
+        Response::Error(reply).encode(&mut out, Opcode::Put.byte(), 1);
+        let (header, body) = expect_frame(&out);
+        match Response::decode(&header, &Bytes::copy_from_slice(body)) {
+            Ok(Response::Error(reply)) => reply.leader,
+            other => panic!("{other:?}"),
+        }
+    };
+    assert_eq!(sent(named("10.0.0.2:7400")), "10.0.0.2:7400");
+    let long = "x".repeat(MAX_ADDRESS_BYTES);
+    assert_eq!(sent(named(&long)), long);
+    for bad in [&format!("{long}x"), "a b:1", "bücher:1"] {
+        assert_eq!(sent(named(bad)), "");
+    }
+}
+
+#[test]
 fn inline_commands_parse_in_any_case_with_quotes_and_escapes() {
     use inline::{InlineCommand, InlineRequest, parse};
     let request = |line: &[u8]| match parse(line).unwrap() {
@@ -278,6 +303,7 @@ fn text_replies_are_one_line_each_whatever_the_bytes_are() {
         code: ErrorCode::Busy,
         effect: Effect::NotApplied,
         retry_after_ms: 5,
+        leader: String::new(),
         message: "queue\nfull".into(),
     });
     assert_eq!(
@@ -316,14 +342,14 @@ fn any_response() -> impl Strategy<Value = (Opcode, Response)> {
         seq,
         value,
     });
-    let error = (0..ErrorCode::ALL.len(), 0u8..4, any::<u32>(), ".{0,40}").prop_map(
-        |(code, effect, retry_after_ms, message)| ErrorReply {
-            code: ErrorCode::ALL[code],
-            effect: Effect::from_u8(effect).unwrap(),
-            retry_after_ms,
-            message,
-        },
-    );
+    let parts = (0..ErrorCode::ALL.len(), 0u8..4, any::<u32>(), "[!-~]{0,30}", ".{0,40}");
+    let error = parts.prop_map(|(code, effect, retry_after_ms, leader, message)| ErrorReply {
+        code: ErrorCode::ALL[code],
+        effect: Effect::from_u8(effect).unwrap(),
+        retry_after_ms,
+        leader,
+        message,
+    });
     prop_oneof![
         Just((Opcode::Ping, Response::Pong)),
         (seq(), seq(), bytes_up_to(64)).prop_map(|(seq, applied, value)| (

@@ -124,6 +124,49 @@ fn pitfall_36_a_lost_answer_is_asked_for_again_under_the_same_number() {
 }
 
 #[test]
+fn a_write_that_the_old_leader_lost_is_found_again_behind_a_redirect() {
+    // Two nodes and one cluster. The old leader loses the answer to an applied write and follows from then on; the new one
+    // knows the session and its write.
+    let cluster = Arc::new(Mutex::new(Cluster::default()));
+    let node = |name_of_leader: Arc<Mutex<String>>, leads_for: usize| {
+        let (shared, count) = (Arc::clone(&cluster), Mutex::new(0));
+        let (endpoint, _) = serve(move |_, mut peer: Peer| {
+            while let Some((opcode, id, body)) = peer.request() {
+                let mut count = count.lock().unwrap();
+                *count += 1;
+                if *count > leads_for {
+                    let follows = Response::Error(ErrorReply {
+                        leader: name_of_leader.lock().unwrap().clone(),
+                        ..ErrorReply::new(ErrorCode::NotLeader, Effect::NotApplied, "not me")
+                    });
+                    peer.reply(opcode, id, &follows);
+                    continue;
+                }
+                let response = shared.lock().unwrap().take(opcode, &body);
+                if *count == leads_for {
+                    return;
+                }
+                peer.reply(opcode, id, &response);
+            }
+        });
+        endpoint
+    };
+    let leader = Arc::new(Mutex::new(String::new()));
+    let old = node(Arc::clone(&leader), 2);
+    let new = node(Arc::clone(&leader), usize::MAX);
+    leader.lock().unwrap().clone_from(&new);
+    let mut client = Client::with_options(ClientOptions::new([&old])).unwrap();
+    let mut session = client.session().unwrap();
+    let written = session.put(b"k", b"v").unwrap();
+    assert_eq!(written.index, LogIndex(2), "the entry that applied it, in the old leader's time");
+    let many: Vec<WriteBatch> = (0..20).map(|i| put(&format!("k{i}"))).collect();
+    assert!(session.write_many(&many, 4).iter().all(Result::is_ok));
+    assert_eq!(session.client().endpoint(), new);
+    let cluster = cluster.lock().unwrap();
+    assert!(cluster.applied.values().all(|times| *times == 1), "{:?}", cluster.applied);
+}
+
+#[test]
 fn a_registration_whose_answer_is_lost_is_made_again() {
     let world = World::new(|cluster, n, opcode, body| {
         let response = cluster.take(opcode, body);
