@@ -175,7 +175,7 @@ impl<L: LogStore, S: StateMachine> Node<L, S> {
             if !chunk.data.is_empty() {
                 incoming.queue.push_back(chunk.data);
             }
-            self.write_next(now);
+            self.write_next();
             return None;
         }
         self.receiver.counters.dropped_chunks += 1;
@@ -236,7 +236,7 @@ impl<L: LogStore, S: StateMachine> Node<L, S> {
     }
 
     /// Writes the next piece, or installs when there is none left.
-    fn write_next(&mut self, now: Nanos) {
+    fn write_next(&mut self) {
         let Some(incoming) = &mut self.receiver.incoming else { return };
         if incoming.writing.is_some() {
             return;
@@ -249,7 +249,7 @@ impl<L: LogStore, S: StateMachine> Node<L, S> {
             incoming.writing = Some((job, len));
             self.receiver.writes.insert(job);
         } else if incoming.is_complete() {
-            self.install_received(now);
+            self.install_received();
         }
     }
 
@@ -280,7 +280,7 @@ impl<L: LogStore, S: StateMachine> Node<L, S> {
                 if told_twice {
                     self.reply_to_chunk(id, session, Word::Next(written));
                 }
-                self.write_next(now);
+                self.write_next();
             }
             Err(fault) => {
                 self.receiver.abandon();
@@ -292,7 +292,7 @@ impl<L: LogStore, S: StateMachine> Node<L, S> {
     }
 
     /// The stream is complete.
-    fn install_received(&mut self, _now: Nanos) {
+    fn install_received(&mut self) {
         let Some(incoming) = self.receiver.incoming.take() else { return };
         let Incoming { id, session, meta, sink, .. } = incoming;
         if meta.index <= self.machine.applied().0 {
