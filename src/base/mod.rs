@@ -7,6 +7,7 @@
 //! - [`internal_key`]: (user key, sequence number, kind) and its order.
 //! - [`internal_op`]: a change of a row under the reserved prefix.
 //! - [`membership`]: who belongs to the cluster, and who of them votes.
+//! - `membership_history`: which one is in force where in the log.
 //! - [`batch`]: [`batch::WriteBatch`], the one unit of writing.
 //! - [`planted`]: bugs on purpose, for the simulator's own test; absent from every normal build.
 //! - [`trace`]: events and per-stage timers.
@@ -19,6 +20,7 @@ pub mod ids;
 pub mod internal_key;
 pub mod internal_op;
 pub mod membership;
+mod membership_history;
 pub mod planted;
 pub mod trace;
 pub mod units;
@@ -27,3 +29,4 @@ pub mod varint;
 pub use ids::{LogIndex, Nanos, NodeId, ReplicaId, SequenceNumber, Term};
 pub use internal_op::InternalOp;
 pub use membership::{Member, MemberRole, Membership, MembershipError};
+pub(crate) use membership_history::MembershipHistory;

@@ -26,11 +26,10 @@ use super::sessions::{
 use super::state_machine::StateMachine;
 use super::types::EntryOutcome;
 use crate::base::batch::{BatchRef, Op, RESERVED_KEY_PREFIX};
-use crate::base::{InternalOp, LogIndex, Membership, SequenceNumber, Term};
+use crate::base::{InternalOp, LogIndex, Membership, MembershipHistory, SequenceNumber, Term};
 use crate::limits::MAX_SESSION_WINDOW;
 use crate::proto::{self, ErrorCode, Registered, Response};
 use bytes::Bytes;
-use std::collections::VecDeque;
 
 /// The byte behind [`RESERVED_KEY_PREFIX`] in the key of the members.
 const MEMBERS_ROW: u8 = b'm';
@@ -123,7 +122,8 @@ fn refused(write: SessionWrite, refusal: Refusal) -> Response {
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct Replicated {
     sessions: Sessions,
-    members: AppliedMemberships,
+    /// In force from some applied entry on.
+    members: MembershipHistory,
     /// The rows of the entry that is being applied; kept for its memory.
     rows: Vec<InternalOp>,
 }
@@ -131,10 +131,10 @@ pub struct Replicated {
 impl Replicated {
     /// From all rows under the reserved prefix, in the order of their keys. `max_sessions` is the same on every replica.
     pub fn from_rows(max_sessions: usize, rows: &[(Vec<u8>, Bytes)]) -> Result<Self, RowError> {
-        let mut members = AppliedMemberships::default();
+        let mut members = MembershipHistory::default();
         for (key, value) in rows {
             match key.strip_prefix(RESERVED_KEY_PREFIX) {
-                Some([MEMBERS_ROW]) => members.replace(decode_members(key, value)?),
+                Some([MEMBERS_ROW]) => members.reset(decode_members(key, value)?),
                 Some([super::sessions::SESSION_ROWS, ..]) => {}
                 _ => return Err(RowError::new(key, "no row of this version has such a key")),
             }
@@ -160,7 +160,8 @@ impl Replicated {
             }
             Some(Op::Membership(encoded)) => {
                 let row = [&index.0.to_be_bytes(), encoded].concat();
-                self.members.push(decode_members(&[MEMBERS_ROW], &row)?);
+                let (set_at, membership) = decode_members(&[MEMBERS_ROW], &row)?;
+                self.members.push(set_at, membership);
                 self.rows.push(InternalOp::put(&[MEMBERS_ROW], row));
                 let seq = self.apply_rows(machine, (index, term));
                 Ok(Outcome::Membership { index, seq })
@@ -230,20 +231,20 @@ impl Replicated {
     ) -> Result<(), RowError> {
         let rows = if planted!(SessionsNotInstalled) { &[] } else { rows };
         *self = Self::from_rows(self.sessions.max_sessions(), rows)?;
-        self.members.replace(membership);
+        self.members.reset(membership);
         Ok(())
     }
 
     /// What was in force before the first entry that says so, for a data directory without a row of members.
     pub(super) fn bootstrap(&mut self, membership: (LogIndex, Membership)) {
-        if self.members.history.is_empty() {
-            self.members.replace(membership);
+        if self.members.newest().is_none() {
+            self.members.reset(membership);
         }
     }
 
     /// The membership in force at an applied entry, at or above the one last [released](Self::release_members).
     pub(super) fn members_at(&self, index: LogIndex) -> Option<&(LogIndex, Membership)> {
-        self.members.at(index)
+        self.members.at(index).or_else(|| self.members.oldest())
     }
 
     /// Nobody asks for the membership at an entry below `index` again.
@@ -253,33 +254,6 @@ impl Replicated {
 
     pub(super) fn session_stats(&self) -> SessionStats {
         self.sessions.stats()
-    }
-}
-
-/// The memberships in force from some applied entry on, oldest first.
-#[derive(Clone, PartialEq, Eq, Debug, Default)]
-struct AppliedMemberships {
-    history: VecDeque<(LogIndex, Membership)>,
-}
-
-impl AppliedMemberships {
-    fn replace(&mut self, membership: (LogIndex, Membership)) {
-        self.history.clear();
-        self.history.push_back(membership);
-    }
-
-    fn push(&mut self, membership: (LogIndex, Membership)) {
-        self.history.push_back(membership);
-    }
-
-    fn at(&self, index: LogIndex) -> Option<&(LogIndex, Membership)> {
-        self.history.iter().rfind(|(from, _)| *from <= index).or_else(|| self.history.front())
-    }
-
-    fn release(&mut self, index: LogIndex) {
-        while self.history.get(1).is_some_and(|(from, _)| *from <= index) {
-            self.history.pop_front();
-        }
     }
 }
 

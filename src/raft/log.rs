@@ -2,7 +2,7 @@
 //! The real one is [`raft_log`](crate::raft_log), over segments on the disk.
 
 use super::{Entry, HardState, IoId, Persist};
-use crate::base::{LogIndex, Membership, Nanos, Term};
+use crate::base::{LogIndex, Membership, MembershipHistory, Nanos, Term};
 use crate::env::{Completion, JobId, Jobs, Lane};
 use std::collections::VecDeque;
 use std::convert::Infallible;
@@ -151,61 +151,6 @@ pub(crate) fn take_entries<'a>(
     out
 }
 
-/// The memberships in force from a log's baseline on, each with the index of the entry that set it, oldest first: what
-/// [`Start::memberships`](super::Start::memberships) wants. The first one is at or below the baseline, the others are
-/// entries of the log.
-#[derive(Clone, PartialEq, Eq, Debug, Default)]
-pub(crate) struct MembershipLog {
-    list: VecDeque<(LogIndex, Membership)>,
-}
-
-impl MembershipLog {
-    /// Only this one is in force.
-    pub fn reset(&mut self, membership: (LogIndex, Membership)) {
-        self.list.clear();
-        self.list.push_back(membership);
-    }
-
-    /// An entry was appended. What raft lets into a log is sound.
-    pub fn append(&mut self, entry: &Entry) {
-        match Membership::from_entry(&entry.payload) {
-            None => {}
-            Some(Ok(membership)) => self.list.push_back((entry.index, membership)),
-            Some(Err(error)) => panic!("entry {} was never checked: {error}", entry.index),
-        }
-    }
-
-    /// As [`MembershipLog::append`], for a membership that was read already.
-    pub fn push(&mut self, index: LogIndex, membership: Membership) {
-        self.list.push_back((index, membership));
-    }
-
-    /// Goes on with those of `later` that come after the ones here.
-    pub fn extend(&mut self, later: Self) {
-        let last = self.list.back().map(|(index, _)| *index);
-        self.list.extend(later.list.into_iter().filter(|(index, _)| Some(*index) > last));
-    }
-
-    /// The entries at and above `from` are gone.
-    pub fn truncate(&mut self, from: LogIndex) {
-        while self.list.pop_back_if(|(index, _)| *index >= from).is_some() {}
-    }
-
-    /// The log begins behind `baseline`. Returns the membership in force there when it is another one than before.
-    pub fn release(&mut self, baseline: LogIndex) -> Option<&(LogIndex, Membership)> {
-        let before = self.list.len();
-        while self.list.get(1).is_some_and(|(index, _)| *index <= baseline) {
-            self.list.pop_front();
-        }
-        self.list.front().filter(|_| self.list.len() < before)
-    }
-
-    /// All, oldest first.
-    pub fn to_vec(&self) -> Vec<(LogIndex, Membership)> {
-        self.list.iter().cloned().collect()
-    }
-}
-
 /// A log in memory, for tests of raft and node that are not about the disk. Its "sync" is an empty job in
 /// [`Lane::Log`], so that its timing is that of the given [`Jobs`]. `DiskFull` never happens.
 pub struct MemLog {
@@ -213,7 +158,7 @@ pub struct MemLog {
     hard_state: HardState,
     baseline: (LogIndex, Term),
     entries: VecDeque<Entry>,
-    memberships: MembershipLog,
+    memberships: MembershipHistory,
     /// Payload bytes of `entries`.
     bytes: u64,
     pending: Option<Group>,
@@ -239,7 +184,7 @@ impl MemLog {
             hard_state: HardState::default(),
             baseline: (LogIndex::ZERO, Term::ZERO),
             entries: VecDeque::new(),
-            memberships: MembershipLog::default(),
+            memberships: MembershipHistory::default(),
             bytes: 0,
             pending: None,
             in_flight: None,
@@ -317,7 +262,7 @@ impl LogStore for MemLog {
             group.records += 1;
             group.bytes += entry.payload.len() as u64;
             self.bytes += entry.payload.len() as u64;
-            self.memberships.append(&entry);
+            self.memberships.append(entry.index, &entry.payload);
             self.entries.push_back(entry);
         }
         self.pending = Some(group);

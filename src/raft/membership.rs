@@ -11,22 +11,21 @@ use super::context::Context;
 use super::progress::Progress;
 use super::trace::Trace;
 use super::{Change, Effect, Entry, ProposeError, Raft, Role};
-use crate::base::{LogIndex, Member, MemberRole, Membership, NodeId, ReplicaId};
-use std::collections::VecDeque;
+use crate::base::{LogIndex, Member, MemberRole, Membership, MembershipHistory, NodeId, ReplicaId};
 
 /// The memberships of the log and of its baseline, oldest first. Never empty.
 #[derive(Debug)]
 pub(super) struct Memberships {
-    history: VecDeque<(LogIndex, Membership)>,
+    history: MembershipHistory,
     /// Of the newest one.
     voters: Vec<ReplicaId>,
 }
 
 impl Memberships {
     pub fn new(history: Vec<(LogIndex, Membership)>) -> Self {
-        let mut history = VecDeque::from(history);
-        if history.is_empty() {
-            history.push_back((LogIndex::ZERO, Membership::new()));
+        let mut history = MembershipHistory::from(history);
+        if history.newest().is_none() {
+            history.reset((LogIndex::ZERO, Membership::new()));
         }
         let mut memberships = Self { history, voters: Vec::new() };
         memberships.changed();
@@ -42,7 +41,7 @@ impl Memberships {
     }
 
     fn newest(&self) -> &(LogIndex, Membership) {
-        self.history.back().expect("the history is never empty")
+        self.history.newest().expect("the history is never empty")
     }
 
     /// The newest one: the one in force.
@@ -57,7 +56,7 @@ impl Memberships {
 
     /// The one in force at `index`, while the history has it.
     pub fn at(&self, index: LogIndex) -> Option<&(LogIndex, Membership)> {
-        self.history.iter().rev().find(|(set_at, _)| *set_at <= index)
+        self.history.at(index)
     }
 
     /// Its voters.
@@ -72,7 +71,7 @@ impl Memberships {
     /// Whether `replica` may ask for votes: it votes, or it did until a change that may not be committed. Such a one
     /// may be the only replica that can win, since nobody else has the change (thesis 4.2.2); it does not count itself.
     pub fn may_campaign(&self, replica: ReplicaId, commit: LogIndex) -> bool {
-        let before = || self.history.iter().rev().nth(1).is_some_and(|(_, m)| m.is_voter(replica));
+        let before = || self.history.before_newest().is_some_and(|(_, m)| m.is_voter(replica));
         self.is_voter(replica) || (self.index() > commit && before())
     }
 
@@ -83,26 +82,25 @@ impl Memberships {
 
     /// An entry set a new one.
     pub fn push(&mut self, index: LogIndex, membership: Membership) {
-        self.history.push_back((index, membership));
+        self.history.push(index, membership);
         self.changed();
     }
 
     /// The log is cut at `from`. Returns whether that took a membership back.
     pub fn truncate(&mut self, from: LogIndex) -> bool {
-        let before = self.history.len();
-        let keep = planted!(ChangeSurvivesTruncation);
-        while self.history.len() > 1 && self.index() >= from && !keep {
-            self.history.pop_back();
+        let before = self.index();
+        if !planted!(ChangeSurvivesTruncation) {
+            // The first one was in force before any entry that can be cut off.
+            let first = self.history.oldest().map_or(LogIndex::ZERO, |(set_at, _)| *set_at);
+            self.history.truncate(from.max(first.next()));
         }
         self.changed();
-        self.history.len() != before
+        self.index() != before
     }
 
     /// Forgets what was in force before `index` only.
     pub fn prune(&mut self, index: LogIndex) {
-        while self.history.get(1).is_some_and(|(set_at, _)| *set_at <= index) {
-            self.history.pop_front();
-        }
+        self.history.release(index);
     }
 
     /// A snapshot at `index` has this one. What the log holds above it stays in force when the log was kept.
@@ -110,8 +108,7 @@ impl Memberships {
         if planted!(MembershipNotInstalled) {
             return;
         }
-        self.history.retain(|(set_at, _)| log_kept && *set_at > index);
-        self.history.push_front(membership);
+        self.history.install(index, membership, log_kept);
         self.changed();
     }
 }

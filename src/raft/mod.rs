@@ -118,8 +118,8 @@ mod cluster_tests;
 
 pub use self::core::Raft;
 pub use api::{Change, Config, Effect, Event, ProposeError, ReadId, Role, Settings, Start};
+pub(crate) use log::take_entries;
 pub use log::{DurableGroup, LogOutcome, LogStats, LogStore, LogView, MemLog, ReadEntries};
-pub(crate) use log::{MembershipLog, take_entries};
 pub use message::Message;
 pub use progress::ProgressState;
 pub use status::{FollowerStatus, RaftStatus};

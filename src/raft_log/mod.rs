@@ -39,12 +39,12 @@ pub use state::{
     decode_hard_state, decode_membership, encode_baseline, encode_hard_state, encode_membership,
 };
 
-use crate::base::{LogIndex, Membership, Nanos, Term};
+use crate::base::{LogIndex, Membership, MembershipHistory, Nanos, Term};
 use crate::env::{Completion, Disk, Env, JobId, Lane, OpenMode};
 use crate::limits::{MAX_STORED_INDEX, RAFT_LOG_MEMORY_BYTES};
 use crate::raft::{
-    DurableGroup, Entry, HardState, IoId, LogOutcome, LogStats, LogStore, LogView, MembershipLog,
-    Persist, ReadEntries, take_entries,
+    DurableGroup, Entry, HardState, IoId, LogOutcome, LogStats, LogStore, LogView, Persist,
+    ReadEntries, take_entries,
 };
 use crate::wal::segment::SegmentReader;
 use crate::wal::{
@@ -88,7 +88,7 @@ pub struct RaftLog {
     writer: Writer,
     shape: Shape,
     hard_state: HardState,
-    memberships: MembershipLog,
+    memberships: MembershipHistory,
     /// The newest entries, up to the last one.
     tail: VecDeque<Entry>,
     tail_bytes: usize,
@@ -229,7 +229,7 @@ impl RaftLog {
         assert_eq!(entry.index, last.next(), "entry {} does not follow on {last}", entry.index);
         self.writer.append(RecordKind::Data, entry.index.0, entry.term.0, &entry.payload);
         self.shape.append(entry.index, entry.term);
-        self.memberships.append(&entry);
+        self.memberships.append(entry.index, &entry.payload);
         self.tail_bytes += entry.payload.len();
         self.tail.push_back(entry);
     }
@@ -568,7 +568,7 @@ fn read_entries(
 struct Replay {
     dir: PathBuf,
     shape: Shape,
-    memberships: MembershipLog,
+    memberships: MembershipHistory,
     first: Option<LogIndex>,
     expected: Option<LogIndex>,
     gap: Option<(LogIndex, LogIndex)>,
@@ -663,14 +663,14 @@ impl Replay {
         mut self,
         dir: &Path,
         writer: &Writer,
-    ) -> Result<(Shape, MembershipLog), RaftLogError> {
+    ) -> Result<(Shape, MembershipHistory), RaftLogError> {
         let baseline = match writer.state(SLOT_BASELINE) {
             None => (LogIndex::ZERO, Term::ZERO),
             Some((aux, payload)) => decode_baseline(aux, payload).ok_or_else(|| {
                 bad_state(dir, SLOT_BASELINE, "a baseline of format 1, 16 bytes", aux, payload)
             })?,
         };
-        let mut memberships = MembershipLog::default();
+        let mut memberships = MembershipHistory::default();
         if let Some((aux, payload)) = writer.state(SLOT_MEMBERSHIP) {
             let expected = "an index and a membership of format 1";
             let first = decode_membership(aux, payload)
