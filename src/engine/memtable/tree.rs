@@ -464,12 +464,18 @@ fn count_below(
     if prefixes.get(start) != Some(&prefix) {
         return start;
     }
-    let ties = prefixes[start..].partition_point(|&p| p == prefix);
-    start
-        + locs[start..start + ties].partition_point(|&loc| {
-            let entry = arena.entry(loc);
-            entry.key.cmp(key).then_with(|| trailer.cmp(&entry.trailer)) == Ordering::Less
-        })
+    let is_below = |&loc: &Loc| {
+        let entry = arena.entry(loc);
+        entry.key.cmp(key).then_with(|| trailer.cmp(&entry.trailer)) == Ordering::Less
+    };
+    // A write, and a read of what is newest, belong before all versions of their key: one look at the arena, which is
+    // one cache miss, mostly tells.
+    if !is_below(&locs[start]) {
+        return start;
+    }
+    let rest = start + 1;
+    let ties = prefixes[rest..].partition_point(|&p| p == prefix);
+    rest + locs[rest..rest + ties].partition_point(is_below)
 }
 
 /// How many of the node's keys have user keys up to and including `key`.
