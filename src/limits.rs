@@ -106,6 +106,12 @@ pub const DEFAULT_SNAPSHOT_CHUNK_BYTES: usize = 1 << 20;
 pub const MAX_GATED_MESSAGES: usize = 256;
 /// Messages to all replicas that wait for a sync; above it the oldest is dropped.
 pub const MAX_GATED_MESSAGES_ALL: usize = 4_096;
+/// Payload bytes of the entries in one append between nodes; the last entry may exceed it. More do not fit in a frame
+/// for sure: it is the default of raft's setting, and the most that a cluster over sockets may set.
+pub const MAX_APPEND_BYTES: usize = 1 << 20;
+/// Most entries in one append between nodes: those of [`MAX_APPEND_BYTES`], each an empty batch. One with more is
+/// refused, and the connection is closed.
+pub const MAX_APPEND_ENTRIES: usize = 1 << 16;
 /// Snapshots being sent at once, each with its files pinned; other followers wait for their turn.
 pub const MAX_SNAPSHOT_TRANSFERS: usize = 2;
 /// Pieces of a snapshot that are sent and not yet written by the receiver; no more are read until it has.
@@ -148,6 +154,16 @@ const _: () = assert!(MAX_KEY_BYTES + MAX_VALUE_BYTES + 1024 <= MAX_BATCH_BYTES)
 const _: () = assert!(MAX_BATCH_BYTES + 1024 <= MAX_FRAME_BYTES);
 const _: () = assert!(MAX_RECORD_BYTES + 1024 <= MAX_GROUP_BYTES);
 const _: () = assert!(MAX_SCAN_BYTES + MAX_KEY_BYTES + MAX_VALUE_BYTES + 1024 <= MAX_FRAME_BYTES);
+// An append: the entries that fit, a last one of the largest size, and 32 bytes at most beside each.
+const _: () = assert!(MAX_APPEND_BYTES / 24 < MAX_APPEND_ENTRIES);
+const _: () = assert!(
+    MAX_APPEND_BYTES + MAX_BATCH_BYTES + 32 * (MAX_APPEND_BYTES / 24 + 1) + 1024 <= MAX_FRAME_BYTES
+);
+// The first piece of a snapshot.
+const _: () = assert!(
+    MAX_SNAPSHOT_BODY_BYTES + MAX_MEMBERSHIP_BYTES + DEFAULT_SNAPSHOT_CHUNK_BYTES + 1024
+        <= MAX_FRAME_BYTES
+);
 const _: () = assert!(MAX_SNAPSHOT_BODY_BYTES + (4 << 20) < MAX_FRAME_BYTES);
 const _: () = assert!(MAX_GROUP_BYTES as u64 + 4096 <= DEFAULT_SEGMENT_BYTES);
 const _: () = assert!(CONNECTION_OUTPUT_SOFT_BYTES < CONNECTION_OUTPUT_HARD_BYTES);

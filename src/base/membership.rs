@@ -164,7 +164,8 @@ impl Member {
     }
 }
 
-fn check_address(node: NodeId, address: &[u8]) -> Result<(), MembershipError> {
+/// Whether this can stand as an address of `node` in a membership.
+pub fn check_address(node: NodeId, address: &[u8]) -> Result<(), MembershipError> {
     if address.len() > MAX_ADDRESS_BYTES {
         return Err(MembershipError::AddressTooLong { node, len: address.len() });
     }

@@ -63,6 +63,7 @@ mod space;
 mod state_machine;
 mod status;
 mod types;
+pub mod wire;
 mod writes;
 
 pub use admission::{QueueStatus, RequestCounters};

@@ -129,6 +129,8 @@ error_codes! {
     IdleTimeout = 8 "IDLE_TIMEOUT" retryable=true closes=true effects=[NotApplied];
     /// The server has as many connections as it may.
     TooManyConnections = 9 "TOO_MANY_CONNECTIONS" retryable=true closes=true effects=[NotApplied];
+    /// A frame of a peer on the port for clients, or the reverse.
+    WrongPort = 10 "WRONG_PORT" retryable=false closes=true effects=[NotApplied];
 
     /// A request opcode this version does not know.
     UnknownOpcode = 16 "UNKNOWN_OPCODE" retryable=false closes=false effects=[NotApplied];
@@ -152,6 +154,10 @@ error_codes! {
     SessionStale = 25 "SESSION_STALE" retryable=false closes=false effects=[Unknown];
     /// The sequence is a whole window above the oldest outcome that the client still waits for.
     SessionWindowFull = 26 "SESSION_WINDOW_FULL" retryable=false closes=false effects=[NotApplied];
+    /// The handshake of a peer has this node's own number: two nodes were given the same one, or a node dials itself.
+    DuplicateNode = 27 "DUPLICATE_NODE" retryable=false closes=true effects=[NotApplied];
+    /// The handshake of a peer wants another node than this one.
+    WrongNode = 28 "WRONG_NODE" retryable=false closes=true effects=[NotApplied];
 
     /// A queue is full, or writes stall on a flush. `retry_after_ms` says when to try again.
     Busy = 32 "BUSY" retryable=true closes=false effects=[NotApplied];
@@ -240,10 +246,15 @@ impl ErrorReply {
     /// The message, cut to what goes on the wire.
     #[must_use]
     pub fn wire_message(&self) -> &str {
-        let mut end = self.message.len().min(MAX_ERROR_MESSAGE_BYTES);
-        while !self.message.is_char_boundary(end) {
-            end -= 1;
-        }
-        &self.message[..end]
+        cut_message(&self.message)
     }
+}
+
+/// A message for people, cut at a character to [`MAX_ERROR_MESSAGE_BYTES`].
+pub(super) fn cut_message(message: &str) -> &str {
+    let mut end = message.len().min(MAX_ERROR_MESSAGE_BYTES);
+    while !message.is_char_boundary(end) {
+        end -= 1;
+    }
+    &message[..end]
 }

@@ -1,16 +1,18 @@
-//! L2: bytes <-> types of the client protocol. No I/O, no clock, no state.
+//! L2: bytes <-> types of the client protocol, and of the one between nodes. No I/O, no clock, no state.
 //!
 //! | module | what |
 //! |---|---|
 //! | [`frame`] | the 24-byte header, length, CRC: where a frame begins and ends |
 //! | [`request`] | frame bodies from the client: [`Request`] |
 //! | [`response`] | frame bodies to the client: [`Response`] |
+//! | [`peer`] | frames between nodes: [`peer::PeerFrame`] |
+//! | [`body`] | bounds-checked reads of a body |
 //! | [`error`] | the error table: [`ErrorCode`], [`Effect`], [`ErrorReply`] |
 //! | [`inline`] | text commands typed into netcat, and their text replies |
 //! | [`explain`] | frames in words and as JSON, for people and tests |
 //! | [`text`] | tokens quoted with `\xNN` escapes |
 //!
-//! Normative: `proto-spec/client.md` and `proto-spec/errors.md`; worked frames: `proto-spec/vectors/`.
+//! Normative: `proto-spec/client.md`, `proto-spec/peer.md`, and `proto-spec/errors.md`; worked frames: `proto-spec/vectors/`.
 //!
 //! ```text
 //!  byte  0        4         5         6         8
@@ -29,14 +31,17 @@
 //!
 //! What it does not do: decide whether a request is admitted, correlate replies with requests, or keep snapshots.
 
+pub mod body;
 pub mod error;
 pub mod explain;
 pub mod frame;
 pub mod inline;
+pub mod peer;
 pub mod request;
 pub mod response;
 pub mod text;
 
+pub use body::BodyError;
 pub use error::{Effect, ErrorCode, ErrorReply};
 pub use frame::{Decoded, FrameError, FrameHeader};
 pub use request::{HelloRequest, Request, RequestError, ScanRange, ScanRequest};

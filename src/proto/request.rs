@@ -11,6 +11,7 @@
 
 use super::error::{Effect, ErrorCode, ErrorReply};
 use super::frame::{self, EncodeTooLarge};
+use super::peer::PeerOpcode;
 use super::{Opcode, PROTOCOL_VERSION};
 use crate::base::SequenceNumber;
 use crate::base::batch::{BatchError, BatchRef, Op, RESERVED_KEY_PREFIX};
@@ -186,6 +187,15 @@ pub enum RequestError {
         /// The opcode's byte.
         opcode: u8,
     },
+    /// A frame of a peer.
+    #[error(
+        "opcode {opcode:#04x} is a frame between nodes (proto-spec/peer.md), and this is the port for clients; peers \
+         are served on --peer-listen, port 7401 by default"
+    )]
+    PeerFrame {
+        /// The opcode's byte.
+        opcode: u8,
+    },
     /// The body's bytes are not what the opcode asks for.
     #[error("{}: {field} at body byte {offset}: expected {expected}, found {found}", opcode.name())]
     Body {
@@ -224,6 +234,7 @@ impl RequestError {
     pub const fn code(&self) -> ErrorCode {
         match self {
             Self::UnknownOpcode { .. } => ErrorCode::UnknownOpcode,
+            Self::PeerFrame { .. } => ErrorCode::WrongPort,
             Self::Body { .. } => ErrorCode::BadRequest,
             Self::Batch { source, .. } | Self::Key { source, .. } => ErrorCode::of_batch(source),
         }
@@ -233,7 +244,7 @@ impl RequestError {
     #[must_use]
     pub fn reply(&self) -> ErrorReply {
         let effect = match self {
-            Self::UnknownOpcode { .. } => Effect::NotApplied,
+            Self::UnknownOpcode { .. } | Self::PeerFrame { .. } => Effect::NotApplied,
             Self::Body { opcode, .. } | Self::Batch { opcode, .. } | Self::Key { opcode, .. } => {
                 Effect::refused(*opcode)
             }
@@ -261,8 +272,12 @@ impl<'a> Request<'a> {
     /// Decodes the body of a frame with this opcode byte. Borrows from `body`; copies and allocates nothing unless
     /// there is an error to describe.
     pub fn decode(opcode: u8, body: &'a [u8]) -> Result<Self, RequestError> {
-        let Some(opcode) = Opcode::from_u8(opcode) else {
-            return Err(RequestError::UnknownOpcode { opcode });
+        let opcode = match Opcode::from_u8(opcode) {
+            Some(known) => known,
+            None if PeerOpcode::from_u8(opcode).is_some() => {
+                return Err(RequestError::PeerFrame { opcode });
+            }
+            None => return Err(RequestError::UnknownOpcode { opcode }),
         };
         match opcode {
             Opcode::Put | Opcode::Delete | Opcode::Write => decode_write(opcode, body),

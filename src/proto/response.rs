@@ -11,13 +11,13 @@
 //! | REGISTER | client id, applied sequence (8 each); window, 0 (4 each) |
 //! | any, status ≠ 0 | retry after ms (4), effect (1), 0 (1), length of the leader's address (2); leader's address; message |
 
+use super::body::{BodyError, Reader, padding, put_padded, put_u64s};
 use super::error::{Effect, ErrorCode, ErrorReply};
 use super::frame::{self, FrameHeader};
 use super::request::{MAX_BOUND_BYTES, MAX_NAME_BYTES};
 use super::{CONNECTION_OPCODE, Opcode, REPLY_BIT};
 use crate::base::{LogIndex, NodeId, SequenceNumber};
 use crate::limits::MAX_ADDRESS_BYTES;
-use byteorder::{BigEndian, ByteOrder};
 use bytes::Bytes;
 
 const SCAN_FIXED_BYTES: usize = 24;
@@ -167,18 +167,12 @@ pub struct ScanEntry {
 
 /// Why a frame is not a reply to the request.
 #[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
-#[error("reply {opcode:#04x}: {field} at body byte {offset}: expected {expected}, found {found}")]
+#[error("reply {opcode:#04x}: {source}")]
 pub struct ResponseError {
     /// The opcode's byte.
     pub opcode: u8,
-    /// The field.
-    pub field: &'static str,
-    /// Where it is in the body.
-    pub offset: usize,
-    /// What it must be.
-    pub expected: &'static str,
-    /// What it is.
-    pub found: u64,
+    /// What is wrong with its body.
+    pub source: BodyError,
 }
 
 impl Response {
@@ -237,7 +231,12 @@ impl Response {
     /// Decodes a reply frame. Slices `body`, copies no value. A status this version does not know becomes
     /// [`ErrorCode::Internal`] with the number in the message, so that newer servers can be understood.
     pub fn decode(header: &FrameHeader, body: &Bytes) -> Result<Self, ResponseError> {
-        let r = Reader { opcode: header.opcode, body };
+        Self::decode_body(header, body)
+            .map_err(|source| ResponseError { opcode: header.opcode, source })
+    }
+
+    fn decode_body(header: &FrameHeader, body: &Bytes) -> Result<Self, BodyError> {
+        let r = Reader { body };
         if header.word != 0 {
             return decode_error(&r, header.word).map(Self::Error);
         }
@@ -262,21 +261,6 @@ impl Response {
 /// Encodes an error that answers no request in particular; the connection is closed after it.
 pub fn encode_connection_error(out: &mut Vec<u8>, request_id: u64, error: &ErrorReply) {
     Response::Error(error.clone()).encode(out, CONNECTION_OPCODE, request_id);
-}
-
-fn put_u64s<const N: usize>(out: &mut Vec<u8>, words: [u64; N]) {
-    for word in words {
-        out.extend_from_slice(&word.to_be_bytes());
-    }
-}
-
-const fn padding(len: usize) -> usize {
-    len.wrapping_neg() % 8
-}
-
-fn put_padded(out: &mut Vec<u8>, bytes: &[u8], len: usize) {
-    out.extend_from_slice(bytes);
-    out.extend_from_slice(&[0; 8][..padding(len)]);
 }
 
 fn encode_scan(out: &mut Vec<u8>, scan: &ScanReply) {
@@ -321,71 +305,7 @@ fn encode_hello(out: &mut Vec<u8>, h: &HelloReply) {
     out.extend_from_slice(h.server.as_bytes());
 }
 
-/// Bounds-checked reads of one body.
-struct Reader<'a> {
-    opcode: u8,
-    body: &'a Bytes,
-}
-
-impl Reader<'_> {
-    fn bad(
-        &self,
-        field: &'static str,
-        offset: usize,
-        expected: &'static str,
-        found: u64,
-    ) -> ResponseError {
-        ResponseError { opcode: self.opcode, field, offset, expected, found }
-    }
-
-    fn len_is(&self, len: usize, expected: &'static str) -> Result<(), ResponseError> {
-        if self.body.len() == len {
-            return Ok(());
-        }
-        Err(self.bad("body length", 0, expected, self.body.len() as u64))
-    }
-
-    fn len_at_least(&self, len: usize, expected: &'static str) -> Result<(), ResponseError> {
-        if self.body.len() >= len {
-            return Ok(());
-        }
-        Err(self.bad("body length", 0, expected, self.body.len() as u64))
-    }
-
-    fn u64(&self, at: usize) -> u64 {
-        BigEndian::read_u64(&self.body[at..at + 8])
-    }
-
-    fn u32(&self, at: usize) -> u32 {
-        BigEndian::read_u32(&self.body[at..at + 4])
-    }
-
-    fn u16(&self, at: usize) -> u16 {
-        BigEndian::read_u16(&self.body[at..at + 2])
-    }
-
-    fn zero(&self, at: usize, len: usize, field: &'static str) -> Result<(), ResponseError> {
-        match self.body[at..at + len].iter().find(|b| **b != 0) {
-            None => Ok(()),
-            Some(&b) => Err(self.bad(field, at, "0", b.into())),
-        }
-    }
-
-    fn seq(&self, at: usize, field: &'static str) -> Result<SequenceNumber, ResponseError> {
-        match self.u64(at) {
-            n if n <= SequenceNumber::MAX.0 => Ok(SequenceNumber(n)),
-            n => Err(self.bad(field, at, "below 2^56", n)),
-        }
-    }
-
-    fn text(&self, at: usize, len: usize, field: &'static str) -> Result<String, ResponseError> {
-        std::str::from_utf8(&self.body[at..at + len])
-            .map(str::to_owned)
-            .map_err(|e| self.bad(field, at, "UTF-8", e.valid_up_to() as u64))
-    }
-}
-
-fn decode_get(r: &Reader<'_>) -> Result<Response, ResponseError> {
+fn decode_get(r: &Reader<'_>) -> Result<Response, BodyError> {
     r.len_at_least(16, "at least 16")?;
     let (seq, applied) = (r.seq(0, "sequence")?, r.seq(8, "applied")?);
     if seq == SequenceNumber::ZERO {
@@ -395,7 +315,7 @@ fn decode_get(r: &Reader<'_>) -> Result<Response, ResponseError> {
     Ok(Response::Value { seq, applied, value: r.body.slice(16..) })
 }
 
-fn decode_written(r: &Reader<'_>) -> Result<Response, ResponseError> {
+fn decode_written(r: &Reader<'_>) -> Result<Response, BodyError> {
     r.len_is(24, "24")?;
     let (first_seq, last_seq) = (r.seq(8, "first sequence")?, r.seq(16, "last sequence")?);
     if last_seq < first_seq {
@@ -404,7 +324,7 @@ fn decode_written(r: &Reader<'_>) -> Result<Response, ResponseError> {
     Ok(Response::Written { index: LogIndex(r.u64(0)), first_seq, last_seq })
 }
 
-fn decode_registered(r: &Reader<'_>) -> Result<Registered, ResponseError> {
+fn decode_registered(r: &Reader<'_>) -> Result<Registered, BodyError> {
     r.len_is(24, "24")?;
     let (client_id, applied, window) = (r.u64(0), r.seq(8, "applied")?, r.u32(16));
     if client_id == 0 {
@@ -417,7 +337,7 @@ fn decode_registered(r: &Reader<'_>) -> Result<Registered, ResponseError> {
     Ok(Registered { client_id, applied, window })
 }
 
-fn decode_error(r: &Reader<'_>, status: u32) -> Result<ErrorReply, ResponseError> {
+fn decode_error(r: &Reader<'_>, status: u32) -> Result<ErrorReply, BodyError> {
     r.len_at_least(ERROR_FIXED_BYTES, "at least 8")?;
     let Some(effect) = Effect::from_u8(r.body[4]) else {
         return Err(r.bad("effect", 4, "0 to 3", r.body[4].into()));
@@ -445,7 +365,7 @@ fn decode_error(r: &Reader<'_>, status: u32) -> Result<ErrorReply, ResponseError
     Ok(ErrorReply { code, effect, retry_after_ms: r.u32(0), leader, message })
 }
 
-fn decode_scan(r: &Reader<'_>) -> Result<ScanReply, ResponseError> {
+fn decode_scan(r: &Reader<'_>) -> Result<ScanReply, BodyError> {
     r.len_at_least(SCAN_FIXED_BYTES, "at least 24")?;
     let (snapshot, applied) = (r.seq(0, "snapshot")?, r.seq(8, "applied")?);
     let count = r.u32(16);
@@ -476,7 +396,7 @@ fn decode_scan(r: &Reader<'_>) -> Result<ScanReply, ResponseError> {
     Ok(ScanReply { snapshot, applied, keys_only: flags & SCAN_KEYS_ONLY != 0, entries, resume })
 }
 
-fn decode_entry(r: &Reader<'_>, at: usize) -> Result<(ScanEntry, usize), ResponseError> {
+fn decode_entry(r: &Reader<'_>, at: usize) -> Result<(ScanEntry, usize), BodyError> {
     r.len_at_least(at + ENTRY_FIXED_BYTES, "room for each entry")?;
     let seq = r.seq(at, "entry sequence")?;
     let (key_len, value_len) = (r.u32(at + 8) as usize, r.u32(at + 12) as usize);
@@ -494,7 +414,7 @@ fn decode_entry(r: &Reader<'_>, at: usize) -> Result<(ScanEntry, usize), Respons
     Ok((entry, end + padding(data)))
 }
 
-fn decode_hello(r: &Reader<'_>) -> Result<HelloReply, ResponseError> {
+fn decode_hello(r: &Reader<'_>) -> Result<HelloReply, BodyError> {
     r.len_at_least(HELLO_FIXED_BYTES, "at least 64")?;
     r.zero(1, 3, "reserved")?;
     r.zero(60, 4, "reserved")?;

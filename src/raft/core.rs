@@ -34,7 +34,7 @@ impl Settings {
         election_timeout_ns: ELECTION_TIMEOUT_NS,
         max_inflight_messages: 64,
         max_inflight_bytes: 8 << 20,
-        max_append_bytes: 1 << 20,
+        max_append_bytes: crate::limits::MAX_APPEND_BYTES,
         max_uncommitted_bytes: 64 << 20,
         lease_drift_ppm: None,
     };

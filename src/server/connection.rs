@@ -26,7 +26,9 @@ use crate::limits::{
 use crate::proto::frame::{self, CrcPolicy, Decoded, FrameHeader};
 use crate::proto::inline::{self, InlineCommand};
 use crate::proto::response::encode_connection_error;
-use crate::proto::{Effect, ErrorCode, ErrorReply, Opcode, Request, Response, Wire, classify};
+use crate::proto::{
+    Effect, ErrorCode, ErrorReply, Opcode, Request, RequestError, Response, Wire, classify,
+};
 
 /// A half-received frame at least this large may be skipped when the server is short of input memory.
 const SKIP_FROM_BYTES: usize = 64 << 10;
@@ -385,6 +387,10 @@ impl Connection {
     ) {
         let request = match Request::decode(header.opcode, body) {
             Ok(request) => request,
+            // A peer understands refusals of the connection, not replies to requests.
+            Err(e @ RequestError::PeerFrame { .. }) => {
+                return self.refuse_frame(now, header.request_id, &e.reply());
+            }
             Err(e) => return self.answer_frame(now, header, e.reply()),
         };
         if !self.in_flight.insert(header.request_id) {
