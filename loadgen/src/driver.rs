@@ -10,12 +10,15 @@
 //! - A slot holds at most one request; its id is (serial << 16 | slot), never used twice on a connection.
 //! - In an open loop a late request keeps its intended time: a stall of the server shows in every request that
 //!   should have been sent during it (no coordinated omission).
-//! - A connection that breaks fails what was in flight on it, is counted, and is opened again.
+//! - A connection that breaks fails what was in flight on it, is counted, and is opened again, to the next endpoint.
+//! - A connection whose node does not lead sends nothing more, waits for its answers, and is opened again to the leader
+//!   that the node named ([`crate::follow`]). Each refusal is counted; a refused operation is not sent again.
 //!
 //! It shares the machine with the server it measures, so it reads the clock once per wake-up of a connection,
 //! not per request, and writes all requests of a wake-up with one call.
 
 use crate::clock::{self, Timer};
+use crate::follow::{Course, Names};
 use crate::stats::{ErrorKind, Recorder};
 use crate::target::{Decoded, Outcome, Protocol};
 use crate::workload::{Op, OpKind, Workload};
@@ -37,6 +40,8 @@ const BUSY_PAUSE_NS: u64 = 1_000_000;
 /// What the client waits for a reply beyond the deadline in the request.
 const REPLY_GRACE_NS: u64 = 2_000_000_000;
 const SECOND_NS: u64 = 1_000_000_000;
+/// How long no connection may stand before the run is given up: longer than an election.
+const OUTAGE_NS: u64 = 15 * SECOND_NS;
 const TIMER: Token = Token(usize::MAX - 1);
 
 /// How requests are paced.
@@ -71,7 +76,7 @@ pub enum Until {
 /// Settings of a [`Driver`].
 #[derive(Clone, Debug)]
 pub struct DriverOptions {
-    /// Where to connect; connections take them in turn.
+    /// Where to connect; connections take them in turn, and go where a leader is named.
     pub endpoints: Vec<SocketAddr>,
     /// Connections.
     pub clients: usize,
@@ -111,7 +116,7 @@ const FREE: Slot =
     Slot { id: 0, start: 0, sent: 0, op: Op { kind: OpKind::Put, key: 0, missing: false } };
 
 struct Connection {
-    endpoint: SocketAddr,
+    course: Course,
     stream: Option<TcpStream>,
     connected: bool,
     out: Vec<u8>,
@@ -125,6 +130,8 @@ struct Connection {
     serial: u64,
     /// Sends nothing before this time: after BUSY, or until it is opened again.
     paused_until: u64,
+    /// The node does not lead: the address it named, and its advice in ms.
+    leaving: Option<(String, u32)>,
 }
 
 /// What one run is about; the generator side of the loop.
@@ -158,6 +165,9 @@ pub struct Driver<P: Protocol> {
     /// No connection's pause ends before this time.
     next_pause_end: u64,
     reconnects: u64,
+    names: Names,
+    /// When a connection stood for the last time.
+    last_standing: u64,
 }
 
 impl<P: Protocol> Driver<P> {
@@ -171,16 +181,12 @@ impl<P: Protocol> Driver<P> {
             .map_err(|e| fail("epoll", e))?;
         let mut connections = Vec::with_capacity(options.clients);
         for i in 0..options.clients {
-            let endpoint = options.endpoints[i % options.endpoints.len()];
             // A blocking connect, one after the other: none is lost to a full accept queue, and a server that
             // is not there is one clear message.
-            let stream = std::net::TcpStream::connect_timeout(&endpoint, options.timeout)
-                .and_then(|s| s.set_nonblocking(true).map(|()| s))
-                .map_err(|e| {
-                    format!("connecting to {endpoint} (connection {} of {}): {e}; is the server running there?",
-                        i + 1, options.clients)
-                })?;
-            let mut connection = Connection::new(endpoint, options.pipeline);
+            let mut course = Course::new(&options.endpoints, i);
+            let stream = connect_somewhere(&mut course, &options)
+                .map_err(|e| format!("connection {} of {}: {e}", i + 1, options.clients))?;
+            let mut connection = Connection::new(course, options.pipeline);
             connection.stream = Some(TcpStream::from_std(stream));
             connection.connected = true;
             connection.register(&poll, i).map_err(|e| fail("epoll", e))?;
@@ -197,6 +203,8 @@ impl<P: Protocol> Driver<P> {
             cursor: 0,
             next_pause_end: u64::MAX,
             reconnects: 0,
+            names: Names::default(),
+            last_standing: clock::now(),
         })
     }
 
@@ -255,12 +263,13 @@ impl<P: Protocol> Driver<P> {
                 self.abandon_in_flight(run);
                 return Ok(());
             }
-            if self.connections.iter().all(|c| c.stream.is_none())
-                && now > run.begin + 5 * SECOND_NS
-            {
+            if self.connections.iter().any(|c| c.connected) {
+                self.last_standing = now;
+            } else if now.saturating_sub(self.last_standing) > OUTAGE_NS {
                 return Err(format!(
-                    "all {} connections are broken; first error: {}",
+                    "all {} connections are broken for {} s; first error: {}",
                     self.connections.len(),
+                    OUTAGE_NS / SECOND_NS,
                     run.recorder.first_error().unwrap_or("none")
                 ));
             }
@@ -307,7 +316,7 @@ impl<P: Protocol> Driver<P> {
     /// Closed loop: every free slot of connection `i` gets the next operation.
     fn fill(&mut self, run: &mut Run<'_>, i: usize, now: u64) {
         let connection = &mut self.connections[i];
-        if !connection.connected || connection.paused_until > now || now >= run.end {
+        if !connection.takes_more(now) || now >= run.end {
             return;
         }
         while !connection.free.is_empty() {
@@ -352,7 +361,7 @@ impl<P: Protocol> Driver<P> {
         let n = self.connections.len();
         let found = (0..n).map(|k| (self.cursor + k) % n).find(|&i| {
             let c = &self.connections[i];
-            c.connected && c.paused_until <= now && !c.free.is_empty()
+            c.takes_more(now) && !c.free.is_empty()
         })?;
         self.cursor = (found + 1) % n;
         Some(found)
@@ -417,7 +426,24 @@ impl<P: Protocol> Driver<P> {
         if connection.paused_until > now {
             self.next_pause_end = self.next_pause_end.min(connection.paused_until);
         }
+        self.leave(i, now);
         Ok(())
+    }
+
+    /// Closes connection `i` if its node does not lead and owes it no answer; it is opened again to another one.
+    fn leave(&mut self, i: usize, now: u64) {
+        let connection = &mut self.connections[i];
+        if connection.free.len() < connection.slots.len() {
+            return;
+        }
+        let Some((leader, retry_after_ms)) = connection.leaving.take() else { return };
+        let endpoints = &self.options.endpoints;
+        let pause = connection.course.refused(endpoints, &mut self.names, &leader, retry_after_ms);
+        connection.stream = None;
+        connection.connected = false;
+        connection.tail.clear();
+        connection.paused_until = now + u64::from(pause) * 1_000_000;
+        self.next_pause_end = self.next_pause_end.min(connection.paused_until);
     }
 
     fn on_writable(&mut self, run: &mut Run<'_>, i: usize) {
@@ -462,6 +488,8 @@ impl<P: Protocol> Driver<P> {
         });
         connection.stream = None; // closing the descriptor also takes it out of epoll
         connection.connected = false;
+        connection.leaving = None;
+        connection.course.broken(&self.options.endpoints);
         connection.paused_until = now + RECONNECT_NS;
         self.next_pause_end = self.next_pause_end.min(connection.paused_until);
     }
@@ -494,7 +522,7 @@ impl<P: Protocol> Driver<P> {
     fn reopen(&mut self, run: &mut Run<'_>, i: usize) {
         self.reconnects += 1;
         let connection = &mut self.connections[i];
-        let opened = TcpStream::connect(connection.endpoint).and_then(|stream| {
+        let opened = TcpStream::connect(connection.course.endpoint).and_then(|stream| {
             connection.stream = Some(stream);
             connection.register(&self.poll, i)
         });
@@ -557,10 +585,10 @@ impl<P: Protocol> Driver<P> {
 }
 
 impl Connection {
-    fn new(endpoint: SocketAddr, pipeline: usize) -> Self {
+    fn new(course: Course, pipeline: usize) -> Self {
         let pipeline = pipeline.clamp(1, 1 << 16);
         Self {
-            endpoint,
+            course,
             stream: None,
             connected: false,
             out: Vec::new(),
@@ -571,7 +599,13 @@ impl Connection {
             order: VecDeque::new(),
             serial: 0,
             paused_until: 0,
+            leaving: None,
         }
+    }
+
+    /// Whether requests may be sent on it now, if a slot is free.
+    const fn takes_more(&self, now: u64) -> bool {
+        self.connected && self.paused_until <= now && self.leaving.is_none()
     }
 
     fn register(&mut self, poll: &Poll, i: usize) -> io::Result<()> {
@@ -633,6 +667,25 @@ impl Connection {
     }
 }
 
+/// Connects to the first endpoint of the course that answers.
+fn connect_somewhere(
+    course: &mut Course,
+    options: &DriverOptions,
+) -> Result<std::net::TcpStream, String> {
+    let mut causes = Vec::new();
+    for _ in &options.endpoints {
+        let endpoint = course.endpoint;
+        let stream = std::net::TcpStream::connect_timeout(&endpoint, options.timeout)
+            .and_then(|s| s.set_nonblocking(true).map(|()| s));
+        match stream {
+            Ok(stream) => return Ok(stream),
+            Err(e) => causes.push(format!("connecting to {endpoint}: {e}")),
+        }
+        course.broken(&options.endpoints);
+    }
+    Err(format!("{}; is the server running there?", causes.join("; ")))
+}
+
 /// Operations that an open-loop schedule has in the measured window.
 fn scheduled(pace: Pace, until: Until) -> u64 {
     match (pace, until) {
@@ -673,13 +726,20 @@ impl Run<'_> {
     fn outcome(&mut self, connection: &mut Connection, slot: &Slot, now: u64, outcome: Outcome) {
         match outcome {
             Outcome::Done { found } => {
+                connection.course.served();
                 self.written += 1;
                 self.recorder.success(slot.op.kind, slot.start, now, found);
             }
-            Outcome::Error { kind, retry_after_ms, message } => {
-                if kind == ErrorKind::Busy {
-                    let pause = u64::from(retry_after_ms) * 1_000_000;
-                    connection.paused_until = now + pause.max(BUSY_PAUSE_NS);
+            Outcome::Error { kind, retry_after_ms, leader, message } => {
+                match kind {
+                    ErrorKind::Busy => {
+                        let pause = u64::from(retry_after_ms) * 1_000_000;
+                        connection.paused_until = now + pause.max(BUSY_PAUSE_NS);
+                    }
+                    ErrorKind::NotLeader => {
+                        connection.leaving.get_or_insert((leader, retry_after_ms));
+                    }
+                    _ => {}
                 }
                 self.failed(slot, kind, || message);
             }

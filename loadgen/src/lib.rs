@@ -12,6 +12,7 @@ pub mod clock;
 pub mod driver;
 pub mod embedded;
 pub mod files;
+pub mod follow;
 pub mod ideal;
 pub mod probe;
 pub mod report;

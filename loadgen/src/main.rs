@@ -31,7 +31,7 @@ The JSON's schema is in loadgen/src/report.rs.";
 #[derive(Parser)]
 #[command(name = "beach-loadgen", version, about = "Latency and throughput over the wire", after_help = EXAMPLES)]
 struct Args {
-    /// Servers; connections take them in turn
+    /// Servers; connections take them in turn, pass over what is down, and go to the leader that a node names
     #[arg(long, value_delimiter = ',', value_name = "HOST:PORT,…")]
     endpoints: Vec<String>,
     /// What is spoken

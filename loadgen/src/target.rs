@@ -25,6 +25,8 @@ pub enum Outcome {
         kind: ErrorKind,
         /// When to try again, 0 = not said.
         retry_after_ms: u32,
+        /// Where the leader is, when the node does not lead and knows; else empty.
+        leader: String,
         /// The server's words.
         message: String,
     },
@@ -144,7 +146,7 @@ fn beachd_error(error: ErrorReply) -> Outcome {
         _ => ErrorKind::Refused,
     };
     let message = format!("{}: {}", error.code.name(), error.message);
-    Outcome::Error { kind, retry_after_ms: error.retry_after_ms, message }
+    Outcome::Error { kind, retry_after_ms: error.retry_after_ms, leader: error.leader, message }
 }
 
 /// Redis' RESP: `SET` and `GET`.
@@ -204,6 +206,7 @@ impl Protocol for Redis {
                 outcome: Outcome::Error {
                     kind: ErrorKind::Refused,
                     retry_after_ms: 0,
+                    leader: String::new(),
                     message: text(),
                 },
             }),

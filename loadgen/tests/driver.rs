@@ -21,6 +21,8 @@ type Behaviour = dyn Fn(u64) -> Act + Send + Sync;
 enum Act {
     Answer,
     Busy,
+    /// Does not lead; this one does.
+    Follow(Option<SocketAddr>),
     Garbage,
     Close,
     Pause(Duration),
@@ -64,6 +66,10 @@ fn serve(mut stream: TcpStream, behaviour: &Behaviour, count: &AtomicU64) -> Opt
                     busy.retry_after_ms = 20;
                     Response::Error(busy)
                 }
+                Act::Follow(leader) => Response::Error(ErrorReply {
+                    leader: leader.map(|leader| leader.to_string()).unwrap_or_default(),
+                    ..ErrorReply::new(ErrorCode::NotLeader, Effect::NotApplied, "it follows")
+                }),
                 Act::Garbage => {
                     stream.write_all(b"HTTP/1.1 400 Bad Request\r\n\r\n").ok()?;
                     continue;
@@ -84,6 +90,15 @@ fn written() -> Response {
 }
 
 fn drive(address: SocketAddr, clients: usize, pace: Pace, until: Until) -> (Recorder, RunSummary) {
+    drive_all(vec![address], clients, pace, until)
+}
+
+fn drive_all(
+    endpoints: Vec<SocketAddr>,
+    clients: usize,
+    pace: Pace,
+    until: Until,
+) -> (Recorder, RunSummary) {
     let mut workload = Workload::new(WorkloadOptions {
         mix: Mix::Put,
         distribution: None,
@@ -95,7 +110,7 @@ fn drive(address: SocketAddr, clients: usize, pace: Pace, until: Until) -> (Reco
     })
     .unwrap();
     let options = DriverOptions {
-        endpoints: vec![address],
+        endpoints,
         clients,
         pipeline: 1,
         timeout: Duration::from_secs(1),
@@ -128,6 +143,63 @@ fn a_connection_that_breaks_is_counted_and_opened_again() {
     assert!(recorder.errors().conn >= 2, "{:?}", recorder.errors());
     assert!(summary.reconnects >= 2, "{summary:?}");
     assert!(recorder.successes() > 100);
+}
+
+#[test]
+fn connections_go_to_the_leader_that_a_follower_names() {
+    let leader = fake_server(|_| Act::Answer);
+    let follower = fake_server(move |_| Act::Follow(Some(leader)));
+    let (recorder, summary) = drive(follower, 4, Pace::Closed, measure(400));
+    assert_eq!((recorder.errors().not_leader, recorder.errors().total()), (4, 4));
+    assert_eq!(summary.reconnects, 4);
+    assert!(recorder.successes() > 100);
+}
+
+#[test]
+fn a_run_goes_on_through_a_failover() {
+    // The first leads for 200 requests, then nobody for 100 refusals, then the second. The third only knows what is.
+    let refusals = Arc::new(AtomicU64::new(0));
+    let second_leads = {
+        let refusals = refusals.clone();
+        move || refusals.load(Ordering::Relaxed) >= 100
+    };
+    let second = {
+        let (leads, refusals) = (second_leads.clone(), refusals.clone());
+        fake_server(move |_| {
+            if leads() {
+                return Act::Answer;
+            }
+            refusals.fetch_add(1, Ordering::Relaxed);
+            Act::Follow(None)
+        })
+    };
+    let knows = {
+        let refusals = refusals.clone();
+        move || {
+            refusals.fetch_add(1, Ordering::Relaxed);
+            Act::Follow(second_leads().then_some(second))
+        }
+    };
+    let third = fake_server({
+        let knows = knows.clone();
+        move |_| knows()
+    });
+    let first = fake_server(move |n| if n < 200 { Act::Answer } else { knows() });
+    let endpoints = vec![first, second, third];
+    let (recorder, _) = drive_all(endpoints, 6, Pace::Closed, measure(3_000));
+    let errors = recorder.errors();
+    assert!(recorder.successes() > 1_000, "{} {errors:?}", recorder.successes());
+    assert_eq!(errors.total(), errors.not_leader);
+    assert!((100..200).contains(&errors.not_leader), "{errors:?}");
+}
+
+#[test]
+fn an_endpoint_that_is_down_is_passed_over() {
+    let dead = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    let alive = fake_server(|_| Act::Answer);
+    let (recorder, _) = drive_all(vec![dead, alive], 2, Pace::Closed, measure(200));
+    assert_eq!(recorder.errors().total(), 0);
+    assert!(recorder.successes() > 20);
 }
 
 #[test]
