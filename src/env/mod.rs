@@ -111,7 +111,8 @@ pub trait Disk: Send + Sync {
     fn remove(&self, path: &Path) -> IoResult<()>;
     /// The entries of a directory, sorted by name.
     fn list(&self, dir: &Path) -> IoResult<Vec<DirEntry>>;
-    /// Creates a directory and its parents; no error when it exists. Makes the new entries durable itself.
+    /// Creates a directory and its parents; no error when it exists. Makes the entries durable itself, also that of a
+    /// directory which exists: whoever made it may have died before it did so.
     fn create_dir_all(&self, dir: &Path) -> IoResult<()>;
     /// Makes the directory's entries durable.
     fn sync_dir(&self, dir: &Path) -> IoResult<()>;

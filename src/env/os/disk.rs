@@ -34,6 +34,13 @@ fn error(op: &'static str, path: &Path, offset: Option<u64>, source: io::Error) 
     IoError { op, path: path.to_path_buf(), offset, source }
 }
 
+/// How a directory refuses to be synced that this process could not have changed either: it may not be read, or lies on a
+/// file system that is read-only or knows no sync.
+const fn is_foreign(kind: io::ErrorKind) -> bool {
+    use io::ErrorKind::{InvalidInput, PermissionDenied, ReadOnlyFilesystem, Unsupported};
+    matches!(kind, InvalidInput | PermissionDenied | ReadOnlyFilesystem | Unsupported)
+}
+
 /// The directory that holds `path`; `.` for a bare name.
 fn parent_of(path: &Path) -> &Path {
     match path.parent() {
@@ -88,10 +95,17 @@ impl Disk for OsDisk {
     }
 
     fn create_dir_all(&self, dir: &Path) -> IoResult<()> {
-        if dir.as_os_str().is_empty() || self.is_dir(dir)? {
+        let parent = parent_of(dir);
+        if dir.as_os_str().is_empty() || parent == dir {
             return Ok(());
         }
-        let parent = parent_of(dir);
+        if self.is_dir(dir)? {
+            // Whoever made it may have died before it synced the parent. A parent that cannot be synced is not one in
+            // which this process has made anything: it belongs to somebody else, or to another file system.
+            return self
+                .sync_dir(parent)
+                .or_else(|e| if is_foreign(e.kind()) { Ok(()) } else { Err(e) });
+        }
         if parent != dir {
             self.create_dir_all(parent)?;
         }

@@ -457,3 +457,39 @@ fn one_path_has_one_spelling() {
     assert_eq!(disk.list(Path::new("db/.")).expect("list").len(), 1);
     assert_eq!(disk.list(Path::new("")).expect("list").len(), 1);
 }
+
+#[test]
+fn a_directory_is_durable_when_it_was_made_and_lost_with_all_that_is_in_it_when_that_was_cut_short()
+{
+    let path = "/d/sub/deep/f";
+    let fill = |disk: &SimDisk| {
+        create(disk, path, b"hello").sync_data().expect("sync");
+        disk.sync_dir(Path::new("/d/sub/deep")).expect("sync");
+    };
+    let whole = survivors(path, |disk| {
+        disk.create_dir_all(Path::new("/d/sub/deep")).expect("mkdir");
+        fill(disk);
+    });
+    assert_eq!(whole, [Some(b"hello".to_vec())].into());
+    // The process dies between making a directory and syncing its parent; the next one goes on in it.
+    let cut_short = |again: bool| {
+        move |disk: &SimDisk| {
+            let deep = Path::new("/d/sub/deep");
+            disk.create_dir_all(Path::new("/d/sub")).expect("mkdir");
+            let syncs_of_parents =
+                FailOn::Matching { op: Some(OpKind::SyncDir), path: "sub".into(), nth: 0 };
+            disk.fail(FailPoint { on: syncs_of_parents, error: FailKind::Eio, forever: false });
+            disk.create_dir_all(deep).expect_err("the parent is not synced");
+            disk.crash(CrashKind::Process);
+            disk.restart();
+            assert!(disk.exists(deep).expect("stat"), "mkdir came before");
+            if again {
+                disk.create_dir_all(deep).expect("it exists");
+            }
+            fill(disk);
+        }
+    };
+    let lost_or_not = [None, Some(b"hello".to_vec())].into();
+    assert_eq!(survivors(path, cut_short(false)), lost_or_not);
+    assert_eq!(survivors(path, cut_short(true)), [Some(b"hello".to_vec())].into());
+}

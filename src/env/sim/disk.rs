@@ -283,7 +283,7 @@ impl SimDisk {
         let path = normal(path.as_ref());
         let mut machine = self.lock_machine();
         for dir in path.ancestors().skip(1) {
-            machine.names.create_dir(dir);
+            machine.names.create_durable_dir(dir);
         }
         let inode = Inode { data: SimFileState::durable_with(content), ..Inode::default() };
         let id = machine.add_inode(inode);
@@ -474,21 +474,6 @@ impl Machine {
         }
     }
 
-    fn make_dirs(&mut self, dir: &Path) -> io::Result<()> {
-        let mut missing = Vec::new();
-        for dir in dir.ancestors() {
-            match self.names.get(dir) {
-                Some(Node::Dir) => break,
-                Some(Node::File(_)) => return Err(io::ErrorKind::NotADirectory.into()),
-                None => missing.push(dir),
-            }
-        }
-        for dir in missing.into_iter().rev() {
-            self.names.create_dir(dir);
-        }
-        Ok(())
-    }
-
     fn need_dir(&self, dir: &Path) -> io::Result<()> {
         match self.names.get(dir) {
             Some(Node::Dir) => Ok(()),
@@ -588,7 +573,23 @@ impl Disk for SimDisk {
     }
 
     fn create_dir_all(&self, dir: &Path) -> IoResult<()> {
-        self.named(OpKind::CreateDir, dir, Machine::make_dirs)
+        let name = normal(dir);
+        let Some(parent) = name.parent() else { return Ok(()) };
+        let exists =
+            self.named(OpKind::Stat, dir, |machine, name| match machine.names.get(name) {
+                Some(Node::Dir) => Ok(true),
+                Some(Node::File(_)) => Err(io::ErrorKind::NotADirectory.into()),
+                None => Ok(false),
+            })?;
+        if !exists {
+            self.create_dir_all(parent)?;
+            self.named(OpKind::CreateDir, dir, |machine, name| {
+                machine.names.create_dir(name);
+                Ok(())
+            })?;
+        }
+        // Also of one that exists: whoever made it may have died before it did this.
+        self.sync_dir(parent)
     }
 
     fn sync_dir(&self, dir: &Path) -> IoResult<()> {

@@ -3,8 +3,9 @@
 //! Creates, removes, and renames are pending until the `fsync` of a directory they touch. A power loss keeps any
 //! subset of the pending ones that respects the order *per name*: an op survives only if every earlier pending op
 //! on one of its names did. So a rename is atomic (the file has its old name or its new one, never none and never
-//! two), and two files' entries may survive in either order. Creating a directory is durable at once, because
-//! [`Disk::create_dir_all`](crate::env::Disk::create_dir_all) promises it.
+//! two), and two files' entries may survive in either order. A new directory's name is as volatile as a file's, and
+//! what is in a directory whose name is lost is lost with it, synced or not:
+//! [`Disk::create_dir_all`](crate::env::Disk::create_dir_all) promises more, and syncs each parent for it.
 
 use super::SimRandom;
 use std::collections::BTreeMap;
@@ -20,6 +21,7 @@ pub(super) enum Node {
 #[derive(Clone, Debug)]
 enum DirOp {
     Create { path: PathBuf, inode: u64 },
+    CreateDir { path: PathBuf },
     Remove { path: PathBuf },
     Rename { from: PathBuf, to: PathBuf, inode: u64 },
 }
@@ -46,28 +48,45 @@ fn parent(path: &Path) -> PathBuf {
 impl DirOp {
     fn touches(&self, path: &Path) -> bool {
         match self {
-            Self::Create { path: p, .. } | Self::Remove { path: p } => p == path,
+            Self::Create { path: p, .. }
+            | Self::CreateDir { path: p }
+            | Self::Remove { path: p } => p == path,
             Self::Rename { from, to, .. } => from == path || to == path,
         }
     }
 
     fn shares_a_name_with(&self, other: &Self) -> bool {
         match self {
-            Self::Create { path, .. } | Self::Remove { path } => other.touches(path),
+            Self::Create { path, .. } | Self::CreateDir { path } | Self::Remove { path } => {
+                other.touches(path)
+            }
             Self::Rename { from, to, .. } => other.touches(from) || other.touches(to),
         }
     }
 
     fn is_in(&self, dir: &Path) -> bool {
         match self {
-            Self::Create { path, .. } | Self::Remove { path } => parent(path) == dir,
+            Self::Create { path, .. } | Self::CreateDir { path } | Self::Remove { path } => {
+                parent(path) == dir
+            }
             Self::Rename { from, to, .. } => parent(from) == dir || parent(to) == dir,
+        }
+    }
+
+    /// Whether the directory of the name that it gives is there.
+    fn has_place(&self, tree: &Tree) -> bool {
+        match self {
+            Self::Create { path, .. }
+            | Self::CreateDir { path }
+            | Self::Rename { to: path, .. } => tree.get(&parent(path)) == Some(&Node::Dir),
+            Self::Remove { .. } => true,
         }
     }
 
     fn apply(&self, tree: &mut Tree) {
         match self {
             Self::Create { path, inode } => drop(tree.insert(path.clone(), Node::File(*inode))),
+            Self::CreateDir { path } => drop(tree.insert(path.clone(), Node::Dir)),
             Self::Remove { path } => drop(tree.remove(path)),
             Self::Rename { from, to, inode } => {
                 tree.remove(from);
@@ -128,8 +147,14 @@ impl Names {
         }
     }
 
-    /// Makes `dir`, durable at once.
+    /// Makes `dir`.
     pub(super) fn create_dir(&mut self, dir: &Path) {
+        self.push(DirOp::CreateDir { path: dir.to_path_buf() });
+    }
+
+    /// Makes `dir`, durable at once, for tests.
+    pub(super) fn create_durable_dir(&mut self, dir: &Path) {
+        self.pending.retain(|op| !op.touches(dir));
         self.view.insert(dir.to_path_buf(), Node::Dir);
         self.durable.insert(dir.to_path_buf(), Node::Dir);
     }
@@ -172,14 +197,29 @@ impl Names {
         };
         let mut lost: Vec<DirOp> = Vec::new();
         for op in pending {
-            let blocked = lost.iter().any(|l| l.shares_a_name_with(&op));
+            let blocked =
+                lost.iter().any(|l| l.shares_a_name_with(&op)) || !op.has_place(&self.durable);
             if !blocked && random.chance(kept, 16) {
                 op.apply(&mut self.durable);
             } else {
                 lost.push(op);
             }
         }
+        self.lose_what_nothing_leads_to();
         self.view.clone_from(&self.durable);
+    }
+
+    /// What was in a directory is lost with its name.
+    fn lose_what_nothing_leads_to(&mut self) {
+        let mut kept = Tree::new();
+        // Directories come before what is in them.
+        for (path, node) in std::mem::take(&mut self.durable) {
+            let is_root = path.parent().is_none();
+            if is_root || kept.get(&parent(&path)) == Some(&Node::Dir) {
+                kept.insert(path, node);
+            }
+        }
+        self.durable = kept;
     }
 
     /// Whether anything, now or after a crash, can still lead to `inode`.
@@ -189,7 +229,7 @@ impl Names {
             || self.durable.values().any(|n| *n == node)
             || self.pending.iter().any(|op| match op {
                 DirOp::Create { inode: i, .. } | DirOp::Rename { inode: i, .. } => *i == inode,
-                DirOp::Remove { .. } => false,
+                DirOp::CreateDir { .. } | DirOp::Remove { .. } => false,
             })
     }
 
