@@ -131,6 +131,9 @@ pub const MANIFEST_ROTATE_BYTES: u64 = 4 << 20;
 /// refused. An engine with so many tables offers no snapshot, and says so in its log; with keys of 30 bytes that is at
 /// 70,000 tables.
 pub const MAX_SNAPSHOT_BODY_BYTES: usize = 8 << 20;
+/// How far above every term that a node has seen the new cluster of `beachd recover` begins: the others may have gone on
+/// without it, and no (index, term) of theirs may mean another entry here. Elections as fast as they can be take days to it.
+pub const RECOVERED_TERM_STEP: u64 = 1 << 20;
 /// Largest log index and term that is believed when it is read from a file: the next one must fit. A larger one is
 /// refused as damage; at ten million entries a second it takes 14,000 years to get there.
 pub const MAX_STORED_INDEX: u64 = 1 << 62;

@@ -1,8 +1,8 @@
-//! `beachd`: the daemon, and `beachd rejoin`. Arguments, configuration, and exit codes; everything else is in [`beachdb::server`].
+//! `beachd`: the daemon, `beachd rejoin`, and `beachd recover`. Arguments, configuration, and exit codes; everything else is in [`beachdb::server`].
 //!
 //! Exit codes: 0 stopped as asked, 1 failed, 2 wrong usage.
 
-use beachdb::env::os::{OsDisk, OsRandom};
+use beachdb::env::os::{self, OsDisk, OsRandom};
 use beachdb::server::config::Command;
 use beachdb::server::{self, Cli, Config};
 use clap::Parser;
@@ -18,17 +18,8 @@ fn main() {
 fn run() -> i32 {
     // Wrong flags, --help, and --version end the process here: 2, 0, and 0.
     let cli = Cli::parse();
-    if let Some(Command::Rejoin(args)) = &cli.command {
-        let (mut input, mut out) = (io::stdin().lock(), io::stdout().lock());
-        let done =
-            server::rejoin::run(args, &OsDisk::new(), &mut OsRandom::new(), &mut input, &mut out);
-        return match done {
-            Ok(()) => 0,
-            Err(e) => {
-                eprintln!("beachd: {e}");
-                1
-            }
-        };
+    if let Some(done) = cli.command.as_ref().and_then(run_command) {
+        return done;
     }
     let config = match Config::load(cli, &OsDisk::new()) {
         Ok(config) => config,
@@ -43,7 +34,27 @@ fn run() -> i32 {
         eprintln!("beachd: cannot start the log: {e}");
         return 1;
     }
-    match server::run(&config) {
+    code(server::run(&config))
+}
+
+/// The commands that work on a directory while no daemon does; `None` for what is not one.
+fn run_command(command: &Command) -> Option<i32> {
+    let (mut random, mut input, mut out) =
+        (OsRandom::new(), io::stdin().lock(), io::stdout().lock());
+    match command {
+        Command::Rejoin(args) => {
+            Some(code(server::rejoin::run(args, &OsDisk::new(), &mut random, &mut input, &mut out)))
+        }
+        Command::Recover(args) => {
+            Some(code(server::recover::run(args, &os::env(), &mut random, &mut input, &mut out)))
+        }
+        Command::Restore { .. } => None,
+    }
+}
+
+/// The exit code; an error is told first.
+fn code<E: std::fmt::Display>(result: Result<(), E>) -> i32 {
+    match result {
         Ok(()) => 0,
         Err(e) => {
             eprintln!("beachd: {e}");

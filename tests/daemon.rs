@@ -259,6 +259,73 @@ fn a_damaged_log_is_refused_with_the_way_out_and_rejoin_takes_it() {
 }
 
 #[test]
+fn a_recovered_node_serves_everything_under_a_new_incarnation() {
+    let dir = temp();
+    let data = dir.path().join("data");
+    let recover = |args: &[&str], answer: &str| {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_beachd"));
+        command.args(["recover", "--data-dir"]).arg(&data).args(args).stdin(Stdio::piped());
+        command.env("BEACHD_DATA_DIR", "/nowhere").stdout(Stdio::piped()).stderr(Stdio::piped());
+        let mut child = command.spawn().expect("it runs");
+        let mut stdin = child.stdin.take().expect("piped");
+        // A command that asks nothing may be gone already.
+        drop(std::io::Write::write_all(&mut stdin, answer.as_bytes()));
+        drop(stdin);
+        let output = child.wait_with_output().expect("it ends");
+        let text = |bytes: &[u8]| String::from_utf8(bytes.to_vec()).expect("text");
+        (output.status.code(), text(&output.stdout), text(&output.stderr))
+    };
+    let forced = ["--force-new-cluster"];
+    let (code, _, stderr) = recover(&forced, "beachdb\n");
+    assert!(code == Some(1) && stderr.contains("no data directory of a node"), "{stderr}");
+    assert!(!data.exists(), "it made nothing");
+    let daemon = Daemon::start(&data, &["--node-id", "3"]);
+    let mut client = daemon.connect();
+    for i in 0..50 {
+        client.put(format!("key{i}").as_bytes(), b"value").written();
+    }
+    drop(client);
+    let (code, _, stderr) = recover(&["--force-new-cluster", "--yes"], "");
+    assert!(code == Some(1) && stderr.contains("stop the beachd that runs"), "{stderr}");
+    assert!(daemon.terminate().0.success());
+
+    let incarnation = || {
+        let identity = fs::read_to_string(data.join("IDENTITY")).expect("read");
+        let line = identity.lines().find_map(|l| l.strip_prefix("incarnation "));
+        line.expect("a line").to_owned()
+    };
+    let old = incarnation();
+    for wrong in [&[][..], &["--yes"], &["--force-new-cluster", "--new-cluster-id", "a b"]] {
+        let (code, _, stderr) = recover(wrong, "beachdb\n");
+        assert_eq!(code, Some(2), "{wrong:?}: {stderr}");
+    }
+    for answer in ["", "yes\n"] {
+        let (code, out, stderr) = recover(&forced, answer);
+        assert!(code == Some(1) && stderr.contains("nothing was changed"), "{stderr}");
+        let shown = ["Acknowledged writes can be lost", "never be started on their old data", &old];
+        assert!(shown.iter().all(|part| out.contains(part)), "{out}");
+    }
+    assert_eq!(incarnation(), old);
+    let (code, out, stderr) = recover(&forced, "beachdb\n");
+    assert_eq!(code, Some(0), "{stderr}");
+    let new = incarnation();
+    let said = format!("Node 3 of cluster beachdb is now incarnation {new}, and the only voter.");
+    assert!(new != old && out.contains(&said), "{out}");
+    for round in 0..2 {
+        let daemon = Daemon::start(&data, &["--node-id", "3"]);
+        assert!(daemon.ready.contains("role=leader"), "{}", daemon.ready);
+        let mut client = daemon.connect();
+        for i in 0..50 {
+            let value = client.get(format!("key{i}").as_bytes());
+            assert_eq!(value.as_deref(), Some(&b"value"[..]), "key{i}, start {round}");
+        }
+        client.put(b"after", b"it").written();
+        drop(client);
+        assert!(daemon.terminate().0.success());
+    }
+}
+
+#[test]
 fn help_and_version_exit_0_and_help_has_examples_and_honest_words() {
     let run = |arg: &str| {
         let output = Command::new(env!("CARGO_BIN_EXE_beachd")).arg(arg).output().expect("it runs");

@@ -28,15 +28,8 @@ impl Engine {
     /// [`EngineError::Corrupt`], [`EngineError::Unsupported`], or an I/O error: nothing was changed, or only what the
     /// next open repeats.
     pub fn open(env: &Env, options: EngineOptions) -> Result<Self, EngineError> {
-        let (disk, dir) = (&*env.disk, options.dir.as_path());
-        disk.create_dir_all(dir)?;
-        let files = disk.list(dir)?;
-        let current = manifest::read_current(disk, dir)?;
-        let mut state = match current {
-            Some(number) => read_manifest(env, &options, number)?,
-            None => new_state(&options, &files)?,
-        };
-        let version = Version::open(disk, dir, &state)?;
+        env.disk.create_dir_all(&options.dir)?;
+        let Found { files, current, mut state, version } = Found::read(env, &options)?;
         // Never reuse a number, not even one of a file that no edit names.
         let highest = files.iter().filter_map(|f| file_number(&f.name)).max().unwrap_or(0);
         state.next_file = state.next_file.max(highest + 1).max(1);
@@ -55,7 +48,30 @@ impl Engine {
             }
             Err(e) => return Err(e),
         }
-        Ok(Self {
+        Ok(Self { flush, read_only, ..Self::of(env, options, state, version, manifest) })
+    }
+
+    /// Opens the engine in `options.dir` to look at it: changes nothing, neither now nor later. Nothing may be applied to
+    /// it. Blocks.
+    ///
+    /// # Errors
+    /// Those of [`Engine::open`] about what is in the directory.
+    pub fn open_to_look(env: &Env, options: EngineOptions) -> Result<Self, EngineError> {
+        let Found { state, version, .. } = Found::read(env, &options)?;
+        let manifest = Manifest::new(Arc::clone(&env.disk), options.dir.clone());
+        let read_only = Some("it was opened to be looked at".to_owned());
+        let engine = Self::of(env, options, state, version, manifest);
+        Ok(Self { flush: Flush::Failed, read_only, ..engine })
+    }
+
+    fn of(
+        env: &Env,
+        options: EngineOptions,
+        state: State,
+        version: Version,
+        manifest: Manifest,
+    ) -> Self {
+        Self {
             env: env.clone(),
             active: Memtable::new(),
             frozen: VecDeque::new(),
@@ -66,14 +82,36 @@ impl Engine {
             durable: state,
             snapshots: BTreeMap::new(),
             manifest: Some(manifest),
-            flush,
+            flush: Flush::Idle,
             incoming: None,
             holds: snapshot::Holds::default(),
-            read_only,
+            read_only: None,
             counters: stats::Counters::default(),
             last_frozen: stats::FrozenSize::default(),
             options,
-        })
+        }
+    }
+}
+
+/// Steps 1 to 3, which change nothing.
+struct Found {
+    files: Vec<DirEntry>,
+    current: Option<u64>,
+    state: State,
+    version: Version,
+}
+
+impl Found {
+    fn read(env: &Env, options: &EngineOptions) -> Result<Self, EngineError> {
+        let (disk, dir) = (&*env.disk, options.dir.as_path());
+        let files = disk.list(dir)?;
+        let current = manifest::read_current(disk, dir)?;
+        let state = match current {
+            Some(number) => read_manifest(env, options, number)?,
+            None => new_state(options, &files)?,
+        };
+        let version = Version::open(disk, dir, &state)?;
+        Ok(Self { files, current, state, version })
     }
 }
 

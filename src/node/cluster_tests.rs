@@ -2,6 +2,7 @@
 //! shows when they work together. Long runs with every fault are the simulator's (`tools`).
 
 mod harness;
+mod recover;
 mod sessions;
 
 use super::*;

@@ -7,6 +7,7 @@
 //! incarnation 9f3c62a1d04e77b8
 //! joining yes                          only in the directory of a node that was told to join a cluster
 //! moving damaged-0000000000000007      only while `beachd rejoin` is under way
+//! recovering 0000000000000007          only while `beachd recover` is under way: the incarnation before
 //! crc32c 5d1e0f2a
 //! ```
 //!
@@ -14,8 +15,8 @@
 //! is created: a node whose disk was wiped comes back with another one and is never taken for the old voter.
 //!
 //! Invariants: the file is written before anything else in the directory, whole (temporary name, sync, rename, sync
-//! of the directory), and never changed afterwards but by [`rejoin`](super::rejoin()). A directory with data but without
-//! it is refused.
+//! of the directory), and never changed afterwards but by [`rejoin`](super::rejoin()) and [`Recovery`](super::Recovery). A
+//! directory with data but without it is refused.
 
 use crate::base::{NodeId, ReplicaId, checksum};
 use crate::env::{Disk, IoError, OpenMode};
@@ -30,6 +31,16 @@ pub(super) const TEMP_NAME: &str = "IDENTITY.tmp";
 const MAX_BYTES: u64 = 4 << 10;
 /// Longest cluster id.
 pub const MAX_CLUSTER_ID_BYTES: usize = 255;
+
+/// What a cluster id must be, for messages.
+pub const CLUSTER_ID_RULE: &str = "must be 1 to 255 printable ASCII characters without spaces";
+
+/// Whether a cluster can have this name.
+#[must_use]
+pub fn is_cluster_id(id: &str) -> bool {
+    let id = id.as_bytes();
+    !id.is_empty() && id.len() <= MAX_CLUSTER_ID_BYTES && id.iter().all(u8::is_ascii_graphic)
+}
 
 /// Who this node is.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -110,6 +121,16 @@ pub enum IdentityError {
         /// Where the old data goes.
         to: String,
     },
+    /// `beachd recover` did not get to its end.
+    #[error(
+        "{}: beachd recover was interrupted before its new cluster began; run it again: beachd recover --data-dir {} \
+         --force-new-cluster",
+        path.display(), path.parent().unwrap_or(path).display()
+    )]
+    Unrecovered {
+        /// The file.
+        path: PathBuf,
+    },
     /// There is data, but no file that says whose.
     #[error(
         "{}: the directory has data ({entry}) but no IDENTITY file: it is not a BeachDB data directory, or the file \
@@ -123,11 +144,14 @@ pub enum IdentityError {
     },
 }
 
-/// The file's content: who it is, and where an unfinished [`rejoin`](super::rejoin()) moves the old data.
+/// The file's content: who it is, and what is under way.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub(super) struct IdentityFile {
     pub identity: Identity,
+    /// Where an unfinished [`rejoin`](super::rejoin()) moves the old data.
     pub moving: Option<String>,
+    /// The incarnation before an unfinished [`Recovery`](super::Recovery).
+    pub recovering: Option<u64>,
 }
 
 impl Identity {
@@ -141,10 +165,8 @@ impl Identity {
         let bad = |what, problem: &str| {
             Err(IdentityError::BadSetting { what, problem: problem.to_owned() })
         };
-        let id = self.cluster_id.as_bytes();
-        if id.is_empty() || id.len() > MAX_CLUSTER_ID_BYTES || !id.iter().all(u8::is_ascii_graphic)
-        {
-            return bad("cluster-id", "must be 1 to 255 printable ASCII characters without spaces");
+        if !is_cluster_id(&self.cluster_id) {
+            return bad("cluster-id", CLUSTER_ID_RULE);
         }
         if self.node_id == NodeId::ZERO {
             return bad("node-id", "must not be 0");
@@ -155,15 +177,16 @@ impl Identity {
     /// The file's text.
     #[must_use]
     pub fn encode(&self) -> String {
-        IdentityFile { identity: self.clone(), moving: None }.encode()
+        IdentityFile::settled(self.clone()).encode()
     }
 
     /// Reads the text back. `path` is for the messages.
     ///
     /// # Errors
-    /// [`IdentityError::Corrupt`], [`IdentityError::NewerVersion`], [`IdentityError::Unfinished`].
+    /// [`IdentityError::Corrupt`], [`IdentityError::NewerVersion`], [`IdentityError::Unfinished`],
+    /// [`IdentityError::Unrecovered`].
     pub fn decode(path: &Path, text: &[u8]) -> Result<Self, IdentityError> {
-        IdentityFile::decode(path, text)?.settled(path)
+        IdentityFile::decode(path, text)?.into_settled(path)
     }
 
     /// Checks the directory's identity against `wanted`, or gives it that identity when it is empty but for `LOCK`.
@@ -177,7 +200,7 @@ impl Identity {
         let path = dir.join(NAME);
         let names: Vec<String> = disk.list(dir)?.into_iter().map(|entry| entry.name).collect();
         if names.iter().any(|name| name == NAME) {
-            let found = IdentityFile::read(disk, &path)?.settled(&path)?;
+            let found = IdentityFile::read(disk, &path)?.into_settled(&path)?;
             found.check_is(&wanted, &path)?;
             return Ok(found);
         }
@@ -185,7 +208,7 @@ impl Identity {
         if let Some(entry) = names.into_iter().find(|name| !ours.contains(&name.as_str())) {
             return Err(IdentityError::Missing { path: dir.to_path_buf(), entry });
         }
-        let file = IdentityFile { identity: wanted, moving: None };
+        let file = IdentityFile::settled(wanted);
         file.write(disk, dir)?;
         Ok(file.identity)
     }
@@ -205,10 +228,17 @@ impl Identity {
 }
 
 impl IdentityFile {
-    fn settled(self, path: &Path) -> Result<Identity, IdentityError> {
-        match self.moving {
-            None => Ok(self.identity),
-            Some(to) => Err(IdentityError::Unfinished { path: path.to_path_buf(), to }),
+    /// Nothing is under way.
+    pub(super) const fn settled(identity: Identity) -> Self {
+        Self { identity, moving: None, recovering: None }
+    }
+
+    pub(super) fn into_settled(self, path: &Path) -> Result<Identity, IdentityError> {
+        let path = path.to_path_buf();
+        match (self.moving, self.recovering) {
+            (None, None) => Ok(self.identity),
+            (Some(to), _) => Err(IdentityError::Unfinished { path, to }),
+            (None, Some(_)) => Err(IdentityError::Unrecovered { path }),
         }
     }
 
@@ -222,6 +252,9 @@ impl IdentityFile {
         }
         if let Some(to) = &self.moving {
             writeln!(text, "moving {to}").expect("writing to a string");
+        }
+        if let Some(before) = self.recovering {
+            writeln!(text, "recovering {before:016x}").expect("writing to a string");
         }
         let crc = checksum::crc32c(text.as_bytes());
         writeln!(text, "crc32c {crc:08x}").expect("writing to a string");
@@ -247,10 +280,7 @@ impl IdentityFile {
         };
         let at = lines.offset;
         let incarnation = lines.field("incarnation")?;
-        let incarnation = match u64::from_str_radix(incarnation, 16) {
-            Ok(incarnation) => incarnation,
-            Err(_) => return Err(lines.corrupt(at, "a hexadecimal number".into(), incarnation)),
-        };
+        let incarnation = lines.incarnation(at, incarnation)?;
         let at = lines.offset;
         let joining = match lines.optional_field("joining")? {
             None => false,
@@ -258,6 +288,11 @@ impl IdentityFile {
             Some(other) => return Err(lines.corrupt(at, "yes".into(), other)),
         };
         let moving = lines.optional_field("moving")?.map(str::to_owned);
+        let at = lines.offset;
+        let recovering = match lines.optional_field("recovering")? {
+            None => None,
+            Some(before) => Some(lines.incarnation(at, before)?),
+        };
         let at = lines.offset;
         let expected = format!("{:08x}", checksum::crc32c(&text[..at]));
         let found = lines.field("crc32c")?;
@@ -268,7 +303,7 @@ impl IdentityFile {
             return Err(lines.corrupt(lines.offset, "the end of the file".into(), "more bytes"));
         }
         let identity = Identity { cluster_id, node_id, incarnation, joining };
-        Ok(Self { identity, moving })
+        Ok(Self { identity, moving, recovering })
     }
 
     pub(super) fn read(disk: &dyn Disk, path: &Path) -> Result<Self, IdentityError> {
@@ -336,6 +371,11 @@ impl<'a> Lines<'a> {
         }
     }
 
+    fn incarnation(&self, at: usize, value: &str) -> Result<u64, IdentityError> {
+        u64::from_str_radix(value, 16)
+            .map_err(|_| self.corrupt(at, "a hexadecimal number".into(), value))
+    }
+
     fn corrupt(&self, offset: usize, expected: String, found: &str) -> IdentityError {
         IdentityError::Corrupt {
             path: self.path.to_path_buf(),
@@ -373,7 +413,14 @@ mod tests {
         let joining = Identity { joining: true, ..identity() };
         assert!(joining.encode().contains("77b8\njoining yes\ncrc32c "));
         assert_eq!(decode(&joining.encode()).unwrap(), joining);
-        let file = IdentityFile { identity: joining, moving: Some("damaged-7".into()) };
+        let recovering = IdentityFile { recovering: Some(7), ..IdentityFile::settled(identity()) };
+        let text = recovering.encode();
+        assert!(text.contains("77b8\nrecovering 0000000000000007\ncrc32c "), "{text}");
+        assert_eq!(IdentityFile::decode(Path::new("I"), text.as_bytes()).unwrap(), recovering);
+        let error = decode(&text).unwrap_err().to_string();
+        assert!(error.ends_with("beachd recover --data-dir D --force-new-cluster"), "{error}");
+        let file =
+            IdentityFile { moving: Some("damaged-7".into()), ..IdentityFile::settled(joining) };
         assert_eq!(IdentityFile::decode(Path::new("I"), file.encode().as_bytes()).unwrap(), file);
         let error = decode(&file.encode()).unwrap_err().to_string();
         assert!(error.contains("moved the old data to damaged-7; run it again"), "{error}");
@@ -383,7 +430,8 @@ mod tests {
     #[test]
     fn every_flipped_byte_and_every_truncation_is_refused() {
         let joining = Identity { joining: true, ..identity() };
-        let file = IdentityFile { identity: joining, moving: Some("damaged-7".into()) };
+        let moving = Some("damaged-7".into());
+        let file = IdentityFile { identity: joining, moving, recovering: Some(7) };
         let text = file.encode().into_bytes();
         for at in 0..text.len() {
             let mut flipped = text.clone();

@@ -49,6 +49,9 @@ mod map_snapshot;
 mod open;
 mod peers;
 mod reads;
+mod recover;
+#[cfg(test)]
+mod recover_tests;
 mod rejoin;
 #[cfg(test)]
 mod rejoin_tests;
@@ -70,10 +73,11 @@ pub use admission::{QueueStatus, RequestCounters};
 pub use apply::ReplayStatus;
 pub use config::{Bootstrap, NodeConfig};
 pub use engine_machine::EngineMachine;
-pub use identity::{Identity, IdentityError, MAX_CLUSTER_ID_BYTES};
+pub use identity::{CLUSTER_ID_RULE, Identity, IdentityError, MAX_CLUSTER_ID_BYTES, is_cluster_id};
 pub use map_machine::MapMachine;
 pub use open::{OpenError, UnfitError};
 pub use peers::PeerCounters;
+pub use recover::{NewCluster, RecoverError, Recovery, RecoveryPlan};
 pub use rejoin::{RejoinError, Rejoined, Stated, rejoin};
 pub use replicated::Replicated;
 pub use sessions::{RowError, SessionStats};

@@ -147,7 +147,7 @@ fn way_out(dir: &Path) -> String {
 }
 
 /// Checks that `log` continues what was applied. See the module.
-pub(super) fn check_fit(log: &dyn LogView, applied: (LogIndex, Term)) -> Result<(), UnfitError> {
+fn check_fit(log: &dyn LogView, applied: (LogIndex, Term)) -> Result<(), UnfitError> {
     let (applied, expected) = applied;
     match log.term(applied) {
         Some(found) if found == expected => Ok(()),
@@ -193,6 +193,28 @@ fn begin(
     log.bootstrap(first.clone());
     memberships.push((LogIndex::ZERO, first));
     Ok(())
+}
+
+/// Checks that `log` continues what was applied, or that a snapshot that was `installed` superseded it: then it begins anew
+/// there, with the membership that comes back. See the module.
+pub(super) fn superseded(
+    log: &dyn LogView,
+    applied: (LogIndex, Term),
+    installed: bool,
+    replicated: &Replicated,
+    memberships: &[(LogIndex, Membership)],
+) -> Result<Option<(LogIndex, Membership)>, UnfitError> {
+    match check_fit(log, applied) {
+        Ok(()) => Ok(None),
+        // Every log says who the members are from its first write on, if only that nobody is known yet.
+        Err(UnfitError::LogBehind { .. }) if installed && memberships.is_empty() => {
+            Err(UnfitError::NoLog { applied: applied.0 })
+        }
+        Err(UnfitError::LogBehind { .. } | UnfitError::OtherHistory { .. }) if installed => {
+            Ok(Some(members_at_snapshot(replicated, applied.0, memberships)))
+        }
+        Err(fault) => Err(fault),
+    }
 }
 
 /// The membership in force at an installed snapshot of entry `index`: the row of the members. Without such a row no
@@ -244,21 +266,17 @@ impl Node<RaftLog, EngineMachine> {
         let rows = machine.internal_rows()?;
         let replicated = Replicated::from_rows(config.max_sessions, &rows)?;
         let RaftLogRecovery { mut hard_state, mut memberships, report, .. } = recovery;
-        match check_fit(&log, (index, term)) {
-            Ok(()) => begin(&config, &identity, &mut log, &mut memberships)?,
-            // Every log says who the members are from its first write on, if only that nobody is known yet.
-            Err(UnfitError::LogBehind { .. }) if installed && memberships.is_empty() => {
-                return Err(OpenError::Unfit { dir, fault: UnfitError::NoLog { applied: index } });
-            }
-            Err(UnfitError::LogBehind { .. } | UnfitError::OtherHistory { .. }) if installed => {
-                let members = members_at_snapshot(&replicated, index, &memberships);
+        let superseded = superseded(&log, (index, term), installed, &replicated, &memberships)
+            .map_err(|fault| OpenError::Unfit { dir, fault })?;
+        match superseded {
+            None => begin(&config, &identity, &mut log, &mut memberships)?,
+            Some(members) => {
                 log.reset((index, term), members.clone());
                 memberships = vec![members];
                 if hard_state.term < term {
                     hard_state = HardState { term, vote: None };
                 }
             }
-            Err(fault) => return Err(OpenError::Unfit { dir, fault }),
         }
         let mut lines = vec![
             format!("engine: {tables} tables, applied entry {index} of term {term}"),

@@ -110,7 +110,7 @@ pub fn rejoin(
         disk.create_dir_all(&to)?;
         disk.sync_dir(dir)?;
         move_all(disk, dir, &to, &ours)?;
-        IdentityFile { moving: None, ..begun.clone() }.write(disk, dir)?;
+        IdentityFile::settled(begun.identity.clone()).write(disk, dir)?;
     }
     Ok(Rejoined { identity: begun.identity, moved_to: begun.moving.map(|to| dir.join(to)) })
 }
@@ -146,7 +146,7 @@ fn begin(
     found.write(disk, &dir.join(&to))?;
     disk.sync_dir(dir)?;
     let identity = Identity { incarnation: new_incarnation, joining: true, ..found.identity };
-    let begun = IdentityFile { identity, moving: Some(to) };
+    let begun = IdentityFile { moving: Some(to), ..IdentityFile::settled(identity) };
     begun.write(disk, dir)?;
     Ok(begun)
 }
@@ -178,7 +178,7 @@ fn begin_unknown(
         disk.sync_dir(&aside)?;
         disk.sync_dir(dir)?;
     }
-    let begun = IdentityFile { identity, moving: Some(to) };
+    let begun = IdentityFile { moving: Some(to), ..IdentityFile::settled(identity) };
     begun.write(disk, dir)?;
     Ok(begun)
 }

@@ -11,10 +11,10 @@ use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
 
-type Driver = SimDriver<RaftLog, EngineMachine>;
+pub(super) type Driver = SimDriver<RaftLog, EngineMachine>;
 
-const OLD: u64 = 7;
-const NEW: u64 = 0xbeac;
+pub(super) const OLD: u64 = 7;
+pub(super) const NEW: u64 = 0xbeac;
 const ASIDE: &str = "data/damaged-0000000000000007";
 
 fn config() -> NodeConfig {
@@ -22,20 +22,20 @@ fn config() -> NodeConfig {
     NodeConfig { memtable_bytes: 4 << 10, segment_bytes: 8 << 10, reserve_bytes: 0, ..new }
 }
 
-fn machine(disk: &SimDisk) -> (Env, SimHandles) {
+pub(super) fn machine(disk: &SimDisk) -> (Env, SimHandles) {
     let (mut env, mut sim) = sim::env(1);
     env.disk = Arc::new(disk.clone());
     sim.disk = disk.clone();
     (env, sim)
 }
 
-fn open(disk: &SimDisk) -> Result<(Driver, SimHandles), OpenError> {
+pub(super) fn open(disk: &SimDisk) -> Result<(Driver, SimHandles), OpenError> {
     let (env, sim) = machine(disk);
     Node::open(config(), env).map(|node| (SimDriver::new(node, &sim), sim))
 }
 
 /// A disk with a node that has written, flushed, and closed.
-fn used() -> SimDisk {
+pub(super) fn used() -> SimDisk {
     let disk = SimDisk::new(1);
     let (mut driver, sim) = open(&disk).unwrap();
     driver.settle();
@@ -60,7 +60,7 @@ fn used() -> SimDisk {
 }
 
 /// Every file under `dir` but locks, with length and sum, by its path inside `dir`.
-fn files(disk: &SimDisk, dir: &Path) -> BTreeMap<String, (usize, u32)> {
+pub(super) fn files(disk: &SimDisk, dir: &Path) -> BTreeMap<String, (usize, u32)> {
     let mut out = BTreeMap::new();
     for entry in disk.list(dir).unwrap() {
         let path = dir.join(&entry.name);
@@ -77,7 +77,7 @@ fn files(disk: &SimDisk, dir: &Path) -> BTreeMap<String, (usize, u32)> {
     out
 }
 
-fn identity(disk: &SimDisk) -> String {
+pub(super) fn identity(disk: &SimDisk) -> String {
     String::from_utf8(disk.read_file("data/IDENTITY").unwrap()).unwrap()
 }
 

@@ -29,11 +29,13 @@
 
 #[cfg(test)]
 mod membership_tests;
+mod offline;
 mod shape;
 mod state;
 #[cfg(test)]
 mod tests;
 
+pub use offline::LogImage;
 pub use state::{
     RaftLogError, SLOT_BASELINE, SLOT_HARD_STATE, SLOT_MEMBERSHIP, STATE_FORMAT, decode_baseline,
     decode_hard_state, decode_membership, encode_baseline, encode_hard_state, encode_membership,
@@ -139,29 +141,9 @@ impl RaftLog {
         let options = Options { segment_bytes, ..Options::new(LogKind::RaftLog, dir) };
         let mut replay = Replay { dir: dir.to_path_buf(), ..Replay::default() };
         let opened = wal::open(&env.disk, options, &mut |record| replay.add(&record));
-        let (writer, report) = match opened {
-            Ok(opened) => opened,
-            // A gap stops the replay; it is reported as what it is.
-            Err(WalError::Refused { .. }) if replay.gap.is_some() => {
-                let (expected, found) = replay.gap.unwrap_or_default();
-                return Err(RaftLogError::Gap { dir: dir.to_path_buf(), expected, found });
-            }
-            Err(error) => return Err(error.into()),
-        };
-        let (shape, memberships) = replay.finish(dir, &writer)?;
-        let mut hard_state = read_hard_state(dir, &writer)?;
-        let last = shape.last();
-        if hard_state.term < last.1 {
-            // The log proves a newer term; nobody was voted for in it (pitfall 3).
-            hard_state = HardState { term: last.1, vote: None };
-        }
-        let recovery = RaftLogRecovery {
-            hard_state,
-            first: shape.first(),
-            last,
-            memberships: memberships.to_vec(),
-            report,
-        };
+        let (writer, report) = opened.map_err(|error| replay.explain(error))?;
+        let (shape, memberships, recovery) = replay.finish(dir, &writer, report)?;
+        let (hard_state, last) = (recovery.hard_state, recovery.last);
         log::info!("raft log: entries {} to {}; {}", recovery.first, last.0, recovery.report);
         let log = Self {
             env: env.clone(),
@@ -563,6 +545,22 @@ fn read_entries(
     Ok(out)
 }
 
+/// What a record log says besides its records: one that was opened, or one that was only read.
+trait Slots {
+    fn state(&self, slot: u64) -> Option<(u64, &[u8])>;
+    fn next_index(&self) -> u64;
+}
+
+impl Slots for Writer {
+    fn state(&self, slot: u64) -> Option<(u64, &[u8])> {
+        Self::state(self, slot)
+    }
+
+    fn next_index(&self) -> u64 {
+        Self::next_index(self)
+    }
+}
+
 /// Rebuilds the shape from the records of a recovery.
 #[derive(Default)]
 struct Replay {
@@ -606,6 +604,16 @@ impl Replay {
             RecordKind::State | RecordKind::Group => {}
         }
         Ok(())
+    }
+
+    /// A gap stops the replay; it is reported as what it is.
+    fn explain(&self, error: WalError) -> RaftLogError {
+        match (error, self.gap) {
+            (WalError::Refused { .. }, Some((expected, found))) => {
+                RaftLogError::Gap { dir: self.dir.clone(), expected, found }
+            }
+            (error, _) => error.into(),
+        }
     }
 
     fn add_membership(&mut self, index: LogIndex, record: &Record<'_>) -> Result<(), WalError> {
@@ -658,20 +666,21 @@ impl Replay {
         }
     }
 
-    /// Joins what was replayed with the baseline and the membership there.
+    /// Joins what was replayed with the hard state, the baseline, and the membership there.
     fn finish(
         mut self,
         dir: &Path,
-        writer: &Writer,
-    ) -> Result<(Shape, MembershipHistory), RaftLogError> {
-        let baseline = match writer.state(SLOT_BASELINE) {
+        slots: &dyn Slots,
+        report: RecoveryReport,
+    ) -> Result<(Shape, MembershipHistory, RaftLogRecovery), RaftLogError> {
+        let baseline = match slots.state(SLOT_BASELINE) {
             None => (LogIndex::ZERO, Term::ZERO),
             Some((aux, payload)) => decode_baseline(aux, payload).ok_or_else(|| {
                 bad_state(dir, SLOT_BASELINE, "a baseline of format 1, 16 bytes", aux, payload)
             })?,
         };
         let mut memberships = MembershipHistory::default();
-        if let Some((aux, payload)) = writer.state(SLOT_MEMBERSHIP) {
+        if let Some((aux, payload)) = slots.state(SLOT_MEMBERSHIP) {
             let expected = "an index and a membership of format 1";
             let first = decode_membership(aux, payload)
                 .ok_or_else(|| bad_state(dir, SLOT_MEMBERSHIP, expected, aux, payload))?;
@@ -680,19 +689,28 @@ impl Replay {
         // Released entries may still lie in the oldest segment, and the slot may be ahead of the baseline.
         memberships.extend(std::mem::take(&mut self.memberships));
         memberships.release(baseline.0);
-        Ok((self.join_baseline(dir, writer, baseline)?, memberships))
+        let shape = self.join_baseline(dir, slots, baseline)?;
+        let mut hard_state = read_hard_state(dir, slots)?;
+        let (first, last) = (shape.first(), shape.last());
+        if hard_state.term < last.1 {
+            // The log proves a newer term; nobody was voted for in it (pitfall 3).
+            hard_state = HardState { term: last.1, vote: None };
+        }
+        let kept = memberships.to_vec();
+        let recovery = RaftLogRecovery { hard_state, first, last, memberships: kept, report };
+        Ok((shape, memberships, recovery))
     }
 
     fn join_baseline(
         mut self,
         dir: &Path,
-        writer: &Writer,
+        slots: &dyn Slots,
         baseline: (LogIndex, Term),
     ) -> Result<Shape, RaftLogError> {
         let gap =
             |expected, found| Err(RaftLogError::Gap { dir: dir.to_path_buf(), expected, found });
         let Some(first) = self.first else {
-            let next = LogIndex(writer.next_index());
+            let next = LogIndex(slots.next_index());
             if next > baseline.0.next() {
                 // There were entries behind the baseline, in a segment that is not there any more.
                 return gap(baseline.0.next(), next);
@@ -716,8 +734,8 @@ impl Replay {
     }
 }
 
-fn read_hard_state(dir: &Path, writer: &Writer) -> Result<HardState, RaftLogError> {
-    let Some((aux, payload)) = writer.state(SLOT_HARD_STATE) else {
+fn read_hard_state(dir: &Path, slots: &dyn Slots) -> Result<HardState, RaftLogError> {
+    let Some((aux, payload)) = slots.state(SLOT_HARD_STATE) else {
         return Ok(HardState::default());
     };
     decode_hard_state(aux, payload).ok_or_else(|| {

@@ -12,6 +12,7 @@
 //! What it does not do: it never touches the data directory. Settings of the later cluster (`peer-listen`, `advertise`,
 //! `advertise-peer`) are accepted, checked where that is possible, and not used; their help says so.
 
+use super::recover::RecoverArgs;
 use super::rejoin::RejoinArgs;
 use crate::base::NodeId;
 use crate::base::units::{parse_bytes, parse_duration};
@@ -84,6 +85,8 @@ pub enum Command {
     },
     /// Give up this member's damaged copy of the data and come back as a new member
     Rejoin(RejoinArgs),
+    /// Make this node a new cluster of itself when the old one has lost its quorum for ever; can lose acknowledged writes
+    Recover(RecoverArgs),
 }
 
 /// What the command line, the environment, and the file may set.
@@ -251,6 +254,9 @@ impl Config {
         }
         if let Some(Command::Rejoin(_)) = cli.command {
             return Err(ConfigError::NotADaemon { command: "beachd rejoin" });
+        }
+        if let Some(Command::Recover(_)) = cli.command {
+            return Err(ConfigError::NotADaemon { command: "beachd recover" });
         }
         let file = match &cli.config {
             Some(path) => read_file(path, disk)?,

@@ -10,6 +10,7 @@
 //! | `http` | `/healthz /readyz /status /metrics` |
 //! | `counters` | what the loop counts |
 //! | `service` | what the loop asks of the node |
+//! | [`recover`] | the command `beachd recover` |
 //! | [`rejoin`] | the command `beachd rejoin` |
 //!
 //! Architecture invariant: this is the only room that knows mio, and with [`client`](crate::client) the only one that
@@ -25,6 +26,7 @@ mod in_flight;
 mod link;
 mod output;
 mod process;
+pub mod recover;
 pub mod rejoin;
 mod service;
 

@@ -10,8 +10,22 @@ use crate::node::{self, RejoinError, Rejoined, Stated};
 use std::io::{self, BufRead, Write};
 use std::path::PathBuf;
 
-/// Longest answer that is read.
-const MAX_ANSWER_BYTES: u64 = 64;
+/// Longest answer that is read: a cluster's name and a line end fit.
+const MAX_ANSWER_BYTES: u64 = 260;
+
+/// Asks for `word`; whether that is the answer.
+pub(super) fn is_confirmed(
+    word: &str,
+    input: &mut dyn BufRead,
+    out: &mut dyn Write,
+) -> io::Result<bool> {
+    write!(out, "Type {word} to go on: ")?;
+    out.flush()?;
+    let mut answer = String::new();
+    io::Read::take(input, MAX_ANSWER_BYTES).read_line(&mut answer)?;
+    writeln!(out)?;
+    Ok(answer.trim() == word)
+}
 
 /// The arguments of `beachd rejoin`.
 #[derive(clap::Args, Clone, PartialEq, Eq, Debug)]
@@ -61,15 +75,8 @@ pub fn run(
     out: &mut dyn Write,
 ) -> Result<(), RejoinCommandError> {
     explain(args, out)?;
-    if !args.yes {
-        write!(out, "Type yes to go on: ")?;
-        out.flush()?;
-        let mut answer = String::new();
-        io::Read::take(input, MAX_ANSWER_BYTES).read_line(&mut answer)?;
-        writeln!(out)?;
-        if answer.trim() != "yes" {
-            return Err(RejoinCommandError::NotConfirmed);
-        }
+    if !args.yes && !is_confirmed("yes", input, out)? {
+        return Err(RejoinCommandError::NotConfirmed);
     }
     let stated = Stated { cluster_id: args.cluster_id.clone(), node_id: args.node_id.map(NodeId) };
     let done = node::rejoin(disk, &args.data_dir, random.next_u64(), &stated)?;

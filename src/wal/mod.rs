@@ -44,7 +44,7 @@ pub use format::{
     VERSION, record_bytes,
 };
 pub use maintenance::{MaintenanceDone, MaintenanceJob};
-pub use recovery::{Cut, RecoveryReport, open};
+pub use recovery::{Contents, Cut, RecoveryReport, open, read};
 pub use writer::{AppendId, DataMark, GroupDone, GroupJob, MARK_EVERY_BYTES, Writer};
 
 use std::path::PathBuf;

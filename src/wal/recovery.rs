@@ -238,16 +238,7 @@ pub fn open(
     );
     disk.create_dir_all(&options.dir)?;
     let chain = Chain::read(&**disk, options.kind, &options.dir)?;
-    let mut recovery = Recovery {
-        disk,
-        options: &options,
-        visit,
-        states: States::new(),
-        next_index: 0,
-        segments: VecDeque::new(),
-        report: RecoveryReport { segments: chain.segments.len(), ..RecoveryReport::default() },
-        has_reserve: chain.has_reserve,
-    };
+    let mut recovery = Recovery::new(disk, &options, visit, &chain);
     let tail = recovery.read_durable(&chain)?;
     recovery.remove(chain.leftovers.clone())?;
     let (file, end) = recovery.start_new_segment(&tail)?;
@@ -259,6 +250,42 @@ pub fn open(
     let writer =
         Writer::new(Parts { disk, options, segments, file, end, states, next_index, has_reserve });
     Ok((writer, report))
+}
+
+/// What [`read`] found in a log.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct Contents {
+    /// What would count if the log were opened now. Nothing was removed, and no segment was made.
+    pub report: RecoveryReport,
+    /// One past the newest data, after truncations.
+    pub next_index: u64,
+    states: States,
+}
+
+impl Contents {
+    /// The newest value of a state slot: its `aux` and its payload.
+    #[must_use]
+    pub fn state(&self, slot: u64) -> Option<(u64, &[u8])> {
+        self.states.get(&slot).map(|(aux, payload)| (*aux, payload.as_slice()))
+    }
+}
+
+/// Shows what [`open`] would show, and changes nothing. A record at the end may be one that only the page cache has: a
+/// crash of the machine can still take it, until the log is opened.
+///
+/// # Errors
+/// Those of [`open`] about what is in the files.
+pub fn read(
+    disk: &Arc<dyn Disk>,
+    options: &Options,
+    visit: &mut Visit<'_>,
+) -> Result<Contents, WalError> {
+    let chain = Chain::read(&**disk, options.kind, &options.dir)?;
+    let mut recovery = Recovery::new(disk, options, visit, &chain);
+    let tail = recovery.read_durable(&chain)?;
+    recovery.show_tail(&tail)?;
+    let Recovery { states, next_index, report, .. } = recovery;
+    Ok(Contents { report, next_index, states })
 }
 
 /// What becomes of the newest segment that was found.
@@ -304,7 +331,25 @@ struct Recovery<'a, 'v> {
     has_reserve: bool,
 }
 
-impl Recovery<'_, '_> {
+impl<'a, 'v> Recovery<'a, 'v> {
+    fn new(
+        disk: &'a Arc<dyn Disk>,
+        options: &'a Options,
+        visit: &'a mut Visit<'v>,
+        chain: &Chain,
+    ) -> Self {
+        Self {
+            disk,
+            options,
+            visit,
+            states: States::new(),
+            next_index: 0,
+            segments: VecDeque::new(),
+            report: RecoveryReport { segments: chain.segments.len(), ..RecoveryReport::default() },
+            has_reserve: chain.has_reserve,
+        }
+    }
+
     /// Judges the newest segment, then shows everything below its watermark.
     fn read_durable(&mut self, chain: &Chain) -> Result<Tail, WalError> {
         let Some((newest, older)) = chain.segments.split_last() else { return Ok(Tail::None) };
@@ -387,6 +432,17 @@ impl Recovery<'_, '_> {
             found: "the middle of a record".into(),
             advice: ADVICE,
         })
+    }
+
+    /// Shows what is valid above the watermark, where it is.
+    fn show_tail(&mut self, tail: &Tail) -> Result<(), WalError> {
+        let (Tail::Kept { segment, end } | Tail::Replaced { segment, end }) = tail else {
+            return Ok(());
+        };
+        let mut reader = segment.reader(&**self.disk)?;
+        reader.seek(end.watermark.durable_to.offset());
+        self.show_until(&mut reader, end.end)?;
+        Ok(())
     }
 
     /// Makes the segment that is written to from now on, with everything in it that was not known to be durable,

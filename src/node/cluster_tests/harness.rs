@@ -7,10 +7,13 @@ use crate::env::Lane;
 use crate::env::sim::{self, CrashKind, SimHandles};
 use crate::env::{Env, Jobs};
 use crate::node::sim::SimDriver;
-use crate::node::{Admin, Bootstrap, EngineMachine, Event, Node, NodeConfig, Origin};
+use crate::node::{
+    Admin, Bootstrap, EngineMachine, Event, NewCluster, Node, NodeConfig, Origin, RecoverError,
+    Recovery, RecoveryPlan,
+};
 use crate::proto::{ErrorReply, Opcode, Request, Response};
 use crate::raft::{LogView, Role};
-use crate::raft_log::RaftLog;
+use crate::raft_log::{LogImage, RaftLog};
 use std::collections::{BTreeMap, BTreeSet};
 
 type Driver = SimDriver<RaftLog, EngineMachine>;
@@ -403,6 +406,25 @@ impl Cluster {
         slot.driver = None;
         slot.sim.disk.restart();
         self.open(node);
+    }
+
+    /// What `beachd recover` does to a node that is down, and then the power goes. Also the last entry that its log had.
+    pub fn recover(
+        &mut self,
+        node: u64,
+        life: u64,
+    ) -> Result<(RecoveryPlan, LogIndex), RecoverError> {
+        let slot = self.slots.get_mut(&node).expect("a node");
+        assert!(slot.down, "node {node} is up");
+        slot.sim.jobs.abandon();
+        slot.driver = None;
+        slot.sim.disk.restart();
+        let last = LogImage::read(&slot.env, RAFT_DIR.as_ref()).expect("a whole log").last().0;
+        let (dir, wishes) = (&slot.config.dir, NewCluster::default());
+        let recovery = Recovery::prepare(&slot.env, dir, incarnation(node, life), &wishes)?;
+        let plan = recovery.carry_out()?;
+        slot.sim.disk.crash(CrashKind::PowerLoss);
+        Ok((plan, last))
     }
 
     /// Every file of the node's log rots, behind its header.
