@@ -161,6 +161,8 @@ fn a_crash_at_any_step_of_a_recovery_leaves_the_old_node_or_one_that_a_second_ru
                 refused += 1;
                 logged += u32::from(opened.memberships.last().unwrap().1.is_voter(replica(3, NEW)));
             } else {
+                let (_, members) = opened.memberships.last().unwrap();
+                assert_eq!(members, &Membership::of_voters([replica(3, NEW)]), "{context}: done");
                 incarnation = 99;
             }
             let plan = recover(&disk, 99).unwrap_or_else(|e| panic!("{context}: {e}"));
