@@ -13,7 +13,7 @@ local HEADER = 24
 local OPCODES = {
   [0] = "connection", [1] = "HELLO", [2] = "PING", [3] = "GET", [4] = "PUT",
   [5] = "DELETE", [6] = "WRITE", [7] = "SCAN", [8] = "STATUS", [9] = "STATS",
-  [10] = "REGISTER",
+  [10] = "REGISTER", [11] = "MEMBERS", [12] = "ADMIN",
 }
 local STATUS = {
   [0] = "OK",
@@ -28,6 +28,7 @@ local STATUS = {
   [37] = "SNAPSHOT_TOO_OLD", [38] = "READ_ERROR", [39] = "INTERNAL",
 }
 local EFFECTS = { [0] = "none", [1] = "not_applied", [2] = "applied", [3] = "unknown" }
+local ADMIN = { [1] = "add", [2] = "promote", [3] = "remove", [4] = "transfer" }
 local KINDS = { [0x01] = "PUT", [0x02] = "DELETE", [0x80] = "no-op" }
 
 local f = {
@@ -71,6 +72,8 @@ local f = {
   name = ProtoField.string("beachdb.hello.name", "Name"),
   cluster = ProtoField.string("beachdb.hello.cluster", "Cluster"),
   node = ProtoField.uint64("beachdb.hello.node", "Node"),
+  admin_kind = ProtoField.uint8("beachdb.admin.kind", "Command", base.DEC, ADMIN),
+  address = ProtoField.string("beachdb.admin.address", "Peer address"),
   json = ProtoField.string("beachdb.json", "Document"),
   inline = ProtoField.string("beachdb.inline", "Text"),
 }
@@ -225,6 +228,13 @@ local request = {
   end,
 }
 
+request[12] = function(tvb, tree)
+  tree:add(f.admin_kind, tvb(24, 1))
+  tree:add(f.node, tvb(32, 8))
+  local at = text(tree, f.address, tvb, 40, tvb(30, 2):uint())
+  return string.format("%s %s %s", ADMIN[tvb(24, 1):uint()] or "?", tostring(tvb(32, 8):uint64()), at)
+end
+
 local reply = {
   [1] = function(tvb, tree)
     tree:add(f.version, tvb(24, 1))
@@ -274,8 +284,8 @@ local reply = {
     return string.format("%d entries%s", count, resume > 0 and ", more" or "")
   end,
 }
-reply[5], reply[6] = reply[4], reply[4]
-for _, document in ipairs({ 8, 9 }) do
+reply[5], reply[6], reply[12] = reply[4], reply[4], reply[4]
+for _, document in ipairs({ 8, 9, 11 }) do
   reply[document] = function(tvb, tree)
     if tvb:len() == HEADER then return nil end
     tree:add(f.json, tvb(HEADER), tvb(HEADER):string())

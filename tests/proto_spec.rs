@@ -12,8 +12,8 @@ use beachdb::proto::explain::{batch_json, explain, explain_batch, frame_json};
 use beachdb::proto::frame::{CrcPolicy, Decoded, FLAG_NO_CRC, decode};
 use beachdb::proto::text::{from_hex, to_hex};
 use beachdb::proto::{
-    Effect, ErrorCode, ErrorReply, HelloReply, HelloRequest, Opcode, REPLY_BIT, Registered,
-    Request, Response, ScanEntry, ScanRange, ScanReply, ScanRequest,
+    AdminRequest, Effect, ErrorCode, ErrorReply, HelloReply, HelloRequest, Opcode, REPLY_BIT,
+    Registered, Request, Response, ScanEntry, ScanRange, ScanReply, ScanRequest,
 };
 use bytes::Bytes;
 use serde_json::{Value, json};
@@ -151,6 +151,8 @@ fn examples() -> Vec<(&'static str, Vec<u8>)> {
         leader: "10.0.0.2:7400".into(),
         ..ErrorReply::new(ErrorCode::NotLeader, Effect::NotApplied, "node 2 leads")
     });
+    let add = AdminRequest::Add { node: NodeId(2), peer_address: "10.0.0.2:7401" };
+    let remove = AdminRequest::Remove(NodeId(3));
     vec![
         ("hello-request", request(&Request::Hello(hello_request), 1)),
         ("hello-reply", reply(Opcode::Hello, &Response::Hello(hello), 1)),
@@ -194,6 +196,11 @@ fn examples() -> Vec<(&'static str, Vec<u8>)> {
                 13,
             ),
         ),
+        ("members-request", request(&Request::Members, 20)),
+        ("members-reply", reply(Opcode::Members, &Response::Members(r#"{"leader":1}"#.into()), 20)),
+        ("admin-add-request", request(&Request::Admin(add), 21)),
+        ("admin-remove-request", request(&Request::Admin(remove), 22)),
+        ("admin-reply", reply(Opcode::Admin, &written(9, 4, 4), 21)),
         ("error-not-leader", reply(Opcode::Put, &follower, 17)),
         ("error-connection", closing),
         ("get-by-hand", by_hand),

@@ -50,7 +50,9 @@ pub mod session;
 #[expect(clippy::disallowed_methods, reason = "the scripted server is a thread with its own clock")]
 mod tests;
 
-pub use crate::proto::{Effect, ErrorCode, ErrorReply, HelloReply, ScanEntry, ScanReply};
+pub use crate::proto::{
+    AdminRequest, Effect, ErrorCode, ErrorReply, HelloReply, ScanEntry, ScanReply,
+};
 pub use error::ClientError;
 pub use pipeline::{Pipeline, Ticket};
 pub use scan::{Scan, ScanOptions};
@@ -278,6 +280,24 @@ impl Client {
         match self.call(&Request::Stats)? {
             Response::Stats(json) => Ok(json),
             other => Err(self.unexpected(Opcode::Stats, &other)),
+        }
+    }
+
+    /// Who belongs to the cluster, as far as the node that is asked knows: a JSON document.
+    pub fn members(&mut self) -> Result<String, ClientError> {
+        match self.call(&Request::Members)? {
+            Response::Members(json) => Ok(json),
+            other => Err(self.unexpected(Opcode::Members, &other)),
+        }
+    }
+
+    /// Changes who belongs to the cluster, or who leads it; the leader is looked for as with a write. Tried again while
+    /// it is refused as busy: another change is on its way, or a learner has not caught up. Returns the entry that made
+    /// the change.
+    pub fn admin(&mut self, request: &AdminRequest<'_>) -> Result<LogIndex, ClientError> {
+        match self.call(&Request::Admin(*request))? {
+            Response::Written { index, .. } => Ok(index),
+            other => Err(self.unexpected(Opcode::Admin, &other)),
         }
     }
 

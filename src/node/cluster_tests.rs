@@ -8,7 +8,7 @@ mod sessions;
 use super::*;
 use crate::base::{Member, MemberRole, NodeId, Term};
 use crate::env::sim::CrashKind;
-use crate::proto::{Effect as Outcome, ErrorReply, Opcode};
+use crate::proto::{AdminRequest, Effect as Outcome, ErrorReply, Opcode};
 use harness::Cluster;
 
 fn error(response: Option<Response>) -> ErrorReply {
@@ -241,6 +241,111 @@ fn members_are_added_as_learners_promoted_and_removed() {
     let next = cluster.elect_without(leader);
     assert_eq!(cluster.get(next, "a").as_deref(), Some("2"));
     assert_eq!(cluster.node(next).raft().membership().voter_count(), 2, "it is in the log");
+}
+
+/// ADMIN over the wire: its reply, or nothing yet.
+fn wire(cluster: &mut Cluster, node: u64, request: AdminRequest<'_>) -> Origin {
+    cluster.send(node, Request::Admin(request))
+}
+
+fn done(reply: Option<Response>) -> LogIndex {
+    match reply {
+        Some(Response::Written { index, .. }) => index,
+        other => panic!("{other:?}"),
+    }
+}
+
+#[test]
+fn a_node_is_added_by_its_address_after_it_has_said_who_it_is() {
+    let (mut cluster, leader) = Cluster::with_leader(1, |_| {});
+    cluster.join(2, 0);
+    let add = AdminRequest::Add { node: NodeId(2), peer_address: "b:7401" };
+    let asked = wire(&mut cluster, leader, add);
+    let (token, node, address) = cluster.driver(leader).introductions.pop().unwrap();
+    assert_eq!((node, address.as_str()), (NodeId(2), "b:7401"));
+    let busy = wire(&mut cluster, leader, add);
+    assert_eq!(error(cluster.reply(leader, busy)).code, ErrorCode::Busy, "one at a time");
+    let member = Member { role: MemberRole::Voter, ..learner(cluster.replica(2)) };
+    let other = Event::Introduced { token: token + 1, result: Ok(member.clone()) };
+    cluster.driver(leader).event(other);
+    assert_eq!(cluster.reply(leader, asked), None, "that was another question");
+    cluster.driver(leader).event(Event::Introduced { token, result: Ok(member) });
+    cluster.pass(1_500);
+    let index = done(cluster.reply(leader, asked));
+    let members = cluster.node(leader).members();
+    assert_eq!((members.index, members.committed), (index.0, true));
+    assert_eq!(
+        members.members[1].role,
+        MemberRole::Learner,
+        "it has to catch up, whatever it says"
+    );
+    assert!(members.members[1].progress.unwrap().caught_up);
+    let promoted = wire(&mut cluster, leader, AdminRequest::Promote(NodeId(2)));
+    cluster.pass(100);
+    done(cluster.reply(leader, promoted));
+    let transferred = wire(&mut cluster, leader, AdminRequest::Transfer(Some(NodeId(2))));
+    cluster.pass(500);
+    done(cluster.reply(leader, transferred));
+    // The new member said where clients reach it; whoever asks the old leader is told.
+    let put = cluster.send_put(leader, "a", "1");
+    assert_eq!(error(cluster.reply(leader, put)).leader, "node-2:7400");
+    let elsewhere = wire(&mut cluster, leader, AdminRequest::Remove(NodeId(1)));
+    let refused = error(cluster.reply(leader, elsewhere));
+    assert_eq!((refused.code, refused.effect), (ErrorCode::NotLeader, Outcome::NotApplied));
+    assert_eq!(refused.leader, "node-2:7400");
+}
+
+#[test]
+fn who_cannot_be_added_is_refused_and_nothing_is_proposed() {
+    let (mut cluster, leader) = Cluster::with_leader(3, |_| {});
+    let last = cluster.node(leader).raft().status().last;
+    let add = |node| AdminRequest::Add { node: NodeId(node), peer_address: "b:7401" };
+    let member = wire(&mut cluster, leader, add(2));
+    assert!(error(cluster.reply(leader, member)).message.contains("is a member already"));
+    assert!(cluster.driver(leader).introductions.is_empty());
+    let replica = |node| ReplicaId { node: NodeId(node), incarnation: 7 };
+    let bad_address = Member { client_address: "a b".into(), ..learner(replica(9)) };
+    for (result, why) in [
+        (Err("connection refused".to_owned()), "connection refused"),
+        (Ok(learner(replica(8))), "node 8 is there"),
+        (Ok(bad_address), "printable ASCII"),
+    ] {
+        let asked = wire(&mut cluster, leader, add(9));
+        let (token, ..) = cluster.driver(leader).introductions.pop().unwrap();
+        cluster.driver(leader).event(Event::Introduced { token, result });
+        let refused = error(cluster.reply(leader, asked));
+        assert_eq!((refused.code, refused.effect), (ErrorCode::BadRequest, Outcome::NotApplied));
+        assert!(refused.message.contains(why), "{refused}");
+    }
+    let asked = wire(&mut cluster, leader, add(9));
+    let (token, ..) = cluster.driver(leader).introductions.pop().unwrap();
+    cluster.pass(11_000);
+    let late = error(cluster.reply(leader, asked));
+    assert_eq!((late.code, late.effect), (ErrorCode::DeadlineExceeded, Outcome::NotApplied));
+    let result = Ok(learner(replica(9)));
+    cluster.driver(leader).event(Event::Introduced { token, result });
+    cluster.pass(500);
+    assert_eq!(cluster.node(leader).raft().status().last, last, "an answer that came too late");
+    let asked = wire(&mut cluster, leader, add(9));
+    cluster.driver(leader).event(Event::Drain);
+    assert_eq!(error(cluster.reply(leader, asked)).code, ErrorCode::ShuttingDown);
+}
+
+#[test]
+fn the_last_voter_stays_and_a_leader_may_remove_itself() {
+    let (mut cluster, alone) = Cluster::with_leader(1, |_| {});
+    let last = wire(&mut cluster, alone, AdminRequest::Remove(NodeId(alone)));
+    cluster.settle();
+    let refused = error(cluster.reply(alone, last));
+    assert_eq!((refused.code, refused.effect), (ErrorCode::BadRequest, Outcome::NotApplied));
+    let (mut cluster, leader) = Cluster::with_leader(3, |_| {});
+    let removed = wire(&mut cluster, leader, AdminRequest::Remove(NodeId(leader)));
+    cluster.pass(1_000);
+    done(cluster.reply(leader, removed));
+    assert_ne!(cluster.node(leader).role(), Role::Leader);
+    let next = cluster.elect_without(leader);
+    assert_eq!(cluster.node(next).members().members.len(), 2);
+    cluster.put(next, "a", "1");
 }
 
 #[test]

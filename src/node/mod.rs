@@ -89,8 +89,8 @@ pub use state_machine::{
     Versioned,
 };
 pub use status::{
-    MemberStatus, MemoryStatus, ProgressStatus, ReadStats, ReceiveStatus, SnapshotStatus, Stages,
-    Stats, Status,
+    MemberStatus, MembersStatus, MemoryStatus, ProgressStatus, ReadStats, ReceiveStatus,
+    SnapshotStatus, Stages, Stats, Status,
 };
 pub use types::{Admin, Effect, EntryOutcome, Event, FatalError, Observed, Origin};
 
@@ -102,7 +102,7 @@ use crate::limits::{FEW_REQUESTS, TRACE_EVENTS};
 use crate::proto::{self, ErrorCode, HelloReply, HelloRequest, Request, Response};
 use crate::raft::message::Body;
 use crate::raft::{self, HardState, LogOutcome, LogStore, ProposeError, Raft, Role};
-use admin::Handover;
+use admin::{Handover, Introduction};
 use admission::{Arrival, Desk};
 use fetch::{Durable, Fetches};
 use peers::Outbox;
@@ -132,6 +132,9 @@ pub struct Node<L, S> {
     receiver: Receiver,
     holds: Holds,
     handover: Option<Handover>,
+    /// A node that is asked who it is, and how many were.
+    introduction: Option<Introduction>,
+    introductions: u64,
     /// What raft found to be impossible: the process must stop.
     broken: Option<FatalError>,
     log: L,
@@ -221,6 +224,8 @@ impl<L: LogStore, S: StateMachine> Node<L, S> {
             receiver: Receiver::default(),
             holds: Holds::default(),
             handover: None,
+            introduction: None,
+            introductions: 0,
             broken: None,
             log,
             desk: Desk::new(config.max_queued_requests, config.max_queued_bytes),
@@ -276,11 +281,16 @@ impl<L: LogStore, S: StateMachine> Node<L, S> {
                 self.admin(now, &arrival, command, out);
                 Ok(())
             }
+            Event::Introduced { token, result } => {
+                self.introduced(now, token, result, out);
+                Ok(())
+            }
             Event::Tick => self.tick(now, out),
             Event::EndOfTurn => self.end_of_turn(now, out),
             Event::Drain => {
                 if self.phase == Phase::Running {
                     self.phase = Phase::Draining;
+                    self.cancel_introduction(now, out);
                 }
                 Ok(())
             }
@@ -422,11 +432,13 @@ impl<L: LogStore, S: StateMachine> Node<L, S> {
             Request::Ping => Some(Response::Pong),
             Request::Status => Some(Response::Status(status::json(&self.status(now)))),
             Request::Stats => Some(Response::Stats(status::json(&self.stats(now)))),
+            Request::Members => Some(Response::Members(status::json(&self.members()))),
             _ if self.phase != Phase::Running => Some(admission::error(
                 ErrorCode::ShuttingDown,
                 proto::Effect::refused(arrival.opcode),
                 "the server is shutting down",
             )),
+            Request::Admin(wanted) => return self.admin_request(now, &arrival, wanted, out),
             _ => None,
         };
         let refused = match direct {
@@ -469,7 +481,12 @@ impl<L: LogStore, S: StateMachine> Node<L, S> {
                 let ticket = self.desk.admit(now, arrival)?;
                 self.writes.add(ticket, batch);
             }
-            Request::Hello(_) | Request::Ping | Request::Status | Request::Stats => {}
+            Request::Hello(_)
+            | Request::Ping
+            | Request::Status
+            | Request::Stats
+            | Request::Members
+            | Request::Admin(_) => {}
         }
         Ok(())
     }

@@ -3,7 +3,7 @@
 //! fatal effect, and a drain answers everybody.
 
 use super::{Effect, Event, FatalError, Node, Observed, Origin, StateMachine};
-use crate::base::Nanos;
+use crate::base::{Nanos, NodeId};
 use crate::env::sim::{SimClock, SimHandles, SimJobs};
 use crate::env::{Clock, Completion, Jobs, Lane};
 use crate::proto::{Request, Response};
@@ -29,6 +29,8 @@ pub struct SimDriver<L, S> {
     pub sent: Vec<Message>,
     /// What the node showed of its inside, for the test to take.
     pub observed: Vec<Observed>,
+    /// Nodes that it wants to be introduced to: token, number, address. For the test to take and answer.
+    pub introductions: Vec<(u64, NodeId, String)>,
     trace: Vec<String>,
     effects: Vec<Effect>,
     completions: Vec<Completion>,
@@ -47,6 +49,7 @@ impl<L: LogStore, S: StateMachine> SimDriver<L, S> {
             drained: false,
             sent: Vec::new(),
             observed: Vec::new(),
+            introductions: Vec::new(),
             trace: Vec::new(),
             effects: Vec::new(),
             completions: Vec::new(),
@@ -70,6 +73,9 @@ impl<L: LogStore, S: StateMachine> SimDriver<L, S> {
                 Effect::Drained => self.drained = true,
                 Effect::Send(message) => self.sent.push(message),
                 Effect::Observed(observed) => self.observed.push(observed),
+                Effect::Introduce { token, node, address } => {
+                    self.introductions.push((token, node, address));
+                }
             }
         }
     }

@@ -1,4 +1,4 @@
-//! What STATUS and STATS say. Their JSON is a stable interface: fields are added, never renamed or removed, and
+//! What STATUS, STATS, and MEMBERS say. Their JSON is a stable interface: fields are added, never renamed or removed, and
 //! `schema` counts incompatible changes.
 
 use super::admission::{QueueStatus, RequestCounters};
@@ -76,7 +76,30 @@ pub struct Status {
     pub stages: Stages,
 }
 
-/// A member of the cluster, for STATUS.
+/// The body of MEMBERS: who belongs to the cluster, as far as this node knows.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize)]
+pub struct MembersStatus {
+    /// 1.
+    pub schema: u32,
+    /// The cluster's name.
+    pub cluster: String,
+    /// The node that says so.
+    pub node: u64,
+    /// The leader's number; `null` when none is known.
+    pub leader: Option<u64>,
+    /// The current term.
+    pub term: u64,
+    /// The log entry from which on these are the members; 0 = since the cluster began.
+    pub index: u64,
+    /// Whether that entry is committed; until then it may be taken back.
+    pub committed: bool,
+    /// The node that leadership is being handed to; `null` when it is not.
+    pub transfer_target: Option<u64>,
+    /// Who they are, by node number; empty on a node that waits to be added.
+    pub members: Vec<MemberStatus>,
+}
+
+/// A member of the cluster, for STATUS and MEMBERS.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize)]
 pub struct MemberStatus {
     /// Its number.
@@ -104,6 +127,8 @@ pub struct ProgressStatus {
     pub next: u64,
     /// Appends on their way to it.
     pub in_flight: u64,
+    /// Whether it may be promoted.
+    pub caught_up: bool,
     /// Whether it was heard of within an election timeout.
     pub recent: bool,
 }
@@ -231,6 +256,23 @@ impl<L: LogStore, S: StateMachine> Node<L, S> {
         }
     }
 
+    /// Who belongs to the cluster.
+    #[must_use]
+    pub fn members(&self) -> MembersStatus {
+        let raft = self.raft.status();
+        MembersStatus {
+            schema: 1,
+            cluster: self.identity.cluster_id.clone(),
+            node: self.identity.node_id.0,
+            leader: self.raft.leader().map(|id| id.node.0),
+            term: self.raft.term().0,
+            index: raft.membership_index.0,
+            committed: raft.membership_index <= raft.commit,
+            transfer_target: raft.transfer.map(|to| to.node.0),
+            members: self.member_status(&raft),
+        }
+    }
+
     fn member_status(&self, raft: &RaftStatus) -> Vec<MemberStatus> {
         let progress = |replica| {
             let follower = raft.followers.iter().find(|f| f.replica == replica)?;
@@ -239,6 +281,7 @@ impl<L: LogStore, S: StateMachine> Node<L, S> {
                 matched: follower.matched.0,
                 next: follower.next.0,
                 in_flight: follower.in_flight as u64,
+                caught_up: follower.caught_up,
                 recent: follower.recent,
             })
         };

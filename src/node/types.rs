@@ -43,7 +43,7 @@ pub enum Event<'a> {
     /// The connection to this replica broke: what was on its way may be lost.
     PeerUnreachable(ReplicaId),
     /// The operator wants something of the cluster. Answered like a request, by one [`Effect::Reply`] with opcode
-    /// [`Opcode::Write`]: [`Response::Written`] when it is done, or an error that says what became of it.
+    /// [`Opcode::Admin`]: [`Response::Written`] when it is done, or an error that says what became of it.
     Admin {
         /// Who wants the answer.
         origin: Origin,
@@ -51,6 +51,13 @@ pub enum Event<'a> {
         command: Admin,
         /// When the operator gives up.
         deadline: Nanos,
+    },
+    /// What [`Effect::Introduce`] found out. Dropped when nobody waits for it any more.
+    Introduced {
+        /// The effect's.
+        token: u64,
+        /// Who answered at the address, with the addresses that it advertises; or why it cannot be added, for people.
+        result: Result<Member, String>,
     },
     /// Time passed; wanted at [`Node::next_wakeup`](super::Node::next_wakeup), harmless at any time.
     Tick,
@@ -84,6 +91,16 @@ pub enum Effect {
         opcode: Opcode,
         /// The reply.
         response: Response,
+    },
+    /// An operator wants to add this node: connect to the address, shake hands, and tell who is there by
+    /// [`Event::Introduced`] with the same token. One at a time; the driver gives up by itself after a while.
+    Introduce {
+        /// Comes back.
+        token: u64,
+        /// The number that the node at the address must have.
+        node: NodeId,
+        /// `HOST:PORT` for peers, as the operator said it.
+        address: String,
     },
     /// Carry this to the replica it is addressed to. It may be lost, and need not stay in order.
     Send(Message),

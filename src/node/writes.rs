@@ -355,6 +355,7 @@ impl<L: LogStore, S: StateMachine> Node<L, S> {
         let turn = self.writes.turn.iter().map(|(ticket, _)| ticket.deadline);
         earliest = turn.fold(earliest, Nanos::min);
         earliest = earliest.min(self.expire_reads(now, out));
+        earliest = earliest.min(self.expire_introduction(now, out));
         self.desk.set_earliest_deadline(earliest);
     }
 }

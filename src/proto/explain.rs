@@ -11,7 +11,7 @@
 
 use super::error::ErrorCode;
 use super::frame::{self, CrcPolicy, Decoded, FLAG_NO_CRC, FrameHeader, HEADER_BYTES};
-use super::request::{Request, ScanRange};
+use super::request::{AdminRequest, Request, ScanRange};
 use super::response::{HelloReply, Response};
 use super::{CONNECTION_OPCODE, Opcode, REPLY_BIT, text};
 use crate::base::batch::{BATCH_HEADER_BYTES, BatchRef, Op, kind};
@@ -181,7 +181,9 @@ fn explain_body(rows: &mut Rows<'_>, h: &FrameHeader) {
             rows.data(rest, "value");
         }
         (Some(Opcode::Put | Opcode::Delete | Opcode::Write), false) => explain_batch_rows(rows),
-        (Some(Opcode::Put | Opcode::Delete | Opcode::Write), true) if rows.left() >= 24 => {
+        (Some(Opcode::Put | Opcode::Delete | Opcode::Write | Opcode::Admin), true)
+            if rows.left() >= 24 =>
+        {
             for name in ["log index", "first sequence", "last sequence"] {
                 let n = rows.u64(0);
                 rows.row(8, format!("{name} {n}"));
@@ -206,7 +208,23 @@ fn explain_body(rows: &mut Rows<'_>, h: &FrameHeader) {
             rows.data(cluster, "cluster");
         }
         (Some(Opcode::Hello), true) if rows.left() >= 64 => explain_hello_reply(rows),
-        (Some(Opcode::Status | Opcode::Stats), true) => {
+        (Some(Opcode::Admin), false) if rows.left() >= 16 => {
+            let (kind, address) = (rows.bytes[rows.at], usize::from(rows.u16(6)));
+            let name = match kind {
+                1 => "add",
+                2 => "promote",
+                3 => "remove",
+                4 => "transfer",
+                _ => "unknown",
+            };
+            rows.row(8, format!("{name}, address of {address} bytes"));
+            match rows.u64(0) {
+                0 => rows.row(8, "node 0: any"),
+                n => rows.row(8, format!("node {n}")),
+            }
+            rows.data(address, "peer address");
+        }
+        (Some(Opcode::Status | Opcode::Stats | Opcode::Members), true) => {
             let rest = rows.left();
             rows.data(rest, "JSON");
         }
@@ -438,9 +456,23 @@ pub fn batch_json(batch: &BatchRef<'_>) -> Value {
 #[must_use]
 pub fn request_json(request: &Request<'_>) -> Value {
     match request {
-        Request::Ping | Request::Status | Request::Stats | Request::Register => {
+        Request::Ping | Request::Status | Request::Stats | Request::Register | Request::Members => {
             json!({"kind": request.opcode().name()})
         }
+        Request::Admin(admin) => match *admin {
+            AdminRequest::Add { node, peer_address } => json!({
+                "kind": "ADMIN", "command": "add", "node": node.0, "peer_address": peer_address,
+            }),
+            AdminRequest::Promote(node) => {
+                json!({"kind": "ADMIN", "command": "promote", "node": node.0})
+            }
+            AdminRequest::Remove(node) => {
+                json!({"kind": "ADMIN", "command": "remove", "node": node.0})
+            }
+            AdminRequest::Transfer(to) => {
+                json!({"kind": "ADMIN", "command": "transfer", "node": to.map(|node| node.0)})
+            }
+        },
         Request::Hello(h) => json!({
             "kind": "HELLO", "min_version": h.min_version, "max_version": h.max_version,
             "name": h.name, "cluster": h.cluster,
@@ -499,6 +531,7 @@ pub fn response_json(response: &Response) -> Value {
             })
         }
         Response::Status(json) => json!({"kind": "STATUS", "document": json}),
+        Response::Members(json) => json!({"kind": "MEMBERS", "document": json}),
         Response::Stats(json) => json!({"kind": "STATS", "document": json}),
         Response::Error(e) => json!({
             "kind": "ERROR", "code": e.code.name(), "effect": e.effect.name(),

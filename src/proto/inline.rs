@@ -6,7 +6,7 @@
 //! PUT key value                 OK seq=N index=N
 //! DEL key                       OK seq=N index=N
 //! SCAN [start [end]] [LIMIT n]  ENTRY key value seq=N …   then   END count=N snapshot=N [more=key]
-//! STATUS | STATS                a JSON document on one line
+//! STATUS | STATS | MEMBERS      a JSON document on one line
 //! HELP                          what may be typed, then END
 //! QUIT                          BYE, and the connection is closed
 //! anything that fails           ERR CODE effect=… [retry_after_ms=N] message
@@ -70,6 +70,8 @@ pub enum InlineRequest {
     Status,
     /// STATS.
     Stats,
+    /// MEMBERS.
+    Members,
 }
 
 /// What HELP answers.
@@ -81,6 +83,7 @@ DEL key                       delete a key
 SCAN [start [end]] [LIMIT n]  keys from start, up to and without end; 100 unless LIMIT says otherwise
 STATUS                        the node, as JSON
 STATS                         the engine, as JSON
+MEMBERS                       the cluster, as JSON
 QUIT                          close the connection
 A token with spaces or bytes is \"quoted\", with \\xNN \\n \\r \\t \\\\ and \\\" in it.
 END
@@ -143,6 +146,7 @@ pub fn parse(line: &[u8]) -> Result<InlineCommand, InlineError> {
         b"PING" => no_args("PING", InlineRequest::Ping)?,
         b"STATUS" => no_args("STATUS", InlineRequest::Status)?,
         b"STATS" => no_args("STATS", InlineRequest::Stats)?,
+        b"MEMBERS" => no_args("MEMBERS", InlineRequest::Members)?,
         b"GET" => parse_get(args)?,
         b"PUT" | b"SET" => parse_put(args)?,
         b"DEL" | b"DELETE" => parse_del(args)?,
@@ -235,6 +239,7 @@ impl InlineRequest {
             }),
             Self::Status => Request::Status,
             Self::Stats => Request::Stats,
+            Self::Members => Request::Members,
         }
     }
 }
@@ -261,7 +266,7 @@ pub fn render_into(out: &mut Vec<u8>, response: &Response) {
             out.extend_from_slice(format!("OK seq={last_seq} index={index}").as_bytes());
         }
         Response::Scan(scan) => render_scan(out, scan),
-        Response::Status(json) | Response::Stats(json) => {
+        Response::Status(json) | Response::Stats(json) | Response::Members(json) => {
             // Raw line ends cannot occur inside a JSON string, so they are only layout.
             out.extend(json.bytes().map(|b| if matches!(b, b'\n' | b'\r') { b' ' } else { b }));
         }

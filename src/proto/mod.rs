@@ -44,7 +44,7 @@ pub mod text;
 pub use body::BodyError;
 pub use error::{Effect, ErrorCode, ErrorReply};
 pub use frame::{Decoded, FrameError, FrameHeader};
-pub use request::{HelloRequest, Request, RequestError, ScanRange, ScanRequest};
+pub use request::{AdminRequest, HelloRequest, Request, RequestError, ScanRange, ScanRequest};
 pub use response::{HelloReply, Registered, Response, ResponseError, ScanEntry, ScanReply};
 
 /// The protocol version this code speaks.
@@ -79,11 +79,15 @@ pub enum Opcode {
     Stats = 9,
     /// Begin a session for exactly-once writes.
     Register = 10,
+    /// Who belongs to the cluster, as JSON.
+    Members = 11,
+    /// Change who belongs to the cluster, or who leads.
+    Admin = 12,
 }
 
 impl Opcode {
     /// All of them, by number.
-    pub const ALL: [Self; 10] = [
+    pub const ALL: [Self; 12] = [
         Self::Hello,
         Self::Ping,
         Self::Get,
@@ -94,13 +98,15 @@ impl Opcode {
         Self::Status,
         Self::Stats,
         Self::Register,
+        Self::Members,
+        Self::Admin,
     ];
 
     /// The opcode for a request's byte; `None` for one this version does not know (replies included).
     #[must_use]
     pub const fn from_u8(byte: u8) -> Option<Self> {
         match byte {
-            1..=10 => Some(Self::ALL[byte as usize - 1]),
+            1..=12 => Some(Self::ALL[byte as usize - 1]),
             _ => None,
         }
     }
@@ -125,13 +131,15 @@ impl Opcode {
             Self::Status => "STATUS",
             Self::Stats => "STATS",
             Self::Register => "REGISTER",
+            Self::Members => "MEMBERS",
+            Self::Admin => "ADMIN",
         }
     }
 
     /// Whether it goes through the log, so that its failure has an [`Effect`] to report.
     #[must_use]
     pub const fn is_write(self) -> bool {
-        matches!(self, Self::Put | Self::Delete | Self::Write | Self::Register)
+        matches!(self, Self::Put | Self::Delete | Self::Write | Self::Register | Self::Admin)
     }
 }
 

@@ -3,19 +3,20 @@
 //! | opcode | body |
 //! |---|---|
 //! | HELLO | lowest version, highest version (1 each), name length, cluster length (2 each), reserved (2); name; cluster |
-//! | PING, STATUS, STATS, REGISTER | empty |
+//! | PING, STATUS, STATS, REGISTER, MEMBERS | empty |
 //! | GET | snapshot (8); key |
 //! | PUT, DELETE | a batch of exactly one such operation |
 //! | WRITE | a batch |
 //! | SCAN | snapshot (8); limit, byte limit (4 each); flags, start, end, resume lengths (2 each); start; end; resume |
+//! | ADMIN | kind (1), 0 (5), address length (2); node (8); peer address |
 
 use super::error::{Effect, ErrorCode, ErrorReply};
 use super::frame::{self, EncodeTooLarge};
 use super::peer::PeerOpcode;
 use super::{Opcode, PROTOCOL_VERSION};
-use crate::base::SequenceNumber;
 use crate::base::batch::{BatchError, BatchRef, Op, RESERVED_KEY_PREFIX};
-use crate::limits::{MAX_KEY_BYTES, MAX_SCAN_BYTES, MAX_SCAN_ENTRIES};
+use crate::base::{NodeId, SequenceNumber};
+use crate::limits::{MAX_ADDRESS_BYTES, MAX_KEY_BYTES, MAX_SCAN_BYTES, MAX_SCAN_ENTRIES};
 use byteorder::{BigEndian, ByteOrder};
 
 /// Longest client name or cluster id in a HELLO.
@@ -28,6 +29,11 @@ const SCAN_PREFIX: u16 = 0x0002;
 const SCAN_KNOWN_FLAGS: u16 = SCAN_KEYS_ONLY | SCAN_PREFIX;
 const SCAN_FIXED_BYTES: usize = 24;
 const HELLO_FIXED_BYTES: usize = 8;
+const ADMIN_FIXED_BYTES: usize = 16;
+const ADMIN_ADD: u8 = 1;
+const ADMIN_PROMOTE: u8 = 2;
+const ADMIN_REMOVE: u8 = 3;
+const ADMIN_TRANSFER: u8 = 4;
 
 /// A decoded request; keys and batches borrow from the receive buffer.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -58,6 +64,28 @@ pub enum Request<'a> {
     Stats,
     /// Begin a session.
     Register,
+    /// Who belongs to the cluster, as JSON.
+    Members,
+    /// Change who belongs to the cluster, or who leads.
+    Admin(AdminRequest<'a>),
+}
+
+/// The body of ADMIN.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum AdminRequest<'a> {
+    /// The node at this address becomes a member that does not vote yet.
+    Add {
+        /// Its number, not 0.
+        node: NodeId,
+        /// Where its peers reach it, `HOST:PORT`: 1 ..= [`MAX_ADDRESS_BYTES`] bytes of printable ASCII without spaces.
+        peer_address: &'a str,
+    },
+    /// This member votes from now on.
+    Promote(NodeId),
+    /// This member belongs to the cluster no more.
+    Remove(NodeId),
+    /// Another voter leads: this one, or (`None`, 0 on the wire) the one that has most of the log.
+    Transfer(Option<NodeId>),
 }
 
 /// The body of HELLO.
@@ -182,7 +210,7 @@ pub fn prefix_end(prefix: &[u8]) -> Option<Vec<u8>> {
 #[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
 pub enum RequestError {
     /// An opcode this version does not know.
-    #[error("unknown request opcode {opcode:#04x}, known are 0x01 (HELLO) to 0x0a (REGISTER)")]
+    #[error("unknown request opcode {opcode:#04x}, known are 0x01 (HELLO) to 0x0c (ADMIN)")]
     UnknownOpcode {
         /// The opcode's byte.
         opcode: u8,
@@ -266,6 +294,8 @@ impl<'a> Request<'a> {
             Self::Status => Opcode::Status,
             Self::Stats => Opcode::Stats,
             Self::Register => Opcode::Register,
+            Self::Members => Opcode::Members,
+            Self::Admin(_) => Opcode::Admin,
         }
     }
 
@@ -288,6 +318,8 @@ impl<'a> Request<'a> {
             Opcode::Status => empty(opcode, body).map(|()| Self::Status),
             Opcode::Stats => empty(opcode, body).map(|()| Self::Stats),
             Opcode::Register => empty(opcode, body).map(|()| Self::Register),
+            Opcode::Members => empty(opcode, body).map(|()| Self::Members),
+            Opcode::Admin => decode_admin(body).map(Self::Admin),
         }
     }
 
@@ -312,7 +344,8 @@ impl<'a> Request<'a> {
     ) -> Result<(), EncodeTooLarge> {
         let open = frame::begin(out, self.opcode().byte(), flags, request_id, deadline_ms);
         match self {
-            Self::Ping | Self::Status | Self::Stats | Self::Register => {}
+            Self::Ping | Self::Status | Self::Stats | Self::Register | Self::Members => {}
+            Self::Admin(admin) => encode_admin(out, admin),
             Self::Get { key, snapshot } => {
                 out.extend_from_slice(&snapshot.0.to_be_bytes());
                 out.extend_from_slice(key);
@@ -463,6 +496,64 @@ fn encode_scan(out: &mut Vec<u8>, scan: &ScanRequest<'_>) {
     out.extend_from_slice(start);
     out.extend_from_slice(end);
     out.extend_from_slice(scan.resume);
+}
+
+fn decode_admin(body: &[u8]) -> Result<AdminRequest<'_>, RequestError> {
+    let opcode = Opcode::Admin;
+    let Some((fixed, rest)) = body.split_first_chunk::<ADMIN_FIXED_BYTES>() else {
+        return Err(bad_length(opcode, body, "at least 16 bytes"));
+    };
+    let bad = bad_body(opcode);
+    let kind = fixed[0];
+    if let Some(at) = fixed[1..6].iter().position(|byte| *byte != 0) {
+        return Err(bad("reserved", 1 + at, "0", fixed[1 + at].into()));
+    }
+    let address_len = usize::from(BigEndian::read_u16(&fixed[6..8]));
+    let address_expected = match kind {
+        ADMIN_ADD if !(1..=MAX_ADDRESS_BYTES).contains(&address_len) => Some("1 to 260"),
+        ADMIN_PROMOTE | ADMIN_REMOVE | ADMIN_TRANSFER if address_len != 0 => {
+            Some("0, only an added node has an address")
+        }
+        _ => None,
+    };
+    if let Some(expected) = address_expected {
+        return Err(bad("address length", 6, expected, address_len));
+    }
+    if rest.len() != address_len {
+        return Err(bad("address bytes", 16, "as many as the length says", rest.len()));
+    }
+    let node = NodeId(BigEndian::read_u64(&fixed[8..16]));
+    if node == NodeId::ZERO && kind != ADMIN_TRANSFER {
+        return Err(bad("node", 8, "not 0", 0));
+    }
+    if let Some(at) = rest.iter().position(|byte| !byte.is_ascii_graphic()) {
+        let expected = "printable ASCII without spaces";
+        return Err(bad("address", ADMIN_FIXED_BYTES + at, expected, rest[at].into()));
+    }
+    let peer_address = std::str::from_utf8(rest)
+        .map_err(|e| bad("address", ADMIN_FIXED_BYTES, "UTF-8", e.valid_up_to()))?;
+    match kind {
+        ADMIN_ADD => Ok(AdminRequest::Add { node, peer_address }),
+        ADMIN_PROMOTE => Ok(AdminRequest::Promote(node)),
+        ADMIN_REMOVE => Ok(AdminRequest::Remove(node)),
+        ADMIN_TRANSFER => Ok(AdminRequest::Transfer((node != NodeId::ZERO).then_some(node))),
+        other => {
+            Err(bad("kind", 0, "1 (add), 2 (promote), 3 (remove), or 4 (transfer)", other.into()))
+        }
+    }
+}
+
+fn encode_admin(out: &mut Vec<u8>, admin: &AdminRequest<'_>) {
+    let (kind, node, address) = match *admin {
+        AdminRequest::Add { node, peer_address } => (ADMIN_ADD, node, peer_address),
+        AdminRequest::Promote(node) => (ADMIN_PROMOTE, node, ""),
+        AdminRequest::Remove(node) => (ADMIN_REMOVE, node, ""),
+        AdminRequest::Transfer(to) => (ADMIN_TRANSFER, to.unwrap_or(NodeId::ZERO), ""),
+    };
+    out.extend_from_slice(&[kind, 0, 0, 0, 0, 0]);
+    out.extend_from_slice(&(address.len() as u16).to_be_bytes());
+    out.extend_from_slice(&node.0.to_be_bytes());
+    out.extend_from_slice(address.as_bytes());
 }
 
 fn snapshot_field(opcode: Opcode, found: u64) -> Result<SequenceNumber, RequestError> {

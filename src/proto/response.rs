@@ -5,9 +5,9 @@
 //! | HELLO | 8 rows of versions, limits, times, node, text lengths; cluster; server |
 //! | PING | empty |
 //! | GET | key's sequence (8), 0 = not found; applied sequence (8); value |
-//! | PUT, DELETE, WRITE | log index, first sequence, last sequence (8 each) |
+//! | PUT, DELETE, WRITE, ADMIN | log index, first sequence, last sequence (8 each) |
 //! | SCAN | snapshot, applied (8 each); count (4), flags, resume length (2 each); resume, padded; entries, padded |
-//! | STATUS, STATS | a JSON document |
+//! | STATUS, STATS, MEMBERS | a JSON document |
 //! | REGISTER | client id, applied sequence (8 each); window, 0 (4 each) |
 //! | any, status ≠ 0 | retry after ms (4), effect (1), 0 (1), length of the leader's address (2); leader's address; message |
 
@@ -47,7 +47,8 @@ pub enum Response {
         /// The last operation applied when it was read (the snapshot, when one was named).
         applied: SequenceNumber,
     },
-    /// To PUT, DELETE, WRITE: committed, applied, and durable on a majority.
+    /// To PUT, DELETE, WRITE: committed, applied, and durable on a majority. To ADMIN: done; a change of the members is an
+    /// entry of the log, a transfer has none of its own and tells the last one applied.
     Written {
         /// The log entry that holds the batch.
         index: LogIndex,
@@ -62,6 +63,8 @@ pub enum Response {
     Status(String),
     /// To STATS: a JSON document.
     Stats(String),
+    /// To MEMBERS: a JSON document.
+    Members(String),
     /// To REGISTER: the session has begun, durable on a majority.
     Registered(Registered),
     /// To anything.
@@ -216,7 +219,9 @@ impl Response {
             }
             Self::Scan(scan) => encode_scan(out, scan),
             Self::Hello(hello) => encode_hello(out, hello),
-            Self::Status(json) | Self::Stats(json) => out.extend_from_slice(json.as_bytes()),
+            Self::Status(json) | Self::Stats(json) | Self::Members(json) => {
+                out.extend_from_slice(json.as_bytes())
+            }
             Self::Error(error) => {
                 out.extend_from_slice(&error.retry_after_ms.to_be_bytes());
                 out.extend_from_slice(&[error.effect as u8, 0]);
@@ -247,11 +252,14 @@ impl Response {
         match opcode {
             Some(Opcode::Ping) => r.len_is(0, "0").map(|()| Self::Pong),
             Some(Opcode::Get) => decode_get(&r),
-            Some(Opcode::Put | Opcode::Delete | Opcode::Write) => decode_written(&r),
+            Some(Opcode::Put | Opcode::Delete | Opcode::Write | Opcode::Admin) => {
+                decode_written(&r)
+            }
             Some(Opcode::Scan) => decode_scan(&r).map(Self::Scan),
             Some(Opcode::Hello) => decode_hello(&r).map(Self::Hello),
             Some(Opcode::Status) => r.text(0, body.len(), "document").map(Self::Status),
             Some(Opcode::Stats) => r.text(0, body.len(), "document").map(Self::Stats),
+            Some(Opcode::Members) => r.text(0, body.len(), "document").map(Self::Members),
             Some(Opcode::Register) => decode_registered(&r).map(Self::Registered),
             None => Err(r.bad("opcode", 0, "a reply's", header.opcode.into())),
         }

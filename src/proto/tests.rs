@@ -386,6 +386,7 @@ fn any_response() -> impl Strategy<Value = (Opcode, Response)> {
         )),
         ".{0,60}".prop_map(|json| (Opcode::Status, Response::Status(json))),
         ".{0,60}".prop_map(|json| (Opcode::Stats, Response::Stats(json))),
+        ".{0,60}".prop_map(|json| (Opcode::Members, Response::Members(json))),
         error.prop_map(|e| (Opcode::Put, Response::Error(e))),
     ]
 }
@@ -398,7 +399,7 @@ proptest! {
         resume in prop::collection::vec(any::<u8>(), 0..40),
         snapshot in 0..=SequenceNumber::MAX.0,
         (limit, max_bytes, keys_only) in any::<(u32, u32, bool)>(),
-        (name, cluster) in ("[ -~]{0,40}", ".{0,20}"),
+        (name, cluster, address) in ("[ -~]{0,40}", ".{0,20}", "[!-~]{1,30}"),
         (id, deadline) in any::<(u64, u32)>(),
     ) {
         let snapshot = SequenceNumber(snapshot);
@@ -412,6 +413,12 @@ proptest! {
             Request::Status,
             Request::Stats,
             Request::Register,
+            Request::Members,
+            Request::Admin(AdminRequest::Add { node: NodeId(1), peer_address: &address }),
+            Request::Admin(AdminRequest::Promote(NodeId(2))),
+            Request::Admin(AdminRequest::Remove(NodeId(u64::MAX))),
+            Request::Admin(AdminRequest::Transfer(None)),
+            Request::Admin(AdminRequest::Transfer(Some(NodeId(3)))),
             Request::Get { key: &key, snapshot },
             Request::Write { opcode: Opcode::Put, batch: BatchRef::parse(batch.as_bytes()).unwrap() },
             Request::Scan(scan),
@@ -468,14 +475,14 @@ proptest! {
         if let Err(e) = Request::decode(opcode, &bytes) {
             prop_assert!(!e.reply().message.is_empty());
         }
-        if let Err(e) = Request::decode(opcode % 12, &bytes) {
+        if let Err(e) = Request::decode(opcode % 14, &bytes) {
             prop_assert!(!e.code().retryable());
         }
         if let Ok(inline::InlineCommand::Request(r)) = inline::parse(&bytes) {
             prop_assert!(!matches!(r.as_request(), Request::Hello(_)));
         }
         let header = FrameHeader {
-            length: 0, version: 1, opcode: (opcode % 12) | REPLY_BIT, flags: 0, request_id: 0, word: status, crc: 0,
+            length: 0, version: 1, opcode: (opcode % 14) | REPLY_BIT, flags: 0, request_id: 0, word: status, crc: 0,
         };
         if let Ok(reply) = Response::decode(&header, &Bytes::from(bytes)) {
             prop_assert!(inline::render(&reply).ends_with(b"\n"));

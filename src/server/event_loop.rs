@@ -659,6 +659,11 @@ impl<S: Service> EventLoop<S> {
                     }
                     // Until the peer port carries them (the cluster issue), a group has one member and none are sent.
                     Effect::Send(_) | Effect::Observed(_) => {}
+                    Effect::Introduce { token, .. } => {
+                        let result = Err("this server has no peer port".to_owned());
+                        let event = Event::Introduced { token, result };
+                        self.service.step(now, event, &mut self.effects);
+                    }
                     Effect::Drained => self.drained(now),
                     Effect::Fatal(error) => return Err(ServerError::Fatal(error)),
                 }

@@ -111,7 +111,7 @@ impl Cluster {
         slot.down = false;
     }
 
-    fn driver(&mut self, node: u64) -> &mut Driver {
+    pub fn driver(&mut self, node: u64) -> &mut Driver {
         let slot = self.slots.get_mut(&node).expect("a node");
         slot.driver.as_mut().expect("the node is up")
     }

@@ -39,6 +39,7 @@ pub fn digest(effect: &Effect) -> u64 {
         },
         Effect::Fatal(_) => 7,
         Effect::Drained => 8,
+        Effect::Introduce { token, node, .. } => mix(mix(9, *token), node.0),
     }
 }
 

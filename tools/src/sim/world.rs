@@ -632,7 +632,8 @@ impl World {
             match effect {
                 Effect::Reply { origin, response, .. } => self.core.reply(slot, origin, response),
                 Effect::Send(message) => self.core.send(slot, message),
-                Effect::Observed(_) => {}
+                // The simulated operator names members by their replicas, so nobody is to be asked who he is.
+                Effect::Observed(_) | Effect::Introduce { .. } => {}
                 Effect::Fatal(fatal) => stop = Some(Some(fatal)),
                 Effect::Drained => stop = Some(None),
             }
