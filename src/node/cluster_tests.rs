@@ -570,6 +570,34 @@ fn pitfall_25_a_crash_at_any_write_of_an_install_leaves_the_old_state_or_the_new
     }
 }
 
+/// The manifest that names the snapshot is in the page cache, the log behind it is not reset yet, and the disk is full:
+/// giving the log up then would leave nothing after a power loss.
+#[test]
+fn a_log_is_not_given_up_for_a_snapshot_that_a_full_disk_cannot_keep() {
+    let mut refused = 0;
+    for at in 0.. {
+        let (mut cluster, leader, follower) = snapshot_wanted();
+        cluster.restart(follower);
+        let (_, crashed) = cluster.crash_after_operations(follower, at, CrashKind::Process, |c| {
+            c.run_until(20_000, |c| {
+                !c.is_up(follower) || c.node(follower).receiver.counters.installed == 1
+            });
+        });
+        if !crashed {
+            break;
+        }
+        if let Err(OpenError::SnapshotNotDurable { .. }) = cluster.open_on_a_full_disk(follower) {
+            refused += 1;
+            cluster.restart(follower);
+            cluster.pass(4_000);
+            cluster.put(leader, "after", "1");
+            cluster.pass(500);
+            cluster.same_state();
+        }
+    }
+    assert!(refused > 0, "no crash came between the manifest and the reset of the log");
+}
+
 #[test]
 fn a_follower_out_of_room_stops_taking_entries_at_its_limit_and_goes_on_when_there_is_room() {
     let mut cluster = Cluster::of(3, |config| {

@@ -82,6 +82,18 @@ pub enum OpenError {
         /// How they differ.
         fault: UnfitError,
     },
+    /// The log is to begin anew behind an installed snapshot, but that may be in the page cache only, and the disk is
+    /// too full to write it down once more: a power loss would leave neither. Nothing was changed.
+    #[error(
+        "{}: a snapshot was installed shortly before the last stop, and cannot be made durable before the log that it \
+         supersedes is given up: {reason}; free some space on this disk and start again", dir.display()
+    )]
+    SnapshotNotDurable {
+        /// The data directory.
+        dir: PathBuf,
+        /// Why not.
+        reason: String,
+    },
 }
 
 /// How an engine and a log differ that should fit.
@@ -267,10 +279,14 @@ impl Node<RaftLog, EngineMachine> {
         let replicated = Replicated::from_rows(config.max_sessions, &rows)?;
         let RaftLogRecovery { mut hard_state, mut memberships, report, .. } = recovery;
         let superseded = superseded(&log, (index, term), installed, &replicated, &memberships)
-            .map_err(|fault| OpenError::Unfit { dir, fault })?;
+            .map_err(|fault| OpenError::Unfit { dir: dir.clone(), fault })?;
         match superseded {
             None => begin(&config, &identity, &mut log, &mut memberships)?,
             Some(members) => {
+                if let Some(reason) = machine.read_only_reason() {
+                    let reason = reason.to_owned();
+                    return Err(OpenError::SnapshotNotDurable { dir, reason });
+                }
                 log.reset((index, term), members.clone());
                 memberships = vec![members];
                 if hard_state.term < term {

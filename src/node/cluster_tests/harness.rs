@@ -6,6 +6,7 @@ use crate::base::{LogIndex, Membership, Nanos, NodeId, ReplicaId, SequenceNumber
 use crate::env::Lane;
 use crate::env::sim::{self, CrashKind, SimHandles};
 use crate::env::{Env, Jobs};
+use crate::node::OpenError;
 use crate::node::sim::SimDriver;
 use crate::node::{
     Admin, Bootstrap, EngineMachine, Event, NewCluster, Node, NodeConfig, Origin, RecoverError,
@@ -465,6 +466,22 @@ impl Cluster {
             Ok(_) => panic!("node {node} opens"),
             Err(refused) => refused.to_string(),
         }
+    }
+
+    /// Opens a node that crashed while its disk is full, to look at what happens: it does nothing more. Its disk has
+    /// room again afterwards.
+    pub fn open_on_a_full_disk(&mut self, node: u64) -> Result<(), OpenError> {
+        let slot = self.slots.get_mut(&node).expect("a node");
+        slot.sim.jobs.abandon();
+        slot.driver = None;
+        slot.sim.disk.restart();
+        self.fill_disk(node, true);
+        let slot = &self.slots[&node];
+        let opened = Node::open(slot.config.clone(), slot.env.clone()).map(drop);
+        slot.sim.jobs.abandon();
+        slot.sim.disk.crash(CrashKind::Process);
+        self.fill_disk(node, false);
+        opened
     }
 
     /// The node and its disk are gone.
