@@ -99,6 +99,10 @@ fn wrong_usage_and_later_commands_exit_2() {
         &["get", "--hex", "abc"],
         &["--timeout", "soon", "get", "k"],
         &["load", "file"],
+        &["member", "add", "2"],
+        &["member", "add", "0=h:1"],
+        &["member", "promote", "0"],
+        &["member", "replace", "2", "--peer", "nowhere"],
         &[],
     ] {
         let ran = beachctl(args, b"");
@@ -109,8 +113,6 @@ fn wrong_usage_and_later_commands_exit_2() {
         &["scan", "--reverse"][..],
         &["put", "k", "v", "--if-absent"],
         &["del", "k", "--if-seq", "3"],
-        &["member", "list"],
-        &["transfer-leader", "2"],
         &["compact"],
         &["checkpoint", "/tmp/x"],
         &["delete-range", "a", "b"],
@@ -120,7 +122,7 @@ fn wrong_usage_and_later_commands_exit_2() {
         assert!(ran.stderr.contains("not available in this version"), "{ran:?}");
     }
     let help = beachctl(&["--help"], b"").ok();
-    assert!(help.contains("Examples:") && !help.contains("transfer-leader"), "{help}");
+    assert!(help.contains("Examples:") && !help.contains("delete-range"), "{help}");
     assert!(beachctl(&["--version"], b"").ok().starts_with("beachctl "));
 }
 
@@ -179,6 +181,39 @@ fn ping_status_and_stats_name_the_node_and_what_does_not_answer() {
     assert_eq!(half.code, Some(1), "one does not answer");
     let document: Value = serde_json::from_str(&half.stdout).unwrap();
     assert_eq!(document["nodes"][1]["error"]["code"], "NOT_SENT");
+}
+
+#[test]
+fn a_cluster_of_one_lists_itself_and_refuses_what_cannot_be() {
+    let daemon = Beachd::start();
+    let list = daemon.ctl(&["member", "list"]).ok();
+    assert!(list.starts_with("NODE") && list.contains("voter") && list.contains("leads"), "{list}");
+    let document = &json_lines(daemon.ctl(&["--json", "member", "list"]))[0];
+    assert_eq!((&document["leader"], &document["committed"]), (&1.into(), &true.into()));
+    assert_eq!(document["members"][0]["role"], "voter");
+    let page = include_str!("../../proto-spec/client.md");
+    for field in document.as_object().unwrap().keys() {
+        assert!(page.contains(&format!("`{field}`")), "client.md does not name MEMBERS {field}");
+    }
+    for (args, why) in [
+        (&["member", "remove", "1"][..], "last voter"),
+        (&["member", "remove", "2"], "not a member"),
+        (&["member", "promote", "1"], "votes already"),
+        (&["member", "add", "1=127.0.0.1:1"], "member already"),
+        (&["transfer-leader", "1"], "leads"),
+        (&["transfer-leader", "7"], "member"),
+    ] {
+        let ran = daemon.ctl(args);
+        assert_eq!(ran.code, Some(1), "{args:?}: {ran:?}");
+        assert!(
+            ran.stderr.contains("not_applied") && ran.stderr.contains(why),
+            "{args:?}: {ran:?}"
+        );
+    }
+    let healthy = daemon.ctl(&["member", "replace", "1"]).ok();
+    assert!(healthy.contains("nothing to replace"), "{healthy}");
+    let unknown = daemon.ctl(&["member", "replace", "2"]);
+    assert!(unknown.code == Some(2) && unknown.stderr.contains("--peer"), "{unknown:?}");
 }
 
 #[test]

@@ -14,6 +14,9 @@ Examples:
   beachctl --exactly-once --timeout 30s batch changes.txt
   beachctl load --tsv data.tsv            KEY<TAB>VALUE lines; - is stdin
   beachctl --endpoints 10.0.0.1:7400,10.0.0.2:7400 status
+  beachctl member list                    beachctl transfer-leader 2
+  beachctl member add 4=10.0.0.4:7401     the address of its peer port; then: member promote 4
+  beachctl member replace 3               node 3 has a new, empty disk and waits to be added
   beachctl frame encode get beach         hex; pipe it through: xxd -r -p | nc -q1 HOST 7400
   beachctl frame explain 0000001801020000000000000000000200000000 91471fb5
   beachctl                                a prompt, on a terminal
@@ -26,7 +29,10 @@ JSON (--json), one document unless it says lines:
   scan (lines)     {\"type\":\"entry\",\"key\",\"seq\",\"value\"?} then {\"type\":\"end\",\"count\",\"snapshot\",\"more\"}
   load             {\"lines\",\"batches\",\"first_seq\",\"last_seq\",\"seconds\",\"acknowledged_through\",\"resume_from\"}
   ping             {\"endpoint\",\"server\",\"node\",\"cluster\",\"us\"}
-  status, stats    {\"nodes\":[{\"endpoint\",\"status\"|\"stats\"|\"error\"}]}
+  status, stats    {\"nodes\":[{\"endpoint\",\"node\"?,\"status\"|\"stats\"|\"error\"}]}
+  member list      the MEMBERS document: {\"node\",\"leader\",\"term\",\"index\",\"committed\",\"members\":[…]}
+  member add, promote, remove   {\"node\",\"index\"};   replace   also \"replaced\"
+  transfer-leader  {\"leader\"}
   frame decode     (lines) {\"length\",\"version\",\"opcode\",\"no_crc\",\"request_id\",\"deadline_ms\"|\"status\",\"request\"|\"reply\"}
   a failure        {\"error\":{\"code\",\"effect\",\"message\"}}, effect: none, not_applied, applied, or unknown
 
@@ -89,19 +95,18 @@ pub enum Command {
     Load(Load),
     /// Say who answers, and how fast
     Ping,
-    /// The state of each endpoint's node
+    /// The state of each endpoint's node; with one endpoint, of every member of its cluster
     Status,
     /// The figures of each endpoint's engine
     Stats,
     /// Encode, decode, and explain protocol frames; needs no server
     #[command(subcommand)]
     Frame(Frame),
-    /// Not in this version
-    #[command(hide = true)]
-    Member(Later),
-    /// Not in this version
-    #[command(hide = true)]
-    TransferLeader(Later),
+    /// Who belongs to the cluster, and changes of that
+    #[command(subcommand)]
+    Member(Member),
+    /// Let another voter lead
+    TransferLeader(TransferLeader),
     /// Not in this version
     #[command(hide = true)]
     Compact(Later),
@@ -278,6 +283,103 @@ pub struct Load {
     /// Append a line to this file for each acknowledged batch
     #[arg(long, value_name = "FILE")]
     pub ack_log: Option<PathBuf>,
+}
+
+/// `member`.
+#[derive(Subcommand, Debug)]
+pub enum Member {
+    /// Print the members, as the leader knows them
+    List,
+    /// Add a node that waits to be added (beachd --join), as a learner: it gets the data and does not vote
+    Add(MemberAdd),
+    /// Let a learner vote; waits until it has caught up
+    Promote(Promote),
+    /// Take a node out of the cluster, the leader included
+    Remove(Remove),
+    /// Give a node's place to its new disk: remove, add, wait until it has caught up, promote. Can be run again after an
+    /// interruption
+    Replace(Replace),
+}
+
+/// A node and where its peers reach it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct NodeAt {
+    /// Its number.
+    pub node: u64,
+    /// `HOST:PORT` of its peer port.
+    pub address: String,
+}
+
+fn parse_node_at(text: &str) -> Result<NodeAt, String> {
+    let expected = || format!("{text:?}: expected N=HOST:PORT, as in 4=10.0.0.4:7401");
+    let (node, address) = text.split_once('=').ok_or_else(expected)?;
+    let node = node.parse().ok().filter(|node| *node > 0).ok_or_else(expected)?;
+    Ok(NodeAt { node, address: parse_address(address).map_err(|_| expected())? })
+}
+
+fn parse_address(text: &str) -> Result<String, String> {
+    let port = text.rsplit_once(':').filter(|(host, _)| !host.is_empty());
+    match port.and_then(|(_, port)| port.parse::<u16>().ok()) {
+        Some(_) => Ok(text.to_owned()),
+        None => Err(format!("{text:?}: expected HOST:PORT")),
+    }
+}
+
+/// `member add`.
+#[derive(ClapArgs, Debug)]
+pub struct MemberAdd {
+    /// Its number, no member's, and the address of its peer port
+    #[arg(value_name = "N=HOST:PORT", value_parser = parse_node_at)]
+    pub member: NodeAt,
+}
+
+/// How long to wait for a node to catch up.
+#[derive(ClapArgs, Debug, Clone, Copy)]
+pub struct Wait {
+    /// How long to wait until it has caught up, with progress on stderr
+    #[arg(long, value_parser = parse_duration, default_value = "10m")]
+    pub wait: Duration,
+}
+
+/// `member promote`.
+#[derive(ClapArgs, Debug)]
+pub struct Promote {
+    /// The learner's number
+    #[arg(value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
+    pub node: u64,
+    /// How long to wait for it.
+    #[command(flatten)]
+    pub wait: Wait,
+}
+
+/// `member remove`.
+#[derive(ClapArgs, Debug)]
+pub struct Remove {
+    /// The member's number
+    #[arg(value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
+    pub node: u64,
+}
+
+/// `member replace`.
+#[derive(ClapArgs, Debug)]
+pub struct Replace {
+    /// The member's number
+    #[arg(value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
+    pub node: u64,
+    /// The address of its peer port; without it the one it had
+    #[arg(long, value_name = "HOST:PORT", value_parser = parse_address)]
+    pub peer: Option<String>,
+    /// How long to wait for it.
+    #[command(flatten)]
+    pub wait: Wait,
+}
+
+/// `transfer-leader`.
+#[derive(ClapArgs, Debug)]
+pub struct TransferLeader {
+    /// The voter that is to lead; without it the one that has most of the log
+    #[arg(value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
+    pub node: Option<u64>,
 }
 
 /// `frame`.

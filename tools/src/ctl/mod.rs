@@ -7,7 +7,8 @@
 //! | [`output`] | text and JSON on stdout; errors and exit codes |
 //! | [`data`] | put, get, del, scan, batch |
 //! | [`load`] | load: pipelined, in order, with progress and a line to resume from |
-//! | [`nodes`] | status and stats of each endpoint |
+//! | [`nodes`] | status and stats of each node |
+//! | [`members`] | member list, add, promote, remove, replace; transfer-leader |
 //! | [`frames`] | frame encode, decode, explain: no server needed |
 //! | [`repl`] | the prompt |
 //!
@@ -19,6 +20,7 @@ pub mod bytes;
 pub mod data;
 pub mod frames;
 pub mod load;
+pub mod members;
 pub mod nodes;
 pub mod output;
 pub mod repl;
@@ -127,10 +129,10 @@ pub fn run(session: &mut Session, command: &Command) -> Result<(), Failure> {
         Command::Status => nodes::status(session),
         Command::Stats => nodes::stats(session),
         Command::Frame(frame) => frames::run(session, frame),
-        Command::Member(_)
-        | Command::TransferLeader(_)
-        | Command::Compact(_)
-        | Command::Checkpoint(_)
-        | Command::DeleteRange(_) => Err(Failure::not_available(command.name())),
+        Command::Member(member) => members::run(session, member),
+        Command::TransferLeader(transfer) => members::transfer(session, transfer),
+        Command::Compact(_) | Command::Checkpoint(_) | Command::DeleteRange(_) => {
+            Err(Failure::not_available(command.name()))
+        }
     }
 }

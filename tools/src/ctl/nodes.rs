@@ -1,4 +1,7 @@
 //! status and stats: each endpoint is asked by itself.
+//!
+//! With one endpoint, status also asks the other members of its cluster, at the addresses that it names. One of them that does not
+//! answer is a row of the table and no failure of the command; a given endpoint that does not answer is.
 
 use super::Session;
 use super::output::{Failure, error_document};
@@ -8,9 +11,20 @@ use std::io::{self, Write};
 
 /// `status`.
 pub fn status(session: &mut Session) -> Result<(), Failure> {
-    let answers = ask(session, Client::status);
+    let mut answers = ask(session, &session.global.endpoints, Client::status);
+    let given = answers.len();
+    if let [answer] = answers.as_slice()
+        && let Ok(document) = &answer.document
+    {
+        let others = other_members(document);
+        let addresses: Vec<String> = others.iter().map(|(_, address)| address.clone()).collect();
+        answers.extend(ask(session, &addresses, Client::status));
+        for (answer, (node, _)) in answers[given..].iter_mut().zip(others) {
+            answer.node = Some(node);
+        }
+    }
     if session.out.json {
-        return finish_json(&answers, "status");
+        return finish_json(&answers, given, "status");
     }
     let mut rows = vec![
         [
@@ -30,8 +44,8 @@ pub fn status(session: &mut Session) -> Result<(), Failure> {
         .to_vec(),
     ];
     let mut notes = Vec::new();
-    for (endpoint, answer) in &answers {
-        match answer {
+    for Answer { endpoint, node, document } in &answers {
+        match document {
             Ok(document) => {
                 rows.push(status_row(endpoint, document));
                 for field in ["not_ready_reason", "read_only"] {
@@ -40,16 +54,33 @@ pub fn status(session: &mut Session) -> Result<(), Failure> {
                     }
                 }
             }
-            Err(e) => notes.push(format!("{endpoint}: {e}")),
+            Err(e) => {
+                let node = node.map_or_else(|| "-".to_owned(), |node| node.to_string());
+                let mut row = vec![endpoint.clone(), node, "unreachable".to_owned()];
+                row.resize(rows[0].len(), "-".to_owned());
+                rows.push(row);
+                notes.push(format!("{endpoint}: {e}"));
+            }
         }
     }
-    if rows.len() > 1 {
+    if answers.iter().any(|answer| answer.document.is_ok()) {
         table(&rows)?;
     }
     for note in notes {
         eprintln!("beachctl: {note}");
     }
-    all_answered(&answers)
+    all_answered(&answers[..given])
+}
+
+/// The members beside the node that says so, with an address where clients reach them.
+fn other_members(document: &Value) -> Vec<(u64, String)> {
+    let members = document["members"].as_array().into_iter().flatten();
+    let others = members.filter_map(|member| {
+        let (node, address) = (member["node"].as_u64()?, member["client_address"].as_str()?);
+        (member["node"] != document["node"] && !address.is_empty())
+            .then(|| (node, address.to_owned()))
+    });
+    others.collect()
 }
 
 fn status_row(endpoint: &str, document: &Value) -> Vec<String> {
@@ -73,13 +104,13 @@ fn status_row(endpoint: &str, document: &Value) -> Vec<String> {
 
 /// `stats`.
 pub fn stats(session: &mut Session) -> Result<(), Failure> {
-    let answers = ask(session, Client::stats);
+    let answers = ask(session, &session.global.endpoints, Client::stats);
     if session.out.json {
-        return finish_json(&answers, "stats");
+        return finish_json(&answers, answers.len(), "stats");
     }
     let mut out = io::stdout().lock();
-    for (endpoint, answer) in &answers {
-        match answer {
+    for Answer { endpoint, document, .. } in &answers {
+        match document {
             Ok(document) => {
                 writeln!(out, "# {endpoint}")?;
                 print_flat(&mut out, "", document)?;
@@ -110,9 +141,19 @@ fn print_flat(out: &mut impl Write, path: &str, value: &Value) -> io::Result<()>
     }
 }
 
-type Answers = Vec<(String, Result<Value, ClientError>)>;
+/// What became of asking one node.
+struct Answer {
+    endpoint: String,
+    /// Its number, when it was not given by the user.
+    node: Option<u64>,
+    document: Result<Value, ClientError>,
+}
 
-fn ask(session: &Session, call: fn(&mut Client) -> Result<String, ClientError>) -> Answers {
+fn ask(
+    session: &Session,
+    endpoints: &[String],
+    call: fn(&mut Client) -> Result<String, ClientError>,
+) -> Vec<Answer> {
     let one = |endpoint: &String| {
         let text = Client::with_options(session.options(std::slice::from_ref(endpoint)))
             .and_then(|mut client| call(&mut client))?;
@@ -122,28 +163,37 @@ fn ask(session: &Session, call: fn(&mut Client) -> Result<String, ClientError>) 
             effect: beachdb::client::Effect::None,
         })
     };
-    session.global.endpoints.iter().map(|e| (e.clone(), one(e))).collect()
+    let answer = |e: &String| Answer { endpoint: e.clone(), node: None, document: one(e) };
+    endpoints.iter().map(answer).collect()
 }
 
-fn finish_json(answers: &Answers, name: &str) -> Result<(), Failure> {
+/// Prints everything; what is behind the first `given` need not have answered.
+fn finish_json(answers: &[Answer], given: usize, name: &str) -> Result<(), Failure> {
     let nodes: Vec<Value> = answers
         .iter()
-        .map(|(endpoint, answer)| match answer {
-            Ok(document) => json!({"endpoint": endpoint, name: document}),
-            Err(e) => json!({"endpoint": endpoint, "error": error_document(e)}),
+        .map(|Answer { endpoint, node, document }| {
+            let mut answer = json!({"endpoint": endpoint});
+            if let Some(node) = node {
+                answer["node"] = (*node).into();
+            }
+            match document {
+                Ok(document) => answer[name] = document.clone(),
+                Err(e) => answer["error"] = error_document(e),
+            }
+            answer
         })
         .collect();
     writeln!(io::stdout(), "{}", json!({"nodes": nodes}))?;
-    for (endpoint, answer) in answers {
-        if let Err(e) = answer {
+    for Answer { endpoint, document, .. } in answers {
+        if let Err(e) = document {
             eprintln!("beachctl: {endpoint}: {e}");
         }
     }
-    all_answered(answers)
+    all_answered(&answers[..given])
 }
 
-fn all_answered(answers: &Answers) -> Result<(), Failure> {
-    if answers.iter().all(|(_, a)| a.is_ok()) { Ok(()) } else { Err(Failure::Silent) }
+fn all_answered(answers: &[Answer]) -> Result<(), Failure> {
+    if answers.iter().all(|answer| answer.document.is_ok()) { Ok(()) } else { Err(Failure::Silent) }
 }
 
 fn cell(value: &Value) -> String {
@@ -164,7 +214,8 @@ fn bytes(n: u64) -> String {
     if unit == "B" { format!("{n}B") } else { format!("{value:.1}{unit}") }
 }
 
-fn table(rows: &[Vec<String>]) -> io::Result<()> {
+/// Prints rows with their columns aligned.
+pub(super) fn table(rows: &[Vec<String>]) -> io::Result<()> {
     let columns = rows.first().map_or(0, Vec::len);
     let width = |c: usize| rows.iter().map(|r| r[c].chars().count()).max().unwrap_or(0);
     let widths: Vec<usize> = (0..columns).map(width).collect();
