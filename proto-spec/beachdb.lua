@@ -1,19 +1,28 @@
--- BeachDB's client protocol for Wireshark and tshark. Layouts: client.md, batch.md, errors.md.
+-- BeachDB's protocols for Wireshark and tshark. Layouts: client.md, peer.md, batch.md, errors.md.
 --
 --   tshark -X lua_script:proto-spec/beachdb.lua -i lo -f 'tcp port 7400' -O beachdb
+--   tshark -X lua_script:proto-spec/beachdb.lua -i lo -f 'tcp portrange 7400-7401' -Y 'beachdb.term > 3'
 --   tshark -X lua_script:proto-spec/beachdb.lua -r capture.pcap -Y 'beachdb.status != 0'
 --
--- Port 7400 is taken by default; another one: -d tcp.port==9000,beachdb
+-- Ports 7400 (clients) and 7401 (peers) are taken by default; another one: -d tcp.port==9000,beachdb
+-- A frame between nodes is told by its opcode, on any port.
 -- Text commands on the same port are shown as beachdb.inline. The checksum is verified where Lua has bit operations.
--- tests/dissector.rs runs this file over every frame of vectors/frames.json.
+-- tests/dissector.rs runs this file over every frame of vectors/frames.json and peer-frames.json.
 
-local beachdb = Proto("beachdb", "BeachDB client protocol")
+local beachdb = Proto("beachdb", "BeachDB protocol")
 
 local HEADER = 24
 local OPCODES = {
   [0] = "connection", [1] = "HELLO", [2] = "PING", [3] = "GET", [4] = "PUT",
   [5] = "DELETE", [6] = "WRITE", [7] = "SCAN", [8] = "STATUS", [9] = "STATS",
   [10] = "REGISTER", [11] = "MEMBERS", [12] = "ADMIN",
+}
+-- Those of the peers begin at 0x40; only HELLO and PING have replies.
+local PEER_OPCODES = {
+  [0x40] = "HELLO", [0x41] = "PRE_VOTE", [0x42] = "PRE_VOTE_REPLY", [0x43] = "VOTE", [0x44] = "VOTE_REPLY",
+  [0x45] = "APPEND", [0x46] = "APPEND_REPLY", [0x47] = "READ_INDEX", [0x48] = "READ_INDEX_REPLY",
+  [0x49] = "SNAPSHOT", [0x4a] = "SNAPSHOT_REPLY", [0x4b] = "TRANSFER_NOW", [0x4c] = "BEGIN", [0x4d] = "PING",
+  [0xc0] = "HELLO reply", [0xcd] = "PING reply",
 }
 local STATUS = {
   [0] = "OK",
@@ -29,7 +38,13 @@ local STATUS = {
 }
 local EFFECTS = { [0] = "none", [1] = "not_applied", [2] = "applied", [3] = "unknown" }
 local ADMIN = { [1] = "add", [2] = "promote", [3] = "remove", [4] = "transfer" }
-local KINDS = { [0x01] = "PUT", [0x02] = "DELETE", [0x80] = "no-op" }
+local KINDS = {
+  [0x01] = "PUT", [0x02] = "DELETE", [0x80] = "no-op", [0x81] = "REGISTER", [0x82] = "membership",
+}
+local ROLES = { [1] = "voter", [2] = "learner" }
+local LANES = { [1] = "raft", [2] = "bulk" }
+local APPEND_ANSWERS = { [1] = "accepted", [2] = "rejected" }
+local SNAPSHOT_ANSWERS = { [1] = "go on", [2] = "installed", [3] = "refused" }
 
 local f = {
   length = ProtoField.uint32("beachdb.length", "Length"),
@@ -76,6 +91,44 @@ local f = {
   address = ProtoField.string("beachdb.admin.address", "Peer address"),
   json = ProtoField.string("beachdb.json", "Document"),
   inline = ProtoField.string("beachdb.inline", "Text"),
+  term = ProtoField.uint64("beachdb.term", "Term"),
+  lane = ProtoField.uint8("beachdb.peer.lane", "Lane", base.DEC, LANES),
+  blank = ProtoField.uint8("beachdb.peer.blank", "Blank"),
+  features = ProtoField.uint64("beachdb.peer.features", "Features", base.HEX),
+  incarnation = ProtoField.uint64("beachdb.peer.incarnation", "Incarnation", base.HEX),
+  wanted = ProtoField.uint64("beachdb.peer.wanted", "Wanted node"),
+  known = ProtoField.uint64("beachdb.peer.known", "Known as incarnation", base.HEX),
+  peer_address = ProtoField.string("beachdb.peer.peer_address", "Peer address"),
+  client_address = ProtoField.string("beachdb.peer.client_address", "Client address"),
+  role = ProtoField.uint8("beachdb.member.role", "Role", base.DEC, ROLES),
+  last_index = ProtoField.uint64("beachdb.vote.last_index", "Last index"),
+  last_term = ProtoField.uint64("beachdb.vote.last_term", "Last term"),
+  by_transfer = ProtoField.uint8("beachdb.vote.transfer", "Asked for by the leader"),
+  granted = ProtoField.uint8("beachdb.vote.granted", "Granted"),
+  session = ProtoField.uint64("beachdb.append.session", "Replication session"),
+  round = ProtoField.uint64("beachdb.append.round", "Round"),
+  prev_index = ProtoField.uint64("beachdb.append.prev_index", "Previous index"),
+  prev_term = ProtoField.uint64("beachdb.append.prev_term", "Previous term"),
+  commit = ProtoField.uint64("beachdb.append.commit", "Commit index"),
+  entries = ProtoField.uint32("beachdb.append.entries", "Entries"),
+  append_answer = ProtoField.uint8("beachdb.append.answer", "Answer", base.DEC, APPEND_ANSWERS),
+  matched = ProtoField.uint64("beachdb.append.matched", "Matched index"),
+  conflict_term = ProtoField.uint64("beachdb.append.conflict_term", "Conflicting term"),
+  conflict_index = ProtoField.uint64("beachdb.append.conflict_index", "Go on from index"),
+  entry_index = ProtoField.uint64("beachdb.entry.index", "Index"),
+  entry_term = ProtoField.uint64("beachdb.entry.term", "Term"),
+  payload = ProtoField.bytes("beachdb.entry.payload", "Payload"),
+  read = ProtoField.uint64("beachdb.read", "Read"),
+  answered = ProtoField.uint8("beachdb.read.answered", "Answered"),
+  transfer = ProtoField.uint64("beachdb.snapshot.transfer", "Transfer"),
+  offset = ProtoField.uint64("beachdb.snapshot.offset", "Offset"),
+  data_crc = ProtoField.uint32("beachdb.snapshot.data_crc", "CRC32C of the data", base.HEX),
+  data = ProtoField.bytes("beachdb.snapshot.data", "Data"),
+  description = ProtoField.bytes("beachdb.snapshot.description", "Description"),
+  stream_bytes = ProtoField.uint64("beachdb.snapshot.stream_bytes", "Bytes of the stream"),
+  membership_index = ProtoField.uint64("beachdb.snapshot.membership_index", "Membership of index"),
+  snapshot_answer = ProtoField.uint8("beachdb.snapshot.answer", "Answer", base.DEC, SNAPSHOT_ANSWERS),
+  reason = ProtoField.string("beachdb.snapshot.reason", "Reason"),
 }
 local fields = {}
 for _, field in pairs(f) do fields[#fields + 1] = field end
@@ -160,6 +213,24 @@ end
 
 local function padded(n) return n + (-n) % 8 end
 
+-- The members of the cluster; the offset after them, or nil.
+local function membership(tvb, at, tree)
+  local count = tvb(at + 1, 1):uint()
+  at = at + 2
+  for _ = 1, count do
+    local peer, client = tvb(at + 17, 2):uint(), tvb(at + 19, 2):uint()
+    local one = tree:add(beachdb, tvb(at, 21 + peer + client), "Member")
+    one:add(f.node, tvb(at, 8))
+    one:add(f.incarnation, tvb(at + 8, 8))
+    one:add(f.role, tvb(at + 16, 1))
+    text(one, f.peer_address, tvb, at + 21, peer)
+    text(one, f.client_address, tvb, at + 21 + peer, client)
+    one:append_text(" " .. tostring(tvb(at, 8):uint64()) .. ", " .. (ROLES[tvb(at + 16, 1):uint()] or "BAD"))
+    at = at + 21 + peer + client
+  end
+  return at, count
+end
+
 local function batch(tvb, at, tree)
   local size = tvb:len()
   local head = tree:add(beachdb, tvb(at), "Batch")
@@ -190,7 +261,12 @@ local function batch(tvb, at, tree)
         bytes(op, f.value, tvb, at, len)
         at = at + len
       end
-    elseif kind ~= 0x80 then
+    elseif kind == 0x82 then
+      local len
+      len, at = varint(tvb, at)
+      if not len or at + len > size or membership(tvb, at, op) ~= at + len then return nil end
+      at = at + len
+    elseif kind ~= 0x80 and kind ~= 0x81 then
       return nil
     end
     op:set_len(at - begin)
@@ -293,6 +369,140 @@ for _, document in ipairs({ 8, 9, 11 }) do
   end
 end
 
+-- HELLO and its reply from row 1 on: they differ in row 4.
+local function who(tvb, tree, row4)
+  tree:add(f.features, tvb(32, 8))
+  tree:add(f.node, tvb(40, 8))
+  tree:add(f.incarnation, tvb(48, 8))
+  tree:add(row4, tvb(56, 8))
+  local at = 72
+  for i, field in ipairs({ f.cluster, f.peer_address, f.client_address, f.name }) do
+    local len = tvb(62 + 2 * i, 2):uint()
+    text(tree, field, tvb, at, len)
+    at = at + len
+  end
+  if at ~= tvb:len() then return nil end
+  return "node " .. tostring(tvb(40, 8):uint64())
+end
+
+local function end_of_log(tvb, tree)
+  tree:add(f.last_index, tvb(24, 8))
+  tree:add(f.last_term, tvb(32, 8))
+  return string.format("last %s of term %s", tostring(tvb(24, 8):uint64()), tostring(tvb(32, 8):uint64()))
+end
+
+local function granted(tvb, tree)
+  tree:add(f.granted, tvb(24, 1))
+  return tvb(24, 1):uint() == 1 and "granted" or "refused"
+end
+
+local peer = {
+  [0x40] = function(tvb, tree)
+    tree:add(f.min_version, tvb(24, 1))
+    tree:add(f.max_version, tvb(25, 1))
+    tree:add(f.lane, tvb(26, 1))
+    tree:add(f.blank, tvb(27, 1))
+    return who(tvb, tree, f.wanted)
+  end,
+  [0xc0] = function(tvb, tree)
+    tree:add(f.version, tvb(24, 1))
+    tree:add(f.blank, tvb(25, 1))
+    return who(tvb, tree, f.known)
+  end,
+  [0x41] = end_of_log,
+  [0x42] = granted,
+  [0x43] = function(tvb, tree)
+    tree:add(f.by_transfer, tvb(40, 1))
+    return end_of_log(tvb, tree)
+  end,
+  [0x44] = granted,
+  [0x45] = function(tvb, tree)
+    for i, field in ipairs({ f.session, f.round, f.prev_index, f.prev_term, f.commit }) do
+      tree:add(field, tvb(16 + 8 * i, 8))
+    end
+    tree:add(f.entries, tvb(64, 4))
+    local count, at = tvb(64, 4):uint(), 72
+    for _ = 1, count do
+      local len = tvb(at + 16, 4):uint()
+      local entry = tree:add(beachdb, tvb(at, 24 + padded(len)), "Entry")
+      entry:add(f.entry_index, tvb(at, 8))
+      entry:add(f.entry_term, tvb(at + 8, 8))
+      entry:append_text(" " .. tostring(tvb(at, 8):uint64()))
+      if len > 0 then
+        entry:add(f.payload, tvb(at + 24, len))
+        -- The protocol does not look into payloads, so one that is no batch is not malformed.
+        pcall(batch, tvb(at + 24, len):tvb(), 0, entry)
+      end
+      at = at + 24 + padded(len)
+    end
+    if at ~= tvb:len() then return nil end
+    local after = string.format("%d entries after %s", count, tostring(tvb(40, 8):uint64()))
+    return after .. ", commit " .. tostring(tvb(56, 8):uint64())
+  end,
+  [0x46] = function(tvb, tree)
+    tree:add(f.session, tvb(24, 8))
+    tree:add(f.round, tvb(32, 8))
+    tree:add(f.append_answer, tvb(40, 1))
+    if tvb(40, 1):uint() == 1 then
+      tree:add(f.matched, tvb(48, 8))
+      return "matched " .. tostring(tvb(48, 8):uint64())
+    end
+    tree:add(f.prev_index, tvb(48, 8))
+    tree:add(f.conflict_term, tvb(56, 8))
+    tree:add(f.conflict_index, tvb(64, 8))
+    return "rejected after " .. tostring(tvb(48, 8):uint64())
+  end,
+  [0x47] = function(tvb, tree)
+    tree:add(f.read, tvb(24, 8))
+    return "read " .. tostring(tvb(24, 8):uint64())
+  end,
+  [0x48] = function(tvb, tree)
+    tree:add(f.read, tvb(24, 8))
+    tree:add(f.answered, tvb(32, 1))
+    tree:add(f.index, tvb(40, 8))
+    return "read " .. tostring(tvb(24, 8):uint64()) .. " at " .. tostring(tvb(40, 8):uint64())
+  end,
+  [0x49] = function(tvb, tree)
+    tree:add(f.session, tvb(24, 8))
+    tree:add(f.transfer, tvb(32, 8))
+    tree:add(f.offset, tvb(40, 8))
+    tree:add(f.data_crc, tvb(48, 4))
+    local members, at = tvb(52, 4):uint(), 56
+    if members > 0 then
+      tree:add(f.index, tvb(56, 8))
+      tree:add(f.entry_term, tvb(64, 8))
+      tree:add(f.membership_index, tvb(72, 8))
+      tree:add(f.stream_bytes, tvb(80, 8))
+      local description = tvb(88, 4):uint()
+      if membership(tvb, 96, tree) ~= 96 + members then return nil end
+      at = 96 + padded(members)
+      bytes(tree, f.description, tvb, at, description)
+      at = at + padded(description)
+    end
+    if at > tvb:len() then return nil end
+    bytes(tree, f.data, tvb, at, tvb:len() - at)
+    return string.format("%d bytes at %s", tvb:len() - at, tostring(tvb(40, 8):uint64()))
+  end,
+  [0x4a] = function(tvb, tree)
+    tree:add(f.session, tvb(24, 8))
+    tree:add(f.transfer, tvb(32, 8))
+    tree:add(f.snapshot_answer, tvb(40, 1))
+    local answer = tvb(40, 1):uint()
+    if answer == 3 then
+      local reason = tvb:len() > 48 and tvb(48):string() or ""
+      if reason ~= "" then tree:add(f.reason, tvb(48), reason) end
+      return "refused " .. reason
+    end
+    tree:add(answer == 1 and f.offset or f.index, tvb(48, 8))
+    return (SNAPSHOT_ANSWERS[answer] or "BAD") .. " " .. tostring(tvb(48, 8):uint64())
+  end,
+  [0x4c] = function(tvb, tree)
+    local at, count = membership(tvb, 24, tree)
+    if at ~= tvb:len() then return nil end
+    return string.format("%d members", count)
+  end,
+}
+
 local function failure(tvb, tree)
   tree:add(f.retry_after, tvb(24, 4))
   tree:add(f.effect, tvb(28, 1))
@@ -313,12 +523,18 @@ local function frame(tvb, pinfo, root)
   local status = tvb(16, 4):uint()
   tree:add(f.length, tvb(0, 4))
   tree:add(f.version, tvb(4, 1))
-  local name = OPCODES[number] or string.format("opcode %d", number)
-  tree:add(f.opcode, tvb(5, 1)):append_text(" (" .. name .. (is_reply and " reply)" or " request)"))
+  local of_peer = PEER_OPCODES[opcode]
+  local name = of_peer or OPCODES[number] or string.format("opcode %d", number)
+  local kind = of_peer and "peer " .. of_peer or name .. (is_reply and " reply" or " request")
+  tree:add(f.opcode, tvb(5, 1)):append_text(" (" .. kind .. ")")
   tree:add(f.reply, tvb(5, 1), is_reply)
   tree:add(f.flags, tvb(6, 2))
-  tree:add(f.request_id, tvb(8, 8))
-  tree:add(is_reply and f.status or f.deadline, tvb(16, 4))
+  if of_peer then
+    tree:add(f.term, tvb(8, 8))
+  else
+    tree:add(f.request_id, tvb(8, 8))
+    tree:add(is_reply and f.status or f.deadline, tvb(16, 4))
+  end
   local crc = tree:add(f.crc, tvb(20, 4))
   if tvb(6, 2):uint() % 2 == 0 then
     local computed = crc32c(tvb)
@@ -329,7 +545,12 @@ local function frame(tvb, pinfo, root)
     end
   end
 
-  local body = (is_reply and status ~= 0) and failure or (is_reply and reply or request)[number]
+  local body
+  if of_peer then
+    body = peer[opcode]
+  else
+    body = (is_reply and status ~= 0) and failure or (is_reply and reply or request)[number]
+  end
   local summary = ""
   if body then
     -- A body shorter than its fixed rows makes the range functions raise an error.
@@ -340,6 +561,12 @@ local function frame(tvb, pinfo, root)
       tree:add_proto_expert_info(malformed)
       summary = "[malformed]"
     end
+  end
+  if of_peer then
+    local line = string.format("%s term %s %s", kind, tostring(tvb(8, 8):uint64()), summary)
+    tree:append_text(", " .. line)
+    pinfo.cols.info:append(" " .. line)
+    return
   end
   local arrow = is_reply and (STATUS[status] or ("status " .. status)) or "?"
   local line = string.format("%s #%s %s %s", name, tostring(tvb(8, 8):uint64()), arrow, summary)
@@ -366,3 +593,4 @@ function beachdb.dissector(tvb, pinfo, root)
 end
 
 DissectorTable.get("tcp.port"):add(7400, beachdb)
+DissectorTable.get("tcp.port"):add(7401, beachdb)

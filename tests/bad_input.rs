@@ -7,6 +7,7 @@ mod common;
 
 use beachdb::limits;
 use beachdb::proto::frame::{self, FLAG_NO_CRC};
+use beachdb::proto::peer::{self, PeerFrame};
 use beachdb::proto::{CONNECTION_OPCODE, Effect, ErrorCode, Opcode, REPLY_BIT, Request, Response};
 use common::{Daemon, frame_of, netcat};
 use std::io::Write;
@@ -105,6 +106,25 @@ fn a_good_frame_with_a_bad_request_is_answered_and_the_connection_goes_on() {
     let refused = |r: &common::Reply| matches!(&r.response, Response::Error(e) if e.code == ErrorCode::DuplicateRequestId);
     assert_eq!(codes.iter().filter(|r| refused(r)).count(), 1, "{codes:?}");
     client.put(b"still", b"here").written();
+    daemon.assert_well();
+}
+
+#[test]
+fn a_frame_between_nodes_is_told_the_right_port_in_words_that_a_peer_understands() {
+    let (_dir, mut daemon) = daemon();
+    let mut client = daemon.connect();
+    let mut ping = Vec::new();
+    peer::encode(&PeerFrame::Ping, &mut ping).expect("it fits");
+    client.send_raw(&ping);
+    let reply = client.reply();
+    assert_eq!(reply.error(), ErrorCode::WrongPort);
+    assert_eq!((reply.header.opcode, reply.header.request_id), (REPLY_BIT, 0));
+    let mut refusal = Vec::new();
+    reply.response.encode(&mut refusal, 0, 0);
+    assert!(
+        matches!(peer::decode(refusal.into()), Ok(PeerFrame::Refused(e)) if e.message.contains("7401"))
+    );
+    client.assert_closed();
     daemon.assert_well();
 }
 

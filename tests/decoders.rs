@@ -92,6 +92,11 @@ fn mutated_frames_are_harmless() {
 }
 
 #[test]
+fn mutated_frames_between_nodes_are_harmless() {
+    smoke("peer", 20_000);
+}
+
+#[test]
 fn mutated_bodies_are_harmless() {
     smoke("body", 20_000);
 }
@@ -159,6 +164,7 @@ fn extreme_numbers_in_every_row_are_harmless() {
         ("manifest", 4),
         ("sstable", 1),
         ("edit", 1),
+        ("peer", 1),
         ("snapshot", 1),
         ("rows", 1),
     ];

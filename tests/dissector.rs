@@ -12,6 +12,7 @@ use std::path::PathBuf;
 use std::process::Command;
 
 const PORT: u16 = 7400;
+const PEER_PORT: u16 = 7401;
 const CLIENT_PORT: u16 = 50_000;
 /// Payload bytes of one packet of the capture; longer frames are spread over several.
 const SEGMENT_BYTES: usize = 1400;
@@ -24,17 +25,18 @@ fn root() -> PathBuf {
 struct Capture {
     bytes: Vec<u8>,
     connections: u16,
+    port: u16,
 }
 
 impl Capture {
-    fn new() -> Self {
+    fn new(port: u16) -> Self {
         // Magic of microsecond pcap, version 2.4, zone 0, accuracy 0, longest packet, LINKTYPE_RAW.
         let mut bytes = 0xa1b2_c3d4_u32.to_le_bytes().to_vec();
         bytes.extend([2, 0, 4, 0]);
         for word in [0u32, 0, 65_535, 101] {
             bytes.extend(word.to_le_bytes());
         }
-        Self { bytes, connections: 0 }
+        Self { bytes, connections: 0, port }
     }
 
     fn add(&mut self, payload: &[u8], from_client: bool) {
@@ -42,7 +44,7 @@ impl Capture {
         self.connections += 1;
         let mut sequence = 1u32;
         for part in payload.chunks(SEGMENT_BYTES) {
-            let (from, to) = if from_client { (client, PORT) } else { (PORT, client) };
+            let (from, to) = if from_client { (client, self.port) } else { (self.port, client) };
             self.packet(from, to, sequence, part);
             sequence += part.len() as u32;
         }
@@ -109,7 +111,7 @@ fn bytes_of(vector: &Value) -> Vec<u8> {
 #[test]
 fn the_dissector_reads_every_valid_frame_as_the_codec_does() {
     let vectors = vectors("frames.json");
-    let mut capture = Capture::new();
+    let mut capture = Capture::new(PORT);
     for vector in &vectors {
         let opcode = vector["decoded"]["opcode"].as_u64().unwrap();
         capture.add(&bytes_of(vector), opcode < 0x80);
@@ -158,14 +160,59 @@ fn the_dissector_reads_every_valid_frame_as_the_codec_does() {
 }
 
 #[test]
-fn the_dissector_flags_bad_checksums_and_survives_every_bad_frame() {
-    let vectors = vectors("frames-reject.json");
-    let mut capture = Capture::new();
-    for vector in vectors.iter().filter(|v| v["hex"] != "") {
+fn the_dissector_reads_every_valid_frame_between_nodes_as_the_codec_does() {
+    let vectors = vectors("peer-frames.json");
+    let mut capture = Capture::new(PEER_PORT);
+    for vector in &vectors {
         capture.add(&bytes_of(vector), true);
     }
-    assert!(dissect(&capture, &["beachdb.opcode"]).is_none_or(|lines| !lines.is_empty()));
-    let mut capture = Capture::new();
+    // What each shows, and where the codec's JSON has it; several values are separated by commas.
+    let shown = [
+        ("beachdb.term", "/term"),
+        ("beachdb.append.session", "/peer/session"),
+        ("beachdb.append.round", "/peer/round"),
+        ("beachdb.append.prev_index", "/peer/prev_index"),
+        ("beachdb.append.commit", "/peer/commit"),
+        ("beachdb.append.matched", "/peer/matched"),
+        ("beachdb.append.conflict_index", "/peer/conflict_index"),
+        ("beachdb.read", "/peer/read"),
+        ("beachdb.peer.wanted", "/peer/wanted"),
+        ("beachdb.snapshot.transfer", "/peer/transfer"),
+    ];
+    let fixed = ["beachdb.opcode", "beachdb.crc_good", "beachdb.malformed", "beachdb.entry.index"];
+    let fields: Vec<&str> = fixed.into_iter().chain(shown.map(|(field, _)| field)).collect();
+    let Some(lines) = dissect(&capture, &fields) else {
+        return;
+    };
+    assert_eq!(lines.len(), vectors.len());
+    for (line, vector) in lines.iter().zip(&vectors) {
+        let (name, decoded) = (&vector["name"], &vector["decoded"]);
+        assert_eq!(line[0], format!("0x{:02x}", decoded["opcode"].as_u64().unwrap()), "{name}");
+        assert!(["1", "True"].contains(&line[1].as_str()), "{name}: {line:?}");
+        assert_eq!(line[2], "", "{name} is not malformed");
+        if let Some(entries) = decoded["peer"]["entries"].as_array() {
+            let indexes: Vec<String> = entries.iter().map(|e| e["index"].to_string()).collect();
+            assert_eq!(line[3], indexes.join(","), "{name}");
+        }
+        for ((field, path), found) in shown.iter().zip(&line[fixed.len()..]) {
+            if let Some(expected) = decoded.pointer(path) {
+                assert_eq!(*found, expected.to_string(), "{name}: {field}");
+            }
+        }
+    }
+}
+
+#[test]
+fn the_dissector_flags_bad_checksums_and_survives_every_bad_frame() {
+    let vectors = vectors("frames-reject.json");
+    for (file, port) in [("frames-reject.json", PORT), ("peer-frames-reject.json", PEER_PORT)] {
+        let mut capture = Capture::new(port);
+        for vector in self::vectors(file).iter().filter(|v| v["hex"] != "") {
+            capture.add(&bytes_of(vector), true);
+        }
+        assert!(dissect(&capture, &["beachdb.opcode"]).is_none_or(|lines| !lines.is_empty()));
+    }
+    let mut capture = Capture::new(PORT);
     let bad: Vec<&Value> = vectors.iter().filter(|v| v["error"] == "BAD_CRC").collect();
     for vector in &bad {
         capture.add(&bytes_of(vector), true);
@@ -178,7 +225,7 @@ fn the_dissector_flags_bad_checksums_and_survives_every_bad_frame() {
 
 #[test]
 fn text_commands_are_shown_as_text() {
-    let mut capture = Capture::new();
+    let mut capture = Capture::new(PORT);
     capture.add(b"PUT beach sand\r\n", true);
     if let Some(lines) = dissect(&capture, &["beachdb.inline"]) {
         assert!(lines[0][0].starts_with("PUT beach sand"), "{lines:?}");
@@ -187,6 +234,7 @@ fn text_commands_are_shown_as_text() {
 
 #[test]
 fn the_dissector_knows_every_status_and_opcode() {
+    use beachdb::proto::peer::PeerOpcode;
     use beachdb::proto::{ErrorCode, Opcode};
     let script = std::fs::read_to_string(root().join("proto-spec/beachdb.lua")).unwrap();
     for code in ErrorCode::ALL {
@@ -195,6 +243,10 @@ fn the_dissector_knows_every_status_and_opcode() {
     }
     for opcode in Opcode::ALL {
         let entry = format!("[{}] = \"{}\"", opcode.byte(), opcode.name());
+        assert!(script.contains(&entry), "beachdb.lua lacks {entry}");
+    }
+    for opcode in PeerOpcode::ALL {
+        let entry = format!("[0x{:02x}] = \"{}\"", opcode.byte(), opcode.name());
         assert!(script.contains(&entry), "beachdb.lua lacks {entry}");
     }
 }

@@ -1,10 +1,13 @@
-//! The spec pages and vectors of the client protocol cannot lie: every worked example and every vector is run
+//! The spec pages and vectors of the protocols cannot lie: every worked example and every vector is run
 //! through the codec here.
 //!
 //! `BEACH_BLESS=1 cargo test --test proto_spec` rewrites the annotated examples, the error table, and the expected
 //! decodings from the code; review the difference as code.
 
 #![allow(clippy::disallowed_methods, reason = "a test that reads the repository's own files")]
+
+#[path = "proto_spec/peer.rs"]
+mod peer;
 
 use beachdb::base::batch::{BatchRef, WriteBatch};
 use beachdb::base::{LogIndex, Member, MemberRole, Membership, NodeId, ReplicaId, SequenceNumber};
@@ -231,10 +234,9 @@ fn hex_column(block: &str) -> Vec<u8> {
     from_hex(&hex).unwrap_or_else(|| panic!("not hex: {block}"))
 }
 
-#[test]
-fn every_worked_frame_in_the_page_is_what_the_codec_says() {
-    let mut page = std::fs::read_to_string(spec("client.md")).unwrap();
-    let expected = examples();
+/// Compares the blocks of a page with the example frames, or rewrites them when blessing.
+fn check_frames_of_page(file: &str, expected: &[(&str, Vec<u8>)]) {
+    let mut page = std::fs::read_to_string(spec(file)).unwrap();
     let found = blocks(&page, "frame");
     let names: Vec<&str> = found.iter().map(|(name, ..)| name.as_str()).collect();
     let known: BTreeSet<&str> = expected.iter().map(|(name, _)| *name).collect();
@@ -251,7 +253,12 @@ fn every_worked_frame_in_the_page_is_what_the_codec_says() {
         assert_eq!(to_hex(&hex_column(block)), to_hex(bytes), "bytes of {name}");
         assert_eq!(block, explained.text, "annotations of {name}");
     }
-    check_file("client.md", &page);
+    check_file(file, &page);
+}
+
+#[test]
+fn every_worked_frame_in_the_page_is_what_the_codec_says() {
+    check_frames_of_page("client.md", &examples());
 }
 
 #[test]

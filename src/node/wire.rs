@@ -144,3 +144,6 @@ fn meta_from_wire(meta: WireSnapshotMeta) -> SnapshotMeta {
     let WireSnapshotMeta { index, term, membership, bytes, body } = meta;
     SnapshotMeta { index, term, membership, bytes, body }
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,6 +1,7 @@
-//! Frames and batches in words: every row of bytes with what it means, and decoded messages as JSON.
+//! Frames and batches in words: every row of bytes with what it means, and decoded messages as JSON. A frame between
+//! nodes is told by its opcode.
 //!
-//! `beachctl frame explain`, the examples in `proto-spec/client.md` (a test compares them), and the vectors use this
+//! `beachctl frame explain`, the examples in `proto-spec/client.md` and `peer.md` (a test compares them), and the vectors use this
 //! module; it shares the codec's constants but walks the bytes itself, so that it can show the good part of a bad frame.
 //!
 //! ```text
@@ -9,8 +10,9 @@
 //! …
 //! ```
 
-use super::error::ErrorCode;
+use super::error::{ErrorCode, ErrorReply};
 use super::frame::{self, CrcPolicy, Decoded, FLAG_NO_CRC, FrameHeader, HEADER_BYTES};
+use super::peer::{self as peer_protocol, PeerOpcode};
 use super::request::{AdminRequest, Request, ScanRange};
 use super::response::{HelloReply, Response};
 use super::{CONNECTION_OPCODE, Opcode, REPLY_BIT, text};
@@ -20,6 +22,10 @@ use byteorder::{BigEndian, ByteOrder};
 use bytes::Bytes;
 use serde_json::{Value, json};
 use std::fmt::Write as _;
+
+mod peer;
+
+pub use peer::peer_frame_json;
 
 /// Longest run of key or value rows that is shown in full; the middle of a longer one is left out.
 const SHOWN_ROWS: usize = 8;
@@ -86,9 +92,12 @@ impl<'a> Rows<'a> {
     }
 }
 
-/// What an opcode's byte is called, `GET request` or `GET reply`.
+/// What an opcode's byte is called, `GET request`, `GET reply`, or `peer APPEND`.
 #[must_use]
 pub fn opcode_name(byte: u8) -> String {
+    if let Some((opcode, reply)) = PeerOpcode::of_frame(byte) {
+        return format!("peer {}", opcode.frame_name(reply));
+    }
     let kind = if byte & REPLY_BIT == 0 { "request" } else { "reply" };
     match (byte, Opcode::from_u8(byte & !REPLY_BIT)) {
         (_, Some(opcode)) => format!("{} {kind}", opcode.name()),
@@ -116,6 +125,9 @@ pub fn explain(bytes: &[u8]) -> Explained {
         Ok(Decoded::Frame { consumed, .. }) if consumed < bytes.len() => {
             Some(format!("{} bytes after the end of the frame", bytes.len() - consumed))
         }
+        Ok(Decoded::Frame { header, .. }) if PeerOpcode::of_frame(header.opcode).is_some() => {
+            peer_protocol::decode(Bytes::copy_from_slice(bytes)).err().map(|e| e.to_string())
+        }
         Ok(Decoded::Frame { header, body, .. }) if header.opcode & REPLY_BIT == 0 => {
             Request::decode(header.opcode, body).err().map(|e| e.to_string())
         }
@@ -123,7 +135,10 @@ pub fn explain(bytes: &[u8]) -> Explained {
             Response::decode(&header, &Bytes::copy_from_slice(body)).err().map(|e| e.to_string())
         }
     };
-    explain_body(&mut rows, &header);
+    match PeerOpcode::of_frame(header.opcode) {
+        Some((opcode, reply)) => peer::explain_body(&mut rows, opcode, reply),
+        None => explain_body(&mut rows, &header),
+    }
     let rest = rows.left();
     rows.data(rest, "unexplained");
     Explained { text: rows.text, fault }
@@ -137,8 +152,18 @@ fn explain_header(rows: &mut Rows<'_>, h: &FrameHeader, crc: u32) {
     };
     let name = opcode_name(h.opcode);
     rows.row(8, format!("length {}, version {}, {name}, flags {flags}", h.length, h.version));
-    rows.row(8, format!("request id {}", h.request_id));
-    let word = if h.opcode & REPLY_BIT == 0 {
+    let peer = PeerOpcode::of_frame(h.opcode);
+    rows.row(
+        8,
+        match peer {
+            Some((opcode, _)) if !opcode.has_term() && h.request_id == 0 => "no term".to_owned(),
+            Some(_) => format!("term {}", h.request_id),
+            None => format!("request id {}", h.request_id),
+        },
+    );
+    let word = if peer.is_some() {
+        format!("reserved {}", h.word)
+    } else if h.opcode & REPLY_BIT == 0 {
         match h.word {
             0 => "default deadline".to_owned(),
             ms => format!("deadline {ms} ms"),
@@ -533,11 +558,15 @@ pub fn response_json(response: &Response) -> Value {
         Response::Status(json) => json!({"kind": "STATUS", "document": json}),
         Response::Members(json) => json!({"kind": "MEMBERS", "document": json}),
         Response::Stats(json) => json!({"kind": "STATS", "document": json}),
-        Response::Error(e) => json!({
-            "kind": "ERROR", "code": e.code.name(), "effect": e.effect.name(),
-            "retry_after_ms": e.retry_after_ms, "leader": e.leader, "message": e.message,
-        }),
+        Response::Error(e) => error_json(e),
     }
+}
+
+fn error_json(e: &ErrorReply) -> Value {
+    json!({
+        "kind": "ERROR", "code": e.code.name(), "effect": e.effect.name(),
+        "retry_after_ms": e.retry_after_ms, "leader": e.leader, "message": e.message,
+    })
 }
 
 fn hello_json(h: &HelloReply) -> Value {
@@ -552,19 +581,11 @@ fn hello_json(h: &HelloReply) -> Value {
     })
 }
 
-/// A frame as JSON: header fields and `request` or `reply`. An error is the code's name and the message.
+/// A frame as JSON: header fields and `request`, `reply`, or `peer`. An error is the code's name and the message.
 pub fn frame_json(bytes: &[u8], crc: CrcPolicy) -> Result<Value, (ErrorCode, String)> {
-    let (header, body, consumed) = match frame::decode(bytes, crc) {
-        Ok(Decoded::Frame { header, body, consumed }) => (header, body, consumed),
-        Ok(Decoded::Incomplete { need }) => {
-            let have = bytes.len();
-            return Err((ErrorCode::BadFrame, format!("{need} bytes needed, here are {have}")));
-        }
-        Err(e) => return Err((e.code(), e.to_string())),
-    };
-    if consumed != bytes.len() {
-        let extra = bytes.len() - consumed;
-        return Err((ErrorCode::BadFrame, format!("{extra} bytes after the end of the frame")));
+    let (header, body) = whole_frame(bytes, crc)?;
+    if PeerOpcode::of_frame(header.opcode).is_some() {
+        return peer_frame_json(bytes);
     }
     let mut out = json!({
         "length": header.length, "version": header.version, "opcode": header.opcode,
@@ -582,4 +603,22 @@ pub fn frame_json(bytes: &[u8], crc: CrcPolicy) -> Result<Value, (ErrorCode, Str
         out["reply"] = response_json(&reply);
     }
     Ok(out)
+}
+
+/// The one frame that `bytes` are: its header and body.
+fn whole_frame(bytes: &[u8], crc: CrcPolicy) -> Result<(FrameHeader, &[u8]), (ErrorCode, String)> {
+    match frame::decode(bytes, crc) {
+        Ok(Decoded::Frame { header, body, consumed }) if consumed == bytes.len() => {
+            Ok((header, body))
+        }
+        Ok(Decoded::Frame { consumed, .. }) => {
+            let extra = bytes.len() - consumed;
+            Err((ErrorCode::BadFrame, format!("{extra} bytes after the end of the frame")))
+        }
+        Ok(Decoded::Incomplete { need }) => {
+            let have = bytes.len();
+            Err((ErrorCode::BadFrame, format!("{need} bytes needed, here are {have}")))
+        }
+        Err(e) => Err((e.code(), e.to_string())),
+    }
 }

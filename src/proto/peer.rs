@@ -37,6 +37,9 @@
 mod decode;
 mod encode;
 
+#[cfg(test)]
+mod tests;
+
 pub use decode::decode;
 pub use encode::encode;
 
@@ -56,12 +59,13 @@ pub const FIRST_PEER_OPCODE: u8 = 0x40;
 // `frame` knows one version.
 const _: () = assert!(PEER_PROTOCOL_VERSION == PROTOCOL_VERSION);
 
-const HELLO_BYTES: usize = 48;
+/// Bytes of HELLO, and of its reply, before the texts.
+pub(super) const HELLO_BYTES: usize = 48;
 const APPEND_BYTES: usize = 48;
 const ENTRY_BYTES: usize = 24;
 const SNAPSHOT_BYTES: usize = 32;
 const META_BYTES: usize = 40;
-const FLAG_BLANK: u8 = 1;
+pub(super) const FLAG_BLANK: u8 = 1;
 
 /// What a peer frame is. Its byte is the frame's opcode; the replies to HELLO and PING have
 /// [`REPLY_BIT`] added.
@@ -121,6 +125,30 @@ impl PeerOpcode {
     #[must_use]
     pub fn from_u8(byte: u8) -> Option<Self> {
         Self::ALL.get(usize::from(byte.checked_sub(FIRST_PEER_OPCODE)?)).copied()
+    }
+
+    /// What a frame with this opcode byte is, and whether it is a reply: HELLO and PING have one of their own.
+    #[must_use]
+    pub fn of_frame(byte: u8) -> Option<(Self, bool)> {
+        let opcode = Self::from_u8(byte & !REPLY_BIT)?;
+        let reply = byte & REPLY_BIT != 0;
+        (!reply || matches!(opcode, Self::Hello | Self::Ping)).then_some((opcode, reply))
+    }
+
+    /// The name of a frame with it.
+    #[must_use]
+    pub const fn frame_name(self, reply: bool) -> &'static str {
+        match (self, reply) {
+            (Self::Hello, true) => "HELLO reply",
+            (Self::Ping, true) => "PING reply",
+            _ => self.name(),
+        }
+    }
+
+    /// Whether its frames carry a term.
+    #[must_use]
+    pub const fn has_term(self) -> bool {
+        !matches!(self, Self::Hello | Self::Begin | Self::Ping)
     }
 
     /// The byte in a frame.

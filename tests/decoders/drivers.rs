@@ -10,17 +10,18 @@
 
 use beachdb::base::batch::{BatchRef, Op, WriteBatch};
 use beachdb::base::hash::key_hash;
-use beachdb::base::{Membership, SequenceNumber, checksum};
+use beachdb::base::{Membership, NodeId, ReplicaId, SequenceNumber, checksum};
 use beachdb::engine::edit::{State, VersionEdit};
 use beachdb::engine::manifest;
 use beachdb::engine::snapshot::SnapshotBody;
 use beachdb::env::sim::SimDisk;
 use beachdb::env::{Disk, File, IoResult};
 use beachdb::limits::{MAX_FRAME_BYTES, MAX_INLINE_BYTES, MAX_SESSIONS};
-use beachdb::node::Replicated;
-use beachdb::proto::explain::{batch_json, explain, explain_batch, frame_json};
+use beachdb::node::{Replicated, wire};
+use beachdb::proto::explain::{batch_json, explain, explain_batch, frame_json, peer_frame_json};
 use beachdb::proto::frame::{self, CrcPolicy, Decoded, FrameHeader, HEADER_BYTES};
 use beachdb::proto::inline::InlineCommand;
+use beachdb::proto::peer::{self, PeerFrame};
 use beachdb::proto::{REPLY_BIT, Request, Response, classify, inline};
 use beachdb::raft::{LogStore, LogView};
 use beachdb::raft_log::RaftLog;
@@ -36,9 +37,10 @@ use std::sync::Arc;
 pub type Driver = fn(&[u8]);
 
 /// All drivers.
-pub const ALL: [(&str, Driver); 12] = [
+pub const ALL: [(&str, Driver); 13] = [
     ("batch", batch),
     ("frame", frame),
+    ("peer", peer_frame),
     ("body", body),
     ("inline", inline_text),
     ("wal", wal_segment),
@@ -108,8 +110,13 @@ fn short_slice(data: &[u8]) -> Option<(&[u8], &[u8])> {
 /// `proto::frame` and all that follows from a whole frame.
 pub fn frame(data: &[u8]) {
     one_frame(data);
+    one_frame(&with_good_frame_sum(data));
+}
+
+/// Puts length, version, flags, and checksum of a frame right.
+fn with_good_frame_sum(data: &[u8]) -> Vec<u8> {
+    let mut forged = data.to_vec();
     if data.len() >= HEADER_BYTES {
-        let mut forged = data.to_vec();
         let len = forged.len() as u32;
         forged[..4].copy_from_slice(&len.to_be_bytes());
         forged[4] = beachdb::proto::PROTOCOL_VERSION;
@@ -117,7 +124,41 @@ pub fn frame(data: &[u8]) {
         forged[20..24].fill(0);
         let crc = checksum::crc32c(&forged);
         forged[20..24].copy_from_slice(&crc.to_be_bytes());
-        one_frame(&forged);
+    }
+    forged
+}
+
+/// `proto::peer` and `node::wire`: what decodes has one spelling, and raft's messages come back from raft's own form.
+pub fn peer_frame(data: &[u8]) {
+    for data in [data, &with_good_frame_sum(data)] {
+        drop(explain(data));
+        let shown = peer_frame_json(data);
+        let Ok(Decoded::Frame { consumed, .. }) = frame::decode(data, CrcPolicy::Required) else {
+            continue;
+        };
+        let decoded = match peer::decode(Bytes::copy_from_slice(&data[..consumed])) {
+            Ok(decoded) => decoded,
+            Err(error) => {
+                drop(error.reply());
+                continue;
+            }
+        };
+        assert!(shown.is_ok() || consumed < data.len(), "what decodes can be shown: {shown:?}");
+        // A refusal of a newer version is understood as another one; a long message is cut.
+        if matches!(decoded, PeerFrame::Refused(_)) {
+            continue;
+        }
+        let mut again = Vec::new();
+        peer::encode(&decoded, &mut again).expect("a decoded frame fits in one");
+        assert_eq!(again, data[..consumed], "one spelling of {decoded:?}");
+        if let PeerFrame::Raft(term, message) = decoded.clone() {
+            let replica = |node| ReplicaId { node: NodeId(node), incarnation: node };
+            let message = wire::from_wire(replica(1), replica(2), term, message);
+            if let Err(problem) = message.check() {
+                assert!(!problem.is_empty());
+            }
+            assert_eq!(wire::to_wire(&message), decoded, "{message:?}");
+        }
     }
 }
 

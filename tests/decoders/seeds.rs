@@ -23,6 +23,7 @@ pub fn of(target: &str) -> Vec<Vec<u8>> {
     match target {
         "batch" => hex_fields("batches.json", "batches"),
         "frame" => hex_fields("frames.json", "frames"),
+        "peer" => hex_fields("peer-frames.json", "frames"),
         "body" => bodies(),
         "inline" => lines(),
         "wal" => segments(),

@@ -231,6 +231,11 @@ fn frames_are_encoded_decoded_and_explained_without_a_server() {
     let decoded: Value =
         serde_json::from_str(&beachctl(&["frame", "decode", "-"], hex.as_bytes()).ok()).unwrap();
     assert_eq!(decoded["request"]["key"], "beach");
+    let peer =
+        beachctl(&["frame", "explain", "00000018014d0000 0000000000000000 0000000046921431"], b"")
+            .ok();
+    let page = include_str!("../../proto-spec/peer.md");
+    assert!(peer.contains("peer PING") && page.contains(&peer), "the page shows the same:\n{peer}");
     let mut flipped = hex.trim().to_owned();
     flipped.replace_range(hex.trim().len() - 1.., "9");
     let bad = beachctl(&["frame", "explain", &flipped], b"");

@@ -30,19 +30,15 @@ pub fn decode(frame: Bytes) -> Result<PeerFrame, PeerError> {
     if header.opcode == CONNECTION_OPCODE | REPLY_BIT {
         return decode_refusal(&header, &body);
     }
-    let reply = header.opcode & REPLY_BIT != 0;
-    let opcode = match PeerOpcode::from_u8(header.opcode & !REPLY_BIT) {
-        Some(opcode @ (PeerOpcode::Hello | PeerOpcode::Ping)) => opcode,
-        Some(opcode) if !reply => opcode,
-        None if Opcode::from_u8(header.opcode & !REPLY_BIT).is_some() => {
-            let name = opcode_name(header.opcode);
-            return Err(PeerError::ClientFrame { opcode: header.opcode, name });
-        }
-        _ => return Err(PeerError::UnknownOpcode { opcode: header.opcode }),
+    let Some((opcode, reply)) = PeerOpcode::of_frame(header.opcode) else {
+        let opcode = header.opcode;
+        return Err(match Opcode::from_u8(opcode & !REPLY_BIT) {
+            Some(_) => PeerError::ClientFrame { opcode, name: opcode_name(opcode) },
+            None => PeerError::UnknownOpcode { opcode },
+        });
     };
-    let name = opcode.name();
-    let has_term = !matches!(opcode, PeerOpcode::Hello | PeerOpcode::Ping | PeerOpcode::Begin);
-    check_header(name, &header, has_term)?;
+    let name = opcode.frame_name(reply);
+    check_header(name, &header, opcode.has_term())?;
     decode_body(opcode, reply, Term(header.request_id), &body).map_err(|fault| match fault {
         Fault::Body(source) => PeerError::Body { name, source },
         Fault::Membership(source) => PeerError::Membership { name, source },

@@ -33,7 +33,8 @@ JSON (--json), one document unless it says lines:
   member list      the MEMBERS document: {\"node\",\"leader\",\"term\",\"index\",\"committed\",\"members\":[…]}
   member add, promote, remove   {\"node\",\"index\"};   replace   also \"replaced\"
   transfer-leader  {\"leader\"}
-  frame decode     (lines) {\"length\",\"version\",\"opcode\",\"no_crc\",\"request_id\",\"deadline_ms\"|\"status\",\"request\"|\"reply\"}
+  frame decode     (lines) {\"length\",\"version\",\"opcode\",\"no_crc\",\"request_id\",\"deadline_ms\"|\"status\",\"request\"|\"reply\"};
+                   a frame between nodes: {\"length\",\"version\",\"opcode\",\"term\"?,\"peer\"}
   a failure        {\"error\":{\"code\",\"effect\",\"message\"}}, effect: none, not_applied, applied, or unknown
 
 Exit code: 0 done, 1 failed or not found, 2 wrong usage or not available in this version.";
