@@ -52,6 +52,17 @@ pub const MAX_INPUT_BYTES: usize = 256 << 20;
 /// Unsent reply bytes, all connections together; above it values and scan pages are answered `BUSY`, and a connection
 /// that has not taken its earlier replies is closed.
 pub const MAX_OUTPUT_BYTES: usize = 512 << 20;
+/// Unsent bytes on one connection to a peer; above it entries and pieces of snapshots are dropped (raft tolerates loss, and
+/// sends again). More than raft's window, so that only a peer that does not read meets it. One frame may exceed it alone.
+pub const PEER_OUTPUT_BYTES: usize = 24 << 20;
+/// Unsent bytes beside those for what must not wait behind data: heartbeats, votes, and replies; above it they are dropped.
+pub const PEER_URGENT_BYTES: usize = 1 << 20;
+/// Connections from peers at once; the next one is told `TOO_MANY_CONNECTIONS` and closed.
+pub const MAX_PEER_CONNECTIONS: usize = 256;
+/// Bytes read from peers in one turn of the loop before clients have theirs.
+pub const PEER_TURN_BYTES: usize = 4 << 20;
+/// Addresses that the operator asked to look at and that have not answered yet; one more is told to try again.
+pub const MAX_INTRODUCTIONS: usize = 16;
 /// Connections at once on the HTTP port; the next one is answered 503 and closed.
 pub const MAX_HTTP_CONNECTIONS: usize = 64;
 /// Longest HTTP request head; a longer one is answered 431.

@@ -267,7 +267,16 @@ fn what_is_no_directory_or_not_ours_to_read_is_refused() {
         chmod("700");
         let output = Command::new("setpriv")
             .args(nobody)
-            .args([beachd, "--listen", "127.0.0.1:0", "--http", "127.0.0.1:0", "--data-dir"])
+            .args([
+                beachd,
+                "--listen",
+                "127.0.0.1:0",
+                "--peer-listen",
+                "127.0.0.1:0",
+                "--http",
+                "off",
+                "--data-dir",
+            ])
             .arg(&data)
             .output()
             .expect("it runs");

@@ -181,12 +181,21 @@ pub enum Lane {
     Read,
     /// Zero-filling spare segments, deleting files.
     Maintenance,
+    /// Finding the addresses of names: a resolver may take many seconds.
+    Names,
 }
 
 impl Lane {
     /// All lanes.
-    pub const ALL: [Self; 6] =
-        [Self::Log, Self::Manifest, Self::Flush, Self::Compact, Self::Read, Self::Maintenance];
+    pub const ALL: [Self; 7] = [
+        Self::Log,
+        Self::Manifest,
+        Self::Flush,
+        Self::Compact,
+        Self::Read,
+        Self::Maintenance,
+        Self::Names,
+    ];
     /// A name for thread names, traces, and metrics.
     #[must_use]
     pub const fn name(self) -> &'static str {
@@ -197,6 +206,7 @@ impl Lane {
             Self::Compact => "compact",
             Self::Read => "read",
             Self::Maintenance => "maintenance",
+            Self::Names => "names",
         }
     }
 }

@@ -2,6 +2,7 @@
 
 use crate::base::{Membership, NodeId, ReplicaId};
 use crate::{limits, raft};
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 /// Who belongs to the cluster before its log says so: read once, when the data directory is new.
@@ -11,6 +12,9 @@ pub enum Bootstrap {
     Alone,
     /// These; every one of them starts with the same list.
     Members(Membership),
+    /// Those of this list, with their peer addresses, as soon as all of them are there; see
+    /// [`formation`](super::formation). Each is started with the same list, this node is in it, and it has two or more.
+    Initial(BTreeMap<NodeId, String>),
     /// A cluster exists: wait until its leader sends a log or a snapshot, and campaign never before.
     Join,
 }
@@ -44,6 +48,10 @@ pub struct NodeConfig {
     pub seed: u64,
     /// Who belongs to the cluster, if the data directory is new.
     pub bootstrap: Bootstrap,
+    /// Where other members reach this node, as it tells them; may be empty in a cluster of one.
+    pub peer_address: String,
+    /// Where clients reach this node, as they are told; may be empty.
+    pub client_address: String,
     /// Raft's timing and windows.
     pub raft: raft::Settings,
     /// Log entries kept below the last flush, so that a follower a little behind needs no snapshot.
@@ -85,6 +93,8 @@ impl NodeConfig {
             max_queued_bytes: limits::MAX_QUEUED_BYTES,
             seed: new_incarnation,
             bootstrap: Bootstrap::Alone,
+            peer_address: String::new(),
+            client_address: String::new(),
             raft: raft::Settings::default(),
             log_tail_entries: limits::LOG_TAIL_ENTRIES,
             max_unapplied_bytes: limits::DEFAULT_MAX_UNAPPLIED_BYTES,

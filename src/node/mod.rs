@@ -43,6 +43,9 @@ mod apply;
 mod config;
 mod engine_machine;
 mod fetch;
+mod formation;
+#[cfg(test)]
+mod formation_tests;
 mod identity;
 mod map_machine;
 mod map_snapshot;
@@ -89,10 +92,10 @@ pub use state_machine::{
     Versioned,
 };
 pub use status::{
-    MemberStatus, MembersStatus, MemoryStatus, ProgressStatus, ReadStats, ReceiveStatus,
-    SnapshotStatus, Stages, Stats, Status,
+    LinkStatus, MemberStatus, MembersStatus, MemoryStatus, ProgressStatus, ReadStats,
+    ReceiveStatus, SnapshotStatus, Stages, Stats, Status,
 };
-pub use types::{Admin, Effect, EntryOutcome, Event, FatalError, Observed, Origin};
+pub use types::{Admin, Effect, EntryOutcome, Event, FatalError, Observed, Origin, PeerFacts};
 
 use crate::base::batch::{BatchRef, WriteBatch};
 use crate::base::trace::{StageStats, TraceEvent, TraceRing};
@@ -105,6 +108,7 @@ use crate::raft::{self, HardState, LogOutcome, LogStore, ProposeError, Raft, Rol
 use admin::{Handover, Introduction};
 use admission::{Arrival, Desk};
 use fetch::{Durable, Fetches};
+use formation::Formation;
 use peers::Outbox;
 use reads::{ReadWork, Reads};
 use release::Holds;
@@ -135,6 +139,9 @@ pub struct Node<L, S> {
     /// A node that is asked who it is, and how many were.
     introduction: Option<Introduction>,
     introductions: u64,
+    formation: Formation,
+    /// What the driver says of its connections.
+    links: Vec<LinkStatus>,
     /// What raft found to be impossible: the process must stop.
     broken: Option<FatalError>,
     log: L,
@@ -226,6 +233,8 @@ impl<L: LogStore, S: StateMachine> Node<L, S> {
             handover: None,
             introduction: None,
             introductions: 0,
+            formation: Formation::default(),
+            links: Vec::new(),
             broken: None,
             log,
             desk: Desk::new(config.max_queued_requests, config.max_queued_bytes),
@@ -272,7 +281,16 @@ impl<L: LogStore, S: StateMachine> Node<L, S> {
                 self.peer(now, message, out);
                 Ok(())
             }
+            Event::PeerUp(facts) => {
+                self.peer_up(now, facts, out);
+                Ok(())
+            }
+            Event::Begin { from, members } => {
+                self.asked_to_begin(now, from, members, out);
+                Ok(())
+            }
             Event::PeerUnreachable(peer) => {
+                self.peer_down(peer);
                 self.step_raft(now, raft::Event::PeerUnreachable(peer), out);
                 Ok(())
             }

@@ -18,7 +18,7 @@ use super::{
     Bootstrap, EngineMachine, Identity, IdentityError, Node, NodeConfig, Parts, ReadFault,
     Replicated, RowError, StateMachine,
 };
-use crate::base::{LogIndex, Membership, Term};
+use crate::base::{LogIndex, Member, MemberRole, Membership, Term};
 use crate::engine::{Engine, EngineError, EngineOptions};
 use crate::env::{Env, IoError};
 use crate::raft::{HardState, LogStore, LogView};
@@ -192,7 +192,19 @@ fn begin(
     let first = match &config.bootstrap {
         _ if identity.joining => Membership::new(),
         Bootstrap::Join => Membership::new(),
-        Bootstrap::Alone => Membership::of_voters([me]),
+        Bootstrap::Alone => {
+            let mut members = Membership::new();
+            members.insert(Member {
+                replica: me,
+                role: MemberRole::Voter,
+                peer_address: config.peer_address.clone(),
+                client_address: config.client_address.clone(),
+            });
+            members.check().map_err(|e| wrong(format!("this node's own addresses: {e}")))?;
+            members
+        }
+        // Whoever has the lowest number asks the others first; see `formation`.
+        Bootstrap::Initial(_) => Membership::new(),
         Bootstrap::Members(members) => {
             members.check().map_err(|e| wrong(format!("the first members of the cluster: {e}")))?;
             if members.replica(me).is_none() {
@@ -299,10 +311,9 @@ impl Node<RaftLog, EngineMachine> {
             format!("raft log: {report}"),
         ];
         if memberships.last().is_none_or(|(_, members)| members.is_empty()) {
-            let waits =
-                "members: nobody yet; this node waits until the leader of its cluster adds it";
-            log::warn!("{waits}");
-            lines.push(waits.into());
+            lines.push(
+                "members: nobody yet; this node waits to become a member of a cluster".into(),
+            );
         }
         let parts = Parts {
             identity,
@@ -314,7 +325,12 @@ impl Node<RaftLog, EngineMachine> {
             lock: Some(lock),
             recovery: lines,
         };
-        Ok(Self::from_parts(config, env, parts))
+        let node = Self::from_parts(config, env, parts);
+        node.compare_list();
+        if let Some(waits) = node.waits_to_belong() {
+            log::warn!("{waits}");
+        }
+        Ok(node)
     }
 }
 

@@ -242,6 +242,11 @@ impl Replicated {
         }
     }
 
+    /// A blank node begins as one of these first members.
+    pub(super) fn begin(&mut self, first: Membership) {
+        self.members.reset((LogIndex::ZERO, first));
+    }
+
     /// The membership in force at an applied entry, at or above the one last [released](Self::release_members).
     pub(super) fn members_at(&self, index: LogIndex) -> Option<&(LogIndex, Membership)> {
         self.members.at(index).or_else(|| self.members.oldest())

@@ -3,7 +3,7 @@
 //! fatal effect, and a drain answers everybody.
 
 use super::{Effect, Event, FatalError, Node, Observed, Origin, StateMachine};
-use crate::base::{Nanos, NodeId};
+use crate::base::{Membership, Nanos, NodeId, ReplicaId};
 use crate::env::sim::{SimClock, SimHandles, SimJobs};
 use crate::env::{Clock, Completion, Jobs, Lane};
 use crate::proto::{Request, Response};
@@ -27,6 +27,8 @@ pub struct SimDriver<L, S> {
     pub drained: bool,
     /// Messages to other replicas, for the test to carry.
     pub sent: Vec<Message>,
+    /// Replicas that are to be told who the first members are, for the test to carry.
+    pub begins: Vec<(ReplicaId, Membership)>,
     /// What the node showed of its inside, for the test to take.
     pub observed: Vec<Observed>,
     /// Nodes that it wants to be introduced to: token, number, address. For the test to take and answer.
@@ -48,6 +50,7 @@ impl<L: LogStore, S: StateMachine> SimDriver<L, S> {
             fatal: None,
             drained: false,
             sent: Vec::new(),
+            begins: Vec::new(),
             observed: Vec::new(),
             introductions: Vec::new(),
             trace: Vec::new(),
@@ -72,6 +75,7 @@ impl<L: LogStore, S: StateMachine> SimDriver<L, S> {
                 Effect::Fatal(fatal) => self.fatal = Some(fatal),
                 Effect::Drained => self.drained = true,
                 Effect::Send(message) => self.sent.push(message),
+                Effect::Begin { to, members } => self.begins.push((to, members)),
                 Effect::Observed(observed) => self.observed.push(observed),
                 Effect::Introduce { token, node, address } => {
                     self.introductions.push((token, node, address));

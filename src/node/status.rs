@@ -46,6 +46,8 @@ pub struct Status {
     pub snapshots: SnapshotStatus,
     /// Messages to and from other nodes.
     pub peers: PeerCounters,
+    /// Connections to other nodes.
+    pub links: Vec<LinkStatus>,
     /// Everything up to here is committed.
     pub commit: u64,
     /// Everything up to here is applied.
@@ -114,6 +116,41 @@ pub struct MemberStatus {
     pub client_address: String,
     /// What the leader knows of it; `null` on other nodes, and for the leader itself.
     pub progress: Option<ProgressStatus>,
+}
+
+/// A connection that this node dials, for STATUS. It sends messages on it; it receives on those that others dial.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize)]
+pub struct LinkStatus {
+    /// To which node.
+    pub node: u64,
+    /// `raft`, or `bulk` for pieces of snapshots.
+    pub lane: &'static str,
+    /// The address that is dialed.
+    pub address: String,
+    /// `up`, `greeting`, `connecting`, `resolving`, `waiting` (for the next attempt), or `idle`.
+    pub state: &'static str,
+    /// The incarnation that answered, hexadecimal; `null` while it is not up.
+    pub incarnation: Option<String>,
+    /// Milliseconds since it came up; `null` while it is not.
+    pub connected_ms: Option<u64>,
+    /// Milliseconds since the peer was last heard on it; `null` while it is not up.
+    pub last_heard_ms: Option<u64>,
+    /// The last round trip of a PING; `null` before the first one.
+    pub round_trip_us: Option<u64>,
+    /// Bytes that the peer has not taken yet.
+    pub queued_bytes: u64,
+    /// Whether the peer does not keep up: bytes wait for a second, or messages had to be dropped a moment ago.
+    pub slow: bool,
+    /// Messages sent on it since start-up.
+    pub sent: u64,
+    /// Messages dropped because too many bytes waited.
+    pub dropped: u64,
+    /// Attempts that failed since start-up.
+    pub dials_failed: u64,
+    /// Why the last one failed, or the last connection ended; `null` if none did.
+    pub last_error: Option<String>,
+    /// Connections that the node has dialed to this one.
+    pub inbound: u64,
 }
 
 /// What a leader knows of a follower, for STATUS.
@@ -239,6 +276,7 @@ impl<L: LogStore, S: StateMachine> Node<L, S> {
             transfer_target: raft.transfer.map(|to| to.node.0),
             snapshots: self.snapshot_status(),
             peers: self.outbox.counters,
+            links: self.links.clone(),
             commit: self.raft.commit().0,
             applied: self.machine.applied().0.0,
             flushed: self.machine.durable_applied().0.0,
@@ -310,6 +348,11 @@ impl<L: LogStore, S: StateMachine> Node<L, S> {
         }
     }
 
+    /// Says what STATUS is to show of the connections to other nodes, which the driver has.
+    pub fn set_links(&mut self, links: Vec<LinkStatus>) {
+        self.links = links;
+    }
+
     /// Figures of the engine and the node.
     #[must_use]
     pub fn stats(&self, _now: Nanos) -> Stats {
@@ -350,7 +393,7 @@ impl<L: LogStore, S: StateMachine> Node<L, S> {
             Phase::Running => {}
         }
         if self.raft.leader().is_none() {
-            return Some("no leader is elected yet".to_owned());
+            return Some(self.waits_to_belong().unwrap_or_else(|| self.why_no_leader()));
         }
         if self.receiver.is_installing() {
             return Some("installing a snapshot".to_owned());

@@ -1,6 +1,6 @@
 //! What goes into a node and what comes out.
 
-use crate::base::{LogIndex, Member, Nanos, NodeId, ReplicaId, SequenceNumber, Term};
+use crate::base::{LogIndex, Member, Membership, Nanos, NodeId, ReplicaId, SequenceNumber, Term};
 use crate::env::Completion;
 use crate::proto::{ErrorCode, Opcode, Request, Response};
 use crate::raft::{Message, Trace};
@@ -42,6 +42,16 @@ pub enum Event<'a> {
     Peer(Message),
     /// The connection to this replica broke: what was on its way may be lost.
     PeerUnreachable(ReplicaId),
+    /// A connection to this replica is up: from now on messages to it may arrive.
+    PeerUp(PeerFacts),
+    /// A member that has begun its log says who the first members of the cluster are; see
+    /// [`formation`](super::formation).
+    Begin {
+        /// Who says so.
+        from: ReplicaId,
+        /// The first members.
+        members: Membership,
+    },
     /// The operator wants something of the cluster. Answered like a request, by one [`Effect::Reply`] with opcode
     /// [`Opcode::Admin`]: [`Response::Written`] when it is done, or an error that says what became of it.
     Admin {
@@ -65,6 +75,23 @@ pub enum Event<'a> {
     EndOfTurn,
     /// Refuse new requests, finish the admitted ones, close the log, then [`Effect::Drained`].
     Drain,
+}
+
+/// What a peer said of itself when a connection to it came up.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct PeerFacts {
+    /// Which life of which node it is.
+    pub replica: ReplicaId,
+    /// Whether it had promised nothing to anybody: an empty log, term 0, no members known.
+    pub blank: bool,
+    /// The incarnation by which its membership knows *this* node's number; 0: it is no member there.
+    pub known: u64,
+    /// What its software can do, bit by bit.
+    pub features: u64,
+    /// Where its peers reach it.
+    pub peer_address: String,
+    /// Where clients reach it.
+    pub client_address: String,
 }
 
 /// What an operator may want of the cluster. The leader does it; another node refuses with `NOT_LEADER`.
@@ -104,6 +131,13 @@ pub enum Effect {
     },
     /// Carry this to the replica it is addressed to. It may be lost, and need not stay in order.
     Send(Message),
+    /// Tell this blank replica who the first members are ([`Event::Begin`] there), before anything that follows.
+    Begin {
+        /// To whom.
+        to: ReplicaId,
+        /// The first members.
+        members: Membership,
+    },
     /// What happened inside, for checkers; only with [`NodeConfig::observe`](super::NodeConfig::observe).
     Observed(Observed),
     /// Stop the process at once, without another reply: durability can no longer be promised. The node ignores all

@@ -9,8 +9,8 @@
 //! - A key in the file that is no setting is an error that names the file and the line; so is a value of a wrong form.
 //! - Everything refused here is wrong usage: exit code 2, before anything was opened or changed.
 //!
-//! What it does not do: it never touches the data directory. Settings of the later cluster (`peer-listen`, `advertise`,
-//! `advertise-peer`) are accepted, checked where that is possible, and not used; their help says so.
+//! What it does not do: it never touches the data directory, and it does not resolve the names of other nodes: whoever dials
+//! them does, each time.
 
 use super::recover::RecoverArgs;
 use super::rejoin::RejoinArgs;
@@ -19,6 +19,7 @@ use crate::base::units::{parse_bytes, parse_duration};
 use crate::env::{Disk, OpenMode};
 use crate::limits;
 use serde::{Deserialize, Deserializer, de};
+use std::collections::BTreeMap;
 use std::net::{SocketAddr, ToSocketAddrs};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -31,6 +32,8 @@ pub const RESERVED_DESCRIPTORS: u64 = 1_024;
 const IDLE_TIMEOUT: Duration = Duration::from_mins(10);
 const FRAME_TIMEOUT: Duration = Duration::from_secs(30);
 const DRAIN_TIMEOUT: Duration = Duration::from_secs(10);
+const HEARTBEAT: Duration = Duration::from_millis(100);
+const ELECTION_TIMEOUT: Duration = Duration::from_secs(1);
 
 const EXAMPLES: &str = "\
 Examples:
@@ -38,6 +41,13 @@ Examples:
   beachd --data-dir /var/lib/beachdb --listen 0.0.0.0:7400
   beachd --listen 127.0.0.1:0 --http off        a port picked by the system, printed in the `ready` line
   BEACHD_MAX_CONNECTIONS=500 beachd --config /etc/beachd.toml
+
+A cluster of three, on three machines (each is started with the same list):
+  beachd --node-id 1 --listen 10.0.0.1:7400 --peer-listen 10.0.0.1:7401 \\
+         --initial-cluster 1=10.0.0.1:7401,2=10.0.0.2:7401,3=10.0.0.3:7401
+A fourth node for a cluster that runs:
+  beachd --node-id 4 --listen 10.0.0.4:7400 --peer-listen 10.0.0.4:7401 --join
+  beachctl --endpoints 10.0.0.1:7400 member add 4 10.0.0.4:7401
 
 The config file holds the same names without the dashes in front, one `name = value` a line:
   data-dir = \"/var/lib/beachdb\"
@@ -99,8 +109,7 @@ pub struct Settings {
     /// Where clients connect; port 0 lets the system pick one [default: 127.0.0.1:7400]
     #[arg(long, env = "BEACHD_LISTEN", value_name = "HOST:PORT")]
     pub listen: Option<String>,
-    /// Where the other members will connect; accepted, but not opened in this version, which is a cluster of one
-    /// [default: 127.0.0.1:7401]
+    /// Where other nodes connect [default: 127.0.0.1:7401]
     #[arg(long, env = "BEACHD_PEER_LISTEN", value_name = "HOST:PORT")]
     pub peer_listen: Option<String>,
     /// Where /healthz, /readyz, /status, and /metrics are served; `off` for nowhere [default: 127.0.0.1:7402]
@@ -112,16 +121,17 @@ pub struct Settings {
     /// The cluster's name, fixed when the data directory is created [default: beachdb]
     #[arg(long, env = "BEACHD_CLUSTER_ID", value_name = "NAME")]
     pub cluster_id: Option<String>,
-    /// The members of a new cluster; more than one is not available in this version
+    /// The members of a new cluster, this node among them, each started with the same list; a directory that belongs to a
+    /// cluster ignores it [default: this node alone]
     #[arg(long, env = "BEACHD_INITIAL_CLUSTER", value_name = "1=HOST:PEERPORT,...")]
     pub initial_cluster: Option<String>,
-    /// Join a running cluster; not available in this version
+    /// Wait until the leader of a running cluster adds this node (beachctl member add)
     #[arg(long, env = "BEACHD_JOIN", num_args = 0..=1, default_missing_value = "true", require_equals = true)]
     pub join: Option<bool>,
-    /// The address clients are told to use; accepted, but not used in this version, which names no other node
+    /// The address clients are told to use [default: --listen]
     #[arg(long, env = "BEACHD_ADVERTISE", value_name = "HOST:PORT")]
     pub advertise: Option<String>,
-    /// The address members are told to use; accepted, but not used in this version
+    /// The address other nodes are told to use [default: this node's in --initial-cluster, or --peer-listen]
     #[arg(long, env = "BEACHD_ADVERTISE_PEER", value_name = "HOST:PORT")]
     pub advertise_peer: Option<String>,
     /// What is logged to stderr: off, error, warn, info, debug, trace, or module=level,... [default: info]
@@ -144,6 +154,15 @@ pub struct Settings {
     #[arg(long, env = "BEACHD_DRAIN_TIMEOUT", value_name = "TIME", value_parser = parse_duration, help_heading = "Tuning")]
     #[serde(deserialize_with = "duration")]
     pub drain_timeout: Option<Duration>,
+    /// A leader speaks to every follower at least this often; the same on all nodes [default: 100ms]
+    #[arg(long, env = "BEACHD_HEARTBEAT", value_name = "TIME", value_parser = parse_duration, help_heading = "Tuning")]
+    #[serde(deserialize_with = "duration")]
+    pub heartbeat: Option<Duration>,
+    /// Without a word from a leader for this long (to twice this, at random) another one is elected; at least four heartbeats,
+    /// and the same on all nodes [default: 1s]
+    #[arg(long, env = "BEACHD_ELECTION_TIMEOUT", value_name = "TIME", value_parser = parse_duration, help_heading = "Tuning")]
+    #[serde(deserialize_with = "duration")]
+    pub election_timeout: Option<Duration>,
     /// Writes are collected in memory up to this size, then become a table [default: 64MiB]
     #[arg(long, env = "BEACHD_MEMTABLE_SIZE", value_name = "SIZE", value_parser = parse_bytes, help_heading = "Tuning")]
     #[serde(deserialize_with = "bytes")]
@@ -181,10 +200,22 @@ pub struct Config {
     pub data_dir: PathBuf,
     /// The client port.
     pub listen: SocketAddr,
+    /// The peer port.
+    pub peer_listen: SocketAddr,
     /// The HTTP port; none when it is off.
     pub http: Option<SocketAddr>,
     /// This node.
     pub node_id: NodeId,
+    /// How a new data directory becomes a member.
+    pub formation: Formation,
+    /// Where clients reach this node; none: at the client port.
+    pub advertise: Option<String>,
+    /// Where other nodes reach this node; none: at the peer port.
+    pub advertise_peer: Option<String>,
+    /// See [`Settings::heartbeat`].
+    pub heartbeat: Duration,
+    /// See [`Settings::election_timeout`].
+    pub election_timeout: Duration,
     /// The cluster's name.
     pub cluster_id: String,
     /// The log filter.
@@ -201,6 +232,17 @@ pub struct Config {
     pub memtable_size: u64,
     /// See [`Settings::segment_size`].
     pub segment_size: u64,
+}
+
+/// How a new data directory becomes a member of a cluster.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Formation {
+    /// It is a cluster of one.
+    Alone,
+    /// It forms one with these, itself among them: numbers and peer addresses.
+    Together(BTreeMap<NodeId, String>),
+    /// It waits to be added.
+    Join,
 }
 
 /// Why the settings cannot be used. Always wrong usage: exit code 2.
@@ -226,6 +268,19 @@ pub enum ConfigError {
         value: String,
         /// Why not.
         why: String,
+    },
+    /// It listens everywhere, so others cannot be told where.
+    #[error(
+        "--{listen_setting} {listen} is every address of this machine, so other nodes cannot be told which one to use: \
+         say it with --{setting} HOST:PORT"
+    )]
+    NoAddress {
+        /// The setting that is missing.
+        setting: &'static str,
+        /// The one that listens.
+        listen_setting: &'static str,
+        /// Its value.
+        listen: SocketAddr,
     },
     /// A command that is no daemon and has no settings.
     #[error("{command} takes no settings of the daemon")]
@@ -269,9 +324,22 @@ impl Config {
     fn from_settings(s: Settings) -> Result<Self, ConfigError> {
         let node_id = s.node_id.unwrap_or(1);
         check("node-id", node_id, 1..=u64::MAX, "node numbers begin at 1")?;
-        refuse_a_larger_cluster(&s, node_id)?;
-        if let Some(peer) = &s.peer_listen {
-            resolve("peer-listen", peer)?;
+        let (formation, listed) = formation(&s, NodeId(node_id))?;
+        let listen = resolve("listen", s.listen.as_deref().unwrap_or("127.0.0.1:7400"))?;
+        let peer_listen =
+            resolve("peer-listen", s.peer_listen.as_deref().unwrap_or("127.0.0.1:7401"))?;
+        let several = formation != Formation::Alone;
+        let advertise = advertised(("advertise", "listen"), s.advertise, None, listen, several)?;
+        let peer = ("advertise-peer", "peer-listen");
+        let advertise_peer = advertised(peer, s.advertise_peer, listed, peer_listen, several)?;
+        let heartbeat = s.heartbeat.unwrap_or(HEARTBEAT);
+        check("heartbeat", heartbeat.as_millis(), 5..=10_000, "5ms to 10s")?;
+        let election_timeout = s.election_timeout.unwrap_or(ELECTION_TIMEOUT.max(4 * heartbeat));
+        check("election-timeout", election_timeout.as_millis(), 50..=60_000, "50ms to 1m")?;
+        if election_timeout < 4 * heartbeat {
+            let why = format!("expected at least four heartbeats of {heartbeat:?}");
+            let value = format!("{election_timeout:?}");
+            return Err(ConfigError::BadValue { setting: "election-timeout", value, why });
         }
         let cluster_id = s.cluster_id.unwrap_or_else(|| "beachdb".into());
         check_cluster_name(&cluster_id)?;
@@ -294,9 +362,15 @@ impl Config {
         };
         Ok(Self {
             data_dir: s.data_dir.unwrap_or_else(|| PathBuf::from("./beachd-data")),
-            listen: resolve("listen", s.listen.as_deref().unwrap_or("127.0.0.1:7400"))?,
+            listen,
+            peer_listen,
             http,
             node_id: NodeId(node_id),
+            formation,
+            advertise,
+            advertise_peer,
+            heartbeat,
+            election_timeout,
             cluster_id,
             log: s.log.unwrap_or_else(|| "info".into()),
             max_connections,
@@ -331,6 +405,8 @@ impl Settings {
             idle_timeout,
             frame_timeout,
             drain_timeout,
+            heartbeat,
+            election_timeout,
             memtable_size,
             segment_size,
         )
@@ -387,34 +463,78 @@ fn resolve(setting: &'static str, address: &str) -> Result<SocketAddr, ConfigErr
     found.next().ok_or_else(|| bad("the name has no address".into()))
 }
 
-/// `--join` and an `--initial-cluster` of several members wait for a later version; of one member it must be us.
-fn refuse_a_larger_cluster(s: &Settings, node_id: u64) -> Result<(), ConfigError> {
-    const INSTEAD: &str = "start it without this setting";
-    if s.join == Some(true) {
-        return Err(ConfigError::NotAvailable { what: "--join", instead: INSTEAD });
-    }
-    let Some(text) = s.initial_cluster.as_deref() else { return Ok(()) };
+/// What `--initial-cluster` and `--join` say, and this node's own address in the list.
+fn formation(s: &Settings, me: NodeId) -> Result<(Formation, Option<String>), ConfigError> {
+    let join = s.join == Some(true);
+    let Some(text) = s.initial_cluster.as_deref() else {
+        return Ok((if join { Formation::Join } else { Formation::Alone }, None));
+    };
     let bad =
         |why: String| ConfigError::BadValue { setting: "initial-cluster", value: text.into(), why };
-    let mut members = Vec::new();
+    if join {
+        return Err(bad("a node either begins a cluster or waits to be added (--join)".into()));
+    }
+    let mut members = BTreeMap::new();
     for member in text.split(',').map(str::trim) {
         let (id, address) = member
             .split_once('=')
             .ok_or_else(|| bad(format!("{member:?} is not of the form ID=HOST:PEERPORT")))?;
-        let id: u64 = id.parse().map_err(|_| bad(format!("{id:?} is not a node number")))?;
-        if !address.contains(':') {
-            return Err(bad(format!("{address:?} is not of the form HOST:PEERPORT")));
+        let id = id.parse().ok().filter(|id| *id != 0);
+        let id = id.ok_or_else(|| bad(format!("{member:?} does not begin with a node number")))?;
+        check_address(address).map_err(bad)?;
+        if members.values().any(|other| other == address) {
+            return Err(bad(format!("{address} is the address of two nodes")));
         }
-        members.push(id);
+        if members.insert(NodeId(id), address.to_owned()).is_some() {
+            return Err(bad(format!("node {id} is in it twice")));
+        }
     }
-    match members[..] {
-        [id] if id == node_id => Ok(()),
-        [id] => Err(bad(format!("its one member is {id}, but --node-id is {node_id}"))),
-        _ => Err(ConfigError::NotAvailable {
-            what: "--initial-cluster with more than one member",
-            instead: INSTEAD,
-        }),
+    if members.len() > limits::MAX_MEMBERS {
+        return Err(bad(format!("a cluster has at most {} members", limits::MAX_MEMBERS)));
     }
+    let Some(mine) = members.get(&me).cloned() else {
+        return Err(bad(format!("this node, --node-id {me}, is not in it")));
+    };
+    let formation =
+        if members.len() == 1 { Formation::Alone } else { Formation::Together(members) };
+    Ok((formation, Some(mine)))
+}
+
+/// An address that others are told: as it stands, for it may mean something only where they are.
+fn check_address(address: &str) -> Result<(), String> {
+    let form = || format!("{address:?} is not of the form HOST:PORT");
+    let (host, port) = address.rsplit_once(':').ok_or_else(form)?;
+    let port = port.parse::<u16>().map_err(|_| form())?;
+    if host.is_empty() || !address.bytes().all(|byte| byte.is_ascii_graphic()) {
+        return Err(form());
+    }
+    if port == 0 {
+        return Err(format!("{address:?} has port 0, where nobody can be reached"));
+    }
+    if address.len() > limits::MAX_ADDRESS_BYTES {
+        return Err(format!("an address has at most {} bytes", limits::MAX_ADDRESS_BYTES));
+    }
+    Ok(())
+}
+
+/// The address that others are told; none: the one that is listened on. `several`: there are, or will be, others.
+fn advertised(
+    (setting, listen_setting): (&'static str, &'static str),
+    given: Option<String>,
+    listed: Option<String>,
+    listen: SocketAddr,
+    several: bool,
+) -> Result<Option<String>, ConfigError> {
+    if let Some(address) = given {
+        return match check_address(&address) {
+            Ok(()) => Ok(Some(address)),
+            Err(why) => Err(ConfigError::BadValue { setting, value: address, why }),
+        };
+    }
+    if listed.is_none() && several && listen.ip().is_unspecified() {
+        return Err(ConfigError::NoAddress { setting, listen_setting, listen });
+    }
+    Ok(listed)
 }
 
 #[cfg(test)]
@@ -485,18 +605,73 @@ mod tests {
     }
 
     #[test]
-    fn a_cluster_of_several_waits_for_a_later_version() {
-        for args in [
-            &["--join"][..],
-            &["--initial-cluster", "1=a:1,2=b:2,3=c:3"],
-            &["restore", "--from", "x", "--cluster-id", "y"],
+    fn restore_waits_for_a_later_version() {
+        let args = ["beachd", "restore", "--from", "x", "--cluster-id", "y"];
+        let cli = Cli::try_parse_from(args).unwrap();
+        let e = Config::load(cli, &*sim::env(1).0.disk).unwrap_err();
+        assert!(matches!(e, ConfigError::NotAvailable { .. }), "{e}");
+    }
+
+    #[test]
+    fn a_cluster_is_a_list_with_this_node_in_it() {
+        let config = load(&["--initial-cluster", "1=127.0.0.1:7401"], "").unwrap();
+        assert_eq!(config.formation, Formation::Alone);
+        assert_eq!(config.advertise_peer.as_deref(), Some("127.0.0.1:7401"));
+        let list = "1=a:1, 2=b.example:2,3=[::1]:3";
+        let config = load(&["--node-id", "2", "--initial-cluster", list], "").unwrap();
+        let Formation::Together(members) = config.formation else { panic!("{config:?}") };
+        assert_eq!(members[&NodeId(2)], "b.example:2");
+        assert_eq!(config.advertise_peer.as_deref(), Some("b.example:2"));
+        assert_eq!(load(&["--join"], "").unwrap().formation, Formation::Join);
+        for (list, why) in [
+            ("2=127.0.0.1:7401", "--node-id 1, is not in it"),
+            ("2@host", "ID=HOST:PEERPORT"),
+            ("1=host", "HOST:PORT"),
+            ("1=host:0", "port 0"),
+            ("1=host:70000", "HOST:PORT"),
+            ("1=:7401", "HOST:PORT"),
+            ("0=a:1,1=b:1", "does not begin with a node number"),
+            ("1=a:1,1=b:1", "node 1 is in it twice"),
+            ("1=a:1,2=a:1", "two nodes"),
+            ("", "ID=HOST:PEERPORT"),
         ] {
-            let cli = Cli::try_parse_from(["beachd"].iter().chain(args)).unwrap();
-            let e = Config::load(cli, &*sim::env(1).0.disk).unwrap_err();
-            assert!(matches!(e, ConfigError::NotAvailable { .. }), "{args:?}: {e}");
+            let e = load(&["--initial-cluster", list], "").unwrap_err().to_string();
+            assert!(e.starts_with("--initial-cluster") && e.contains(why), "{list}: {e}");
         }
-        assert!(load(&["--initial-cluster", "1=127.0.0.1:7401"], "").is_ok());
-        assert!(load(&["--initial-cluster", "2=127.0.0.1:7401"], "").is_err());
-        assert!(load(&["--initial-cluster", "2@host"], "").is_err());
+        let e = load(&["--join", "--initial-cluster", "1=a:1,2=b:1"], "").unwrap_err();
+        assert!(e.to_string().contains("--join"), "{e}");
+    }
+
+    #[test]
+    fn who_listens_everywhere_must_say_where_others_reach_it() {
+        let list = "1=a:1,2=b:1";
+        let everywhere = ["--listen", "0.0.0.0:7400", "--peer-listen", "[::]:7401"];
+        let with = |more: &[&'static str]| load(&[&everywhere[..], more].concat(), "");
+        assert!(with(&[]).is_ok(), "a cluster of one tells nobody");
+        let e = with(&["--initial-cluster", list]).unwrap_err().to_string();
+        assert!(e.contains("--advertise HOST:PORT"), "{e}");
+        let config = with(&["--initial-cluster", list, "--advertise", "c:7400"]).unwrap();
+        assert_eq!(config.advertise_peer.as_deref(), Some("a:1"), "the list says it");
+        let e = with(&["--join", "--advertise", "c:7400"]).unwrap_err().to_string();
+        assert!(e.contains("--advertise-peer HOST:PORT"), "{e}");
+        let e = with(&["--advertise", "c"]).unwrap_err().to_string();
+        assert!(e.starts_with("--advertise c"), "{e}");
+    }
+
+    #[test]
+    fn an_election_takes_several_heartbeats() {
+        let config = load(&["--heartbeat", "20ms", "--election-timeout", "150ms"], "").unwrap();
+        assert_eq!(config.election_timeout, Duration::from_millis(150));
+        let config = load(&[], "heartbeat = \"500ms\"\n").unwrap();
+        assert_eq!(config.election_timeout, Duration::from_secs(2));
+        for args in [
+            &["--heartbeat", "1ms"][..],
+            &["--heartbeat", "1m"],
+            &["--election-timeout", "10ms", "--heartbeat", "5ms"],
+            &["--election-timeout", "300ms"],
+        ] {
+            let e = load(args, "").unwrap_err().to_string();
+            assert!(e.starts_with("--heartbeat") || e.starts_with("--election-timeout"), "{e}");
+        }
     }
 }

@@ -1,12 +1,13 @@
 //! The loop: one thread, every socket, one turn after the other.
 //!
 //! ```text
-//!  poll ─▶ accept ─▶ finished jobs ─▶ node      one turn
+//!  poll ─▶ peers: accept, dial, read ─▶ node     one turn
+//!            │          finished jobs ─▶ node
 //!            │          readable connections, one read each ─▶ parse ─▶ node
 //!            │          due timers ─▶ node
 //!            └────────▶ end of turn ─▶ node: everything proposed is ONE log group, submitted now
-//!                       effects ─▶ replies into the connections' output
-//!                       one vectored write for each connection that has some
+//!                       effects ─▶ messages into the peers' output, replies into the connections'
+//!                       one vectored write for each that has some, peers first
 //! ```
 //!
 //! Invariants:
@@ -15,6 +16,8 @@
 //!   until a read would block.
 //! - *Submit, then write*: the log group of a turn is on its way to the disk before the replies of the turn are encoded
 //!   and sent (the other order cost 15 %).
+//! - *Peers first*: what comes from other nodes is taken before the clients have their turn, and leaves before the replies, so
+//!   that heartbeats and acknowledgements never wait behind thousands of clients.
 //! - *Bounded*: connections, bytes held of half-received requests, unsent bytes of each connection and of all; see
 //!   [`crate::limits`]. Running out of file descriptors pauses accepting for [`ACCEPT_PAUSE`]; it never spins.
 //! - It sleeps when there is nothing to do, but for [`AWAKE`] at most while a log group that only a few requests wait for
@@ -29,6 +32,7 @@ use super::connection::{Connection, Incoming, Patience, Sink, Timeouts};
 use super::counters::{CloseReason, Counters};
 use super::http::{HttpPort, Pages};
 use super::link::{Link, LinkKey};
+use super::peers::{self, Happened, PeerMetrics, Peers};
 use super::service::Service;
 use crate::base::Nanos;
 use crate::env::{Clock, Completion, Jobs};
@@ -36,7 +40,7 @@ use crate::limits::{
     CONNECTION_OUTPUT_HARD_BYTES, MAX_INPUT_BYTES, MAX_OUTPUT_BYTES, READ_BUDGET_BYTES,
 };
 use crate::node::{Effect, Event, Origin};
-use crate::proto::{Effect as WriteEffect, ErrorCode, ErrorReply, Opcode, Response};
+use crate::proto::{Effect as WriteEffect, ErrorCode, ErrorReply, Opcode, Request, Response};
 use mio::net::{TcpListener, TcpStream};
 use mio::{Events, Interest, Poll, Token};
 use signal_hook_mio::v1_0::Signals;
@@ -70,6 +74,8 @@ const LINGER: u64 = 1_000_000_000;
 const MAX_REFUSED: usize = 64;
 /// After the node is drained, replies have this long to leave.
 const FLUSH_GRACE: u64 = 1_000_000_000;
+/// While the node is not ready, the log says this often what it waits for.
+const EXPLAIN: u64 = 10_000_000_000;
 /// After the last of them has left, clients have this long to read them and hang up.
 const HANG_UP_GRACE: u64 = 200_000_000;
 
@@ -98,6 +104,8 @@ pub struct EventLoop<S> {
     listener: Option<TcpListener>,
     listen: SocketAddr,
     http: Option<HttpPort>,
+    peers: Peers,
+    happened: Vec<Happened>,
     signals: Signals,
     links: SlotMap<LinkKey, Link>,
     refused: usize,
@@ -120,6 +128,8 @@ pub struct EventLoop<S> {
     /// The log group that the loop waits for awake, and until when.
     awake: Option<(u64, Nanos)>,
     announced: bool,
+    /// While it is not ready: when the log says why, the next time.
+    explain_at: Option<Nanos>,
     signals_seen: usize,
     /// Since SIGTERM.
     draining: Option<Nanos>,
@@ -132,6 +142,7 @@ struct Front<'a, S> {
     service: &'a mut S,
     effects: &'a mut Vec<Effect>,
     counters: &'a mut Counters,
+    peers: &'a Peers,
     now: Nanos,
     link: u64,
 }
@@ -139,6 +150,9 @@ struct Front<'a, S> {
 impl<S: Service> Sink for Front<'_, S> {
     fn request(&mut self, incoming: Incoming<'_>) {
         self.counters.requests += 1;
+        if incoming.request == Request::Status {
+            self.service.set_links(self.peers.status(self.now));
+        }
         let event = Event::Request {
             origin: Origin { conn: self.link, request_id: incoming.request_id },
             request: incoming.request,
@@ -153,6 +167,7 @@ impl<S: Service> Sink for Front<'_, S> {
 struct View<'a, S> {
     service: &'a S,
     counters: &'a Counters,
+    peers: PeerMetrics,
     connections: usize,
     held_bytes: usize,
     unsent_bytes: usize,
@@ -173,51 +188,73 @@ impl<S: Service> Pages for View<'_, S> {
     fn metrics(&self) -> String {
         let mut out = String::new();
         self.counters.metrics(&mut out, self.connections, self.held_bytes, self.unsent_bytes);
+        self.peers.write(&mut out);
         self.service.metrics(self.now, &mut out);
         out
     }
+}
+
+/// Where to listen.
+#[derive(Clone, Copy, Debug)]
+pub struct Addresses {
+    /// For clients.
+    pub listen: SocketAddr,
+    /// For other nodes.
+    pub peer: SocketAddr,
+    /// For pages; none when they are off.
+    pub http: Option<SocketAddr>,
 }
 
 /// The sockets that are open before the node is.
 pub struct Ports {
     /// The client port.
     pub listener: TcpListener,
+    /// The peer port; [`Peers`] takes it.
+    pub peer: TcpListener,
     /// The HTTP port.
     pub http: Option<HttpPort>,
 }
 
 impl Ports {
-    /// Binds both, so that a port in use is found before the data directory is touched.
-    pub fn bind(
-        poll: &Poll,
-        listen: SocketAddr,
-        http: Option<SocketAddr>,
-    ) -> Result<Self, ServerError> {
+    /// Binds all, so that a port in use is found before the data directory is touched.
+    pub fn bind(poll: &Poll, at: Addresses) -> Result<Self, ServerError> {
         let bind = |what, address| move |source| ServerError::Bind { what, address, source };
-        let mut listener =
-            TcpListener::bind(listen).map_err(bind("client port (--listen)", listen))?;
-        super::process::deepen_backlog(&listener);
-        poll.registry().register(&mut listener, Token(LISTEN), Interest::READABLE)?;
-        let http = match http {
+        let open = |what, address, token| -> Result<TcpListener, ServerError> {
+            let mut listener = TcpListener::bind(address).map_err(bind(what, address))?;
+            super::process::deepen_backlog(&listener);
+            poll.registry().register(&mut listener, Token(token), Interest::READABLE)?;
+            Ok(listener)
+        };
+        let listener = open("client port (--listen)", at.listen, LISTEN)?;
+        let peer = open("peer port (--peer-listen)", at.peer, peers::LISTEN)?;
+        let http = match at.http {
             None => None,
             Some(address) => Some(
                 HttpPort::bind(address, HTTP, poll.registry())
                     .map_err(bind("HTTP port (--http)", address))?,
             ),
         };
-        Ok(Self { listener, http })
+        Ok(Self { listener, peer, http })
     }
+}
+
+/// What the loop drives.
+pub struct Driven<S> {
+    /// The node.
+    pub service: S,
+    /// The other nodes.
+    pub peers: Peers,
 }
 
 impl<S: Service> EventLoop<S> {
     /// Puts the loop together. Each of `signals` asks it to drain, the second one to give up.
     pub fn new(
         poll: Poll,
-        ports: Ports,
+        (listener, http): (TcpListener, Option<HttpPort>),
         mut signals: Signals,
         clock: Arc<dyn Clock>,
         jobs: Arc<dyn Jobs>,
-        service: S,
+        driven: Driven<S>,
         settings: Settings,
     ) -> io::Result<Self> {
         poll.registry().register(&mut signals, Token(SIGNAL), Interest::READABLE)?;
@@ -225,11 +262,13 @@ impl<S: Service> EventLoop<S> {
             poll,
             clock,
             jobs,
-            service,
+            service: driven.service,
+            peers: driven.peers,
+            happened: Vec::new(),
             settings,
-            listen: ports.listener.local_addr()?,
-            listener: Some(ports.listener),
-            http: ports.http,
+            listen: listener.local_addr()?,
+            listener: Some(listener),
+            http,
             signals,
             links: SlotMap::with_key(),
             refused: 0,
@@ -247,6 +286,7 @@ impl<S: Service> EventLoop<S> {
             sweep_at: None,
             awake: None,
             announced: false,
+            explain_at: None,
             signals_seen: 0,
             draining: None,
             drained: None,
@@ -277,6 +317,7 @@ impl<S: Service> EventLoop<S> {
         for event in events {
             self.take_event(now, event)?;
         }
+        self.serve_peers(now)?;
         self.finish_jobs(now);
         self.accept(now);
         self.serve_ready(now);
@@ -286,17 +327,19 @@ impl<S: Service> EventLoop<S> {
         self.service.step(now, Event::EndOfTurn, &mut self.effects);
         self.respond(now)?;
         self.sweep(now);
-        self.announce()?;
+        self.announce(now)?;
         self.is_over(now)
     }
 
     /// Encodes and sends the replies of the turn.
     fn respond(&mut self, now: Nanos) -> Result<(), ServerError> {
         if self.effects.is_empty() && self.dirty.is_empty() {
+            self.peers.flush(now);
             return Ok(());
         }
         let begin = self.clock.now();
         self.carry_out(now)?;
+        self.peers.flush(now);
         self.send_all(now);
         self.service.responded(self.clock.now().since(begin));
         Ok(())
@@ -329,7 +372,14 @@ impl<S: Service> EventLoop<S> {
             (Some(since), None) => Some(since.plus(self.settings.drain_timeout)),
             (None, None) => None,
         };
-        let due = [self.service.next_wakeup(), self.sweep_at, self.accept_at, drain_by];
+        let due = [
+            self.service.next_wakeup(),
+            self.peers.next_wakeup(),
+            self.sweep_at,
+            self.accept_at,
+            self.explain_at,
+            drain_by,
+        ];
         due.into_iter().flatten().min().map(|at| Duration::from_nanos(at.since(now)))
     }
 
@@ -342,6 +392,7 @@ impl<S: Service> EventLoop<S> {
             _ if self.http.as_ref().is_some_and(|http| http.owns(token)) => {
                 self.serve_http(now, token);
             }
+            _ if Peers::owns(token) => self.peers.on_event(now, event),
             _ => self.note_readiness(event),
         }
         Ok(())
@@ -381,11 +432,38 @@ impl<S: Service> EventLoop<S> {
         Ok(())
     }
 
+    /// What comes from other nodes, before the clients have their turn.
+    fn serve_peers(&mut self, now: Nanos) -> Result<(), ServerError> {
+        let mut happened = std::mem::take(&mut self.happened);
+        self.peers.turn(now, &self.service, &mut self.scratch, &mut happened);
+        for what in happened.drain(..) {
+            let event = match what {
+                Happened::Message(message) => Event::Peer(message),
+                Happened::Begin { from, members } => Event::Begin { from, members },
+                Happened::Down(replica) => Event::PeerUnreachable(replica),
+                Happened::Up { token, facts } => {
+                    // What the node said before it knew of the link does not leave on it.
+                    self.carry_out(now)?;
+                    self.peers.activate(now, token, facts.replica);
+                    Event::PeerUp(facts)
+                }
+                Happened::Introduced { callback, result } => {
+                    Event::Introduced { token: callback, result }
+                }
+            };
+            self.service.step(now, event, &mut self.effects);
+        }
+        self.happened = happened;
+        Ok(())
+    }
+
     fn serve_http(&mut self, now: Nanos, token: usize) {
+        self.service.set_links(self.peers.status(now));
         let Some(http) = &mut self.http else { return };
         let view = View {
             service: &self.service,
             counters: &self.counters,
+            peers: self.peers.metrics(now),
             connections: self.links.len(),
             held_bytes: self.held_bytes,
             unsent_bytes: self.unsent_bytes,
@@ -402,6 +480,7 @@ impl<S: Service> EventLoop<S> {
         }
         self.jobs.poll(&mut self.completions);
         for completion in self.completions.drain(..) {
+            let Some(completion) = self.peers.job_done(now, completion) else { continue };
             self.service.step(now, Event::JobDone(completion), &mut self.effects);
         }
     }
@@ -537,6 +616,7 @@ impl<S: Service> EventLoop<S> {
             service: &mut self.service,
             effects: &mut self.effects,
             counters: &mut self.counters,
+            peers: &self.peers,
             now,
             link: key.number(),
         };
@@ -657,13 +737,12 @@ impl<S: Service> EventLoop<S> {
                     Effect::Reply { origin, opcode, response } => {
                         self.reply(now, origin, opcode, &response);
                     }
-                    // Until the peer port carries them (the cluster issue), a group has one member and none are sent.
-                    Effect::Send(_) | Effect::Observed(_) => {}
-                    Effect::Introduce { token, .. } => {
-                        let result = Err("this server has no peer port".to_owned());
-                        let event = Event::Introduced { token, result };
-                        self.service.step(now, event, &mut self.effects);
+                    Effect::Send(message) => self.peers.send(now, &message),
+                    Effect::Begin { to, members } => self.peers.begin(now, to, members),
+                    Effect::Introduce { token, node, address } => {
+                        self.peers.introduce(now, node, &address, token);
                     }
+                    Effect::Observed(_) => {}
                     Effect::Drained => self.drained(now),
                     Effect::Fatal(error) => return Err(ServerError::Fatal(error)),
                 }
@@ -782,9 +861,14 @@ impl<S: Service> EventLoop<S> {
         }
     }
 
-    /// Prints the `ready` line once.
-    fn announce(&mut self) -> Result<(), ServerError> {
-        if self.announced || !self.service.is_ready() {
+    /// Prints the `ready` line once. While the node is not ready, the log says now and then what it waits for.
+    fn announce(&mut self, now: Nanos) -> Result<(), ServerError> {
+        if !self.service.is_ready() {
+            self.explain(now);
+            return Ok(());
+        }
+        self.explain_at = None;
+        if self.announced {
             return Ok(());
         }
         self.announced = true;
@@ -800,6 +884,24 @@ impl<S: Service> EventLoop<S> {
             self.settings.data_dir,
         ));
         Ok(())
+    }
+
+    fn explain(&mut self, now: Nanos) {
+        if self.draining.is_some() {
+            self.explain_at = None;
+        } else if self.explain_at.is_none_or(|at| at <= now) {
+            if self.explain_at.is_some()
+                && let Err(reason) = self.service.ready(now)
+            {
+                log::warn!("not ready: {reason}");
+            }
+            self.explain_at = Some(now.plus(EXPLAIN));
+        }
+    }
+
+    /// Whether a resolver is at work, which may take long and must not hold up the end of the process.
+    pub fn is_resolving(&self) -> bool {
+        self.peers.is_resolving()
     }
 
     /// The node has answered everybody: says goodbye to each connection as soon as its last reply has left.

@@ -7,6 +7,8 @@
 //! | `connection` | one client connection as a state machine without a socket |
 //! | `link` | a connection with its socket |
 //! | `output`, `in_flight` | its unsent replies and unanswered request ids |
+//! | `peers` | the other nodes: who is dialed, who has dialed, what goes between |
+//! | `peer_link` | one connection between nodes as a state machine without a socket |
 //! | `http` | `/healthz /readyz /status /metrics` |
 //! | `counters` | what the loop counts |
 //! | `service` | what the loop asks of the node |
@@ -25,6 +27,8 @@ mod http;
 mod in_flight;
 mod link;
 mod output;
+mod peer_link;
+mod peers;
 mod process;
 pub mod recover;
 pub mod rejoin;
@@ -34,11 +38,14 @@ pub use config::{Cli, Config, ConfigError};
 
 use crate::env::os;
 use crate::env::{Env, Random};
-use crate::node::{EngineMachine, FatalError, Node, NodeConfig, OpenError};
+use crate::node::{Bootstrap, EngineMachine, FatalError, Node, NodeConfig, OpenError};
 use crate::raft_log::RaftLog;
+use config::Formation;
 use connection::Timeouts;
-use event_loop::{EventLoop, Ports, Settings};
+use event_loop::{Addresses, Driven, EventLoop, Ports, Settings};
+use mio::net::TcpListener;
 use mio::{Poll, Token, Waker};
+use peers::{Me, Peers};
 use signal_hook::consts::{SIGINT, SIGTERM};
 use signal_hook_mio::v1_0::Signals;
 use std::io::{self, Write};
@@ -88,7 +95,12 @@ pub fn run(config: &Config) -> Result<(), ServerError> {
     let descriptors = process::raise_descriptor_limit();
     let max_connections = connections_within(config.max_connections, descriptors);
     let poll = Poll::new()?;
-    let ports = Ports::bind(&poll, config.listen, config.http)?;
+    let at = Addresses { listen: config.listen, peer: config.peer_listen, http: config.http };
+    let ports = Ports::bind(&poll, at)?;
+    let advertised = Advertised {
+        client: advertised(config.advertise.as_ref(), &ports.listener)?,
+        peer: advertised(config.advertise_peer.as_ref(), &ports.peer)?,
+    };
     let waker = Waker::new(poll.registry(), Token(event_loop::WAKE))?;
     let env = os::env_with_wake(Arc::new(move || {
         if let Err(e) = waker.wake() {
@@ -97,7 +109,16 @@ pub fn run(config: &Config) -> Result<(), ServerError> {
             std::process::abort();
         }
     }));
-    let node = open_node(config, &env)?;
+    let node = open_node(config, &advertised, &env)?;
+    let me = Me {
+        replica: node.replica(),
+        cluster: config.cluster_id.clone(),
+        peer_address: advertised.peer,
+        client_address: advertised.client,
+    };
+    let random = Box::new(os::OsRandom::new());
+    let registry = poll.registry().try_clone()?;
+    let peers = Peers::new(me, ports.peer, registry, Arc::clone(&env.jobs), random);
     let nanos = |d: Duration| u64::try_from(d.as_nanos()).unwrap_or(u64::MAX);
     let settings = Settings {
         max_connections,
@@ -107,17 +128,40 @@ pub fn run(config: &Config) -> Result<(), ServerError> {
         data_dir: config.data_dir.display().to_string(),
     };
     let signals = Signals::new([SIGTERM, SIGINT])?;
-    let mut event_loop = EventLoop::new(poll, ports, signals, env.clock, env.jobs, node, settings)?;
+    let sockets = (ports.listener, ports.http);
+    let driven = Driven { service: node, peers };
+    let mut event_loop =
+        EventLoop::new(poll, sockets, signals, env.clock, env.jobs, driven, settings)?;
     let result = event_loop.run();
-    if result.is_err() {
-        // A helper thread may be stuck in the kernel. The end of the process ends it; waiting for it might not.
+    if result.is_err() || event_loop.is_resolving() {
+        // A helper thread may be stuck in the kernel, or in a resolver. The end of the process ends it; waiting for it might
+        // not.
         std::mem::forget(event_loop);
     }
     result
 }
 
+/// Where others reach this node; empty when nobody knows.
+struct Advertised {
+    client: String,
+    peer: String,
+}
+
+/// What was given, or where it listens; nothing if that is every address of the machine.
+fn advertised(given: Option<&String>, listener: &TcpListener) -> io::Result<String> {
+    match (given, listener.local_addr()?) {
+        (Some(given), _) => Ok(given.clone()),
+        (None, at) if at.ip().is_unspecified() => Ok(String::new()),
+        (None, at) => Ok(at.to_string()),
+    }
+}
+
 /// Opens the data directory, or makes a new one.
-fn open_node(config: &Config, env: &Env) -> Result<Node<RaftLog, EngineMachine>, OpenError> {
+fn open_node(
+    config: &Config,
+    advertised: &Advertised,
+    env: &Env,
+) -> Result<Node<RaftLog, EngineMachine>, OpenError> {
     let incarnation = os::OsRandom::new().next_u64();
     let cluster = config.cluster_id.as_str();
     let mut node = NodeConfig::new(&config.data_dir, cluster, config.node_id, incarnation);
@@ -125,6 +169,16 @@ fn open_node(config: &Config, env: &Env) -> Result<Node<RaftLog, EngineMachine>,
     node.segment_bytes = config.segment_size;
     // What a restart may need: one segment and one memtable.
     node.reserve_bytes = config.segment_size + config.memtable_size;
+    node.peer_address.clone_from(&advertised.peer);
+    node.client_address.clone_from(&advertised.client);
+    node.bootstrap = match &config.formation {
+        Formation::Alone => Bootstrap::Alone,
+        Formation::Together(members) => Bootstrap::Initial(members.clone()),
+        Formation::Join => Bootstrap::Join,
+    };
+    let nanos = |d: std::time::Duration| u64::try_from(d.as_nanos()).unwrap_or(u64::MAX);
+    node.raft.heartbeat_ns = nanos(config.heartbeat);
+    node.raft.election_timeout_ns = nanos(config.election_timeout);
     node.idle_timeout_ms = u32::try_from(config.idle_timeout.as_millis()).unwrap_or(u32::MAX);
     Node::open(node, env.clone())
 }

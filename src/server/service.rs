@@ -1,13 +1,14 @@
 //! What the loop asks of the node, so that the loop can be tested with a small one.
 
 use super::counters::{append, metric};
-use crate::base::Nanos;
+use super::peers::Standing;
 use crate::base::trace::Stage;
-use crate::node::{Effect, Event, Node, StateMachine, Status};
+use crate::base::{Nanos, NodeId};
+use crate::node::{Effect, Event, LinkStatus, Node, StateMachine, Status};
 use crate::raft::LogStore;
 
 /// The sans-I/O core behind the sockets: [`Node`], or a small one in tests.
-pub trait Service {
+pub trait Service: Standing {
     /// One event in; its effects are appended to `effects`.
     fn step(&mut self, now: Nanos, event: Event<'_>, effects: &mut Vec<Effect>);
     /// When it next wants an [`Event::Tick`].
@@ -24,6 +25,8 @@ pub trait Service {
     fn role(&self) -> &'static str;
     /// Its status as one JSON document: what the STATUS opcode answers.
     fn status(&self, now: Nanos) -> String;
+    /// What its status is to show of the connections to other nodes.
+    fn set_links(&mut self, links: Vec<LinkStatus>);
     /// Appends its figures as Prometheus text.
     fn metrics(&self, now: Nanos, out: &mut String);
 }
@@ -65,9 +68,29 @@ impl<L: LogStore, S: StateMachine> Service for Node<L, S> {
             .expect("the status has string keys and finite numbers")
     }
 
+    fn set_links(&mut self, links: Vec<LinkStatus>) {
+        self.set_links(links);
+    }
+
     fn metrics(&self, now: Nanos, out: &mut String) {
         state_metrics(out, &self.status(now));
         request_metrics(out, self.stats(now).requests);
+    }
+}
+
+impl<L: LogStore, S: StateMachine> Standing for Node<L, S> {
+    fn is_blank(&self) -> bool {
+        self.is_blank()
+    }
+
+    fn known(&self, node: NodeId) -> u64 {
+        self.raft().membership().member(node).map_or(0, |member| member.replica.incarnation)
+    }
+
+    fn each_wanted(&self, tell: &mut dyn FnMut(NodeId, &str)) {
+        for (node, address) in self.wants_links() {
+            tell(node, address);
+        }
     }
 }
 

@@ -9,6 +9,8 @@
     reason = "black-box tests use the file system, clocks, and threads"
 )]
 
+pub mod cluster;
+
 use beachdb::base::SequenceNumber;
 use beachdb::base::batch::{BatchRef, WriteBatch};
 use beachdb::proto::frame::{self, FrameHeader};
@@ -52,7 +54,12 @@ pub fn command(wrap: &[&str], data: &Path, args: &[&str]) -> Command {
         }
         None => Command::new(beachd),
     };
-    command.args(["--listen", "127.0.0.1:0", "--http", "127.0.0.1:0", "--data-dir"]).arg(data);
+    for port in ["--listen", "--peer-listen", "--http"] {
+        if !args.contains(&port) {
+            command.args([port, "127.0.0.1:0"]);
+        }
+    }
+    command.arg("--data-dir").arg(data);
     command.args(args).stdin(Stdio::null());
     if !args.contains(&"--segment-size") {
         // The smallest: less to fill with zeros for each of many daemons.
@@ -115,8 +122,7 @@ impl Daemon {
 
     /// The same; `Err` with the log when it ends before it is ready.
     pub fn try_start(wrap: &[&str], data: &Path, args: &[&str]) -> Result<Self, String> {
-        let log = data.with_extension(format!("{}.log", unique()));
-        let file = fs::File::create(&log).expect("the log's directory is there");
+        let (log, file) = log_file(data);
         let mut child = command(wrap, data, args)
             .stdout(Stdio::piped())
             .stderr(file)
@@ -150,6 +156,19 @@ impl Daemon {
             ready: line.trim_end().to_owned(),
             log,
         })
+    }
+
+    /// Starts `command`, whose ports these are, and does not wait for it to be ready. Its `ready` line is in its log.
+    pub fn spawn(mut command: Command, data: &Path, listen: SocketAddr, http: SocketAddr) -> Self {
+        let (log, file) = log_file(data);
+        let stdout = file.try_clone().expect("a second handle");
+        let child = command.stdout(stdout).stderr(file).spawn().expect("beachd starts");
+        Self { child, listen, http, ready: String::new(), log }
+    }
+
+    /// Whether it has not ended.
+    pub fn is_running(&mut self) -> bool {
+        self.child.try_wait().expect("our child").is_none()
     }
 
     /// Its process id.
@@ -235,6 +254,13 @@ impl Drop for Daemon {
             drop(self.child.wait());
         }
     }
+}
+
+/// A new file beside `data` for what a daemon says.
+fn log_file(data: &Path) -> (PathBuf, fs::File) {
+    let log = data.with_extension(format!("{}.log", unique()));
+    let file = fs::File::create(&log).expect("the log's directory is there");
+    (log, file)
 }
 
 fn unique() -> u64 {

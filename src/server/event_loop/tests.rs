@@ -4,10 +4,10 @@
 #![allow(clippy::disallowed_methods, reason = "clients of the loop are threads, and wait")]
 
 use super::*;
-use crate::base::SequenceNumber;
+use crate::base::{NodeId, ReplicaId, SequenceNumber};
 use crate::env::sim;
-use crate::proto::Request;
 use crate::proto::frame::{self, CrcPolicy, Decoded};
+use crate::server::peers::{Me, Standing};
 use std::io::{Read, Write};
 use std::net::TcpStream as Client;
 use std::thread::{self, JoinHandle};
@@ -70,7 +70,18 @@ impl Service for Small {
     fn status(&self, _: Nanos) -> String {
         "{}".into()
     }
+    fn set_links(&mut self, _: Vec<crate::node::LinkStatus>) {}
     fn metrics(&self, _: Nanos, _: &mut String) {}
+}
+
+impl Standing for Small {
+    fn is_blank(&self) -> bool {
+        false
+    }
+    fn known(&self, _: NodeId) -> u64 {
+        0
+    }
+    fn each_wanted(&self, _: &mut dyn FnMut(NodeId, &str)) {}
 }
 
 /// A loop in a thread of its own.
@@ -87,7 +98,8 @@ impl Running {
     fn start_with_signals(max_connections: usize, timeouts: Timeouts, signals: &[i32]) -> Self {
         let signals = Signals::new(signals).unwrap();
         let poll = Poll::new().unwrap();
-        let ports = Ports::bind(&poll, "127.0.0.1:0".parse().unwrap(), None).unwrap();
+        let any = "127.0.0.1:0".parse().unwrap();
+        let ports = Ports::bind(&poll, Addresses { listen: any, peer: any, http: None }).unwrap();
         let listen = ports.listener.local_addr().unwrap();
         let settings = Settings {
             max_connections,
@@ -99,9 +111,20 @@ impl Running {
         let thread = thread::spawn(move || {
             let clock = Arc::new(crate::env::os::OsClock::new());
             let jobs = sim::env(1).0.jobs;
+            let service = Small::default();
+            let me = Me {
+                replica: ReplicaId { node: NodeId(1), incarnation: 1 },
+                cluster: "beach".into(),
+                peer_address: String::new(),
+                client_address: String::new(),
+            };
+            let registry = poll.registry().try_clone().unwrap();
+            let random = Box::new(sim::SimRandom::new(1));
+            let peers = Peers::new(me, ports.peer, registry, Arc::clone(&jobs), random);
+            let sockets = (ports.listener, ports.http);
+            let driven = Driven { service, peers };
             let mut it =
-                EventLoop::new(poll, ports, signals, clock, jobs, Small::default(), settings)
-                    .unwrap();
+                EventLoop::new(poll, sockets, signals, clock, jobs, driven, settings).unwrap();
             let result = it.run();
             assert!(result.is_err() || (it.unsent_bytes == 0 && it.held_bytes == 0));
             (result, it.counters, it.service.closed)

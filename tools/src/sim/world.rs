@@ -632,8 +632,9 @@ impl World {
             match effect {
                 Effect::Reply { origin, response, .. } => self.core.reply(slot, origin, response),
                 Effect::Send(message) => self.core.send(slot, message),
-                // The simulated operator names members by their replicas, so nobody is to be asked who he is.
-                Effect::Observed(_) | Effect::Introduce { .. } => {}
+                // The simulated operator names members by their replicas, so nobody is to be asked who he is; and simulated
+                // nodes are told who the first members are (`Bootstrap::Members`).
+                Effect::Observed(_) | Effect::Introduce { .. } | Effect::Begin { .. } => {}
                 Effect::Fatal(fatal) => stop = Some(Some(fatal)),
                 Effect::Drained => stop = Some(None),
             }

@@ -1,0 +1,310 @@
+//! How a new cluster of several nodes begins, and what a node that does not belong to one waits for.
+//!
+//! ```text
+//!  lowest number of --initial-cluster, blank          the others of the list, blank
+//!    dials all ── every one linked and blank? ──no──▶ waits, and says for whom
+//!                        │yes
+//!          M0 := identities and addresses from the handshakes
+//!          log.bootstrap(M0), a new Raft from it
+//!                        └── Begin(M0) ─────────────▶ holds me as a voter? log.bootstrap(M0), a new Raft from it
+//!                                                      └── Begin(M0) to whoever is linked and still blank
+//! ```
+//!
+//! A node is *blank* while its log is empty, its term is 0, and it knows of no members: it has promised nothing to anybody,
+//! so it may begin as whatever the first members say.
+//!
+//! # Invariants
+//! - Only a blank node begins, and only with members that hold this very replica (node and incarnation) as a voter. So a node
+//!   whose disk was wiped never takes the place of the one it was.
+//! - Only the lowest number of the list forms, and only when *every* other one is linked and blank: who finds a cluster
+//!   never makes a second one.
+//! - Whoever has begun tells it to each linked member that is blank *before* it sends it anything else on that link; so the
+//!   order in which nodes start, and which of them crash meanwhile, does not matter.
+//! - What a node begins with is in front of everything else in its log, and durable before its first vote.
+//!
+//! # What it does not do
+//! It adds nobody to a cluster that exists: that is a change of the membership ([`admin`](super::admin)). It does not find
+//! out that two nodes were started with *different* lists, each of which makes another node the lowest: the lists must agree.
+
+use super::types::PeerFacts;
+use super::{Bootstrap, Effect, Node, Phase, StateMachine};
+use crate::base::{LogIndex, Member, MemberRole, Membership, Nanos, NodeId, ReplicaId, Term};
+use crate::raft::{self, HardState, LogStore, Raft};
+use std::collections::BTreeMap;
+use std::fmt::Write;
+
+/// See the module.
+#[derive(Debug, Default)]
+pub(super) struct Formation {
+    /// Who is reached now, by its node number.
+    linked: BTreeMap<NodeId, PeerFacts>,
+    /// The last reason not to form that was logged.
+    said: String,
+}
+
+impl<L: LogStore, S: StateMachine> Node<L, S> {
+    /// Whether this node has promised nothing yet: an empty log, term 0, and no members known.
+    #[must_use]
+    pub fn is_blank(&self) -> bool {
+        self.raft.term() == Term::ZERO
+            && self.log.last() == (LogIndex::ZERO, Term::ZERO)
+            && self.machine.applied().0 == LogIndex::ZERO
+            && self.raft.membership().is_empty()
+    }
+
+    /// Whom this node should reach, with the addresses it knows: the other members, or while it knows of none those of
+    /// `--initial-cluster`.
+    pub fn wants_links(&self) -> impl Iterator<Item = (NodeId, &str)> {
+        let members = self.raft.membership();
+        let list = match &self.config.bootstrap {
+            Bootstrap::Initial(list) if members.is_empty() => Some(list),
+            _ => None,
+        };
+        let me = self.identity.node_id;
+        let members = members.members().map(|m| (m.replica.node, m.peer_address.as_str()));
+        let list = list.into_iter().flatten().map(|(node, address)| (*node, address.as_str()));
+        members.chain(list).filter(move |(node, _)| *node != me)
+    }
+
+    /// Where clients reach a node: what it said itself when it was linked, else what the membership says.
+    #[must_use]
+    pub fn client_address(&self, node: NodeId) -> Option<&str> {
+        if node == self.identity.node_id {
+            return Some(self.config.client_address.as_str()).filter(|a| !a.is_empty());
+        }
+        let member = self.raft.membership().member(node);
+        let linked = self.formation.linked.get(&node).map(|facts| facts.client_address.as_str());
+        let stated = member.map(|m| m.client_address.as_str());
+        [linked, stated].into_iter().flatten().find(|address| !address.is_empty())
+    }
+
+    /// A link to this replica is up.
+    pub(super) fn peer_up(&mut self, now: Nanos, facts: PeerFacts, out: &mut Vec<Effect>) {
+        let blank = facts.blank;
+        let replica = facts.replica;
+        self.formation.linked.insert(replica.node, facts);
+        if blank {
+            self.tell_to_begin(replica, out);
+        }
+        self.try_to_form(now, out);
+    }
+
+    /// The link is gone.
+    pub(super) fn peer_down(&mut self, replica: ReplicaId) {
+        if self.formation.linked.get(&replica.node).is_some_and(|facts| facts.replica == replica) {
+            self.formation.linked.remove(&replica.node);
+        }
+    }
+
+    /// A member that has begun says with whom.
+    pub(super) fn asked_to_begin(
+        &mut self,
+        now: Nanos,
+        from: ReplicaId,
+        members: Membership,
+        out: &mut Vec<Effect>,
+    ) {
+        if !self.is_blank() || self.phase != Phase::Running {
+            log::debug!("{from} says who the first members are; this node knows already");
+            return;
+        }
+        let me = self.replica();
+        if let Err(error) = members.check() {
+            log::warn!("{from} names impossible first members: {error}");
+        } else if !members.is_voter(me) {
+            log::warn!("{from} asks to begin as a member of {}; this is {me}", names(&members));
+        } else {
+            self.begin(now, members, &format!("told by {from}"), out);
+        }
+    }
+
+    /// The first members, while the log still begins with them.
+    fn first_members(&self) -> Option<&Membership> {
+        let (set_at, members) = self.raft.membership_at(LogIndex::ZERO)?;
+        let whole = *set_at == LogIndex::ZERO && self.log.first_index() == LogIndex(1);
+        Some(members).filter(|members| whole && !members.is_empty())
+    }
+
+    /// Tells a blank replica that it is one of the first members, if it is.
+    fn tell_to_begin(&self, to: ReplicaId, out: &mut Vec<Effect>) {
+        if let Some(members) = self.first_members().filter(|members| members.is_voter(to)) {
+            out.push(Effect::Begin { to, members: members.clone() });
+        }
+    }
+
+    /// Forms the cluster, if that is this node's part and everybody is there.
+    fn try_to_form(&mut self, now: Nanos, out: &mut Vec<Effect>) {
+        let Bootstrap::Initial(list) = &self.config.bootstrap else { return };
+        let me = self.replica();
+        let forms = list.keys().next() == Some(&me.node) && !self.identity.joining;
+        if !forms || !self.is_blank() || self.phase != Phase::Running {
+            return;
+        }
+        let others = list.keys().filter(|node| **node != me.node);
+        let Some(facts) =
+            others.map(|node| self.formation.linked.get(node)).collect::<Option<Vec<_>>>()
+        else {
+            return;
+        };
+        if facts.iter().any(|facts| !facts.blank) {
+            self.say_why_not();
+            return;
+        }
+        let mut members = Membership::new();
+        let voter = |replica, peer: &str, client: &str| Member {
+            replica,
+            role: MemberRole::Voter,
+            peer_address: peer.to_owned(),
+            client_address: client.to_owned(),
+        };
+        members.insert(voter(me, &self.config.peer_address, &self.config.client_address));
+        for facts in facts {
+            members.insert(voter(facts.replica, &facts.peer_address, &facts.client_address));
+        }
+        match members.check() {
+            Ok(()) => self.begin(now, members, "every node of --initial-cluster is here", out),
+            Err(error) => log::error!("the cluster cannot be formed: {error}"),
+        }
+    }
+
+    fn say_why_not(&mut self) {
+        let reason = self.waits_to_belong().unwrap_or_default();
+        if self.formation.said != reason {
+            log::warn!("this node does not form a cluster: {reason}");
+            self.formation.said = reason;
+        }
+    }
+
+    /// Begins as one of these first members.
+    fn begin(&mut self, now: Nanos, members: Membership, why: &str, out: &mut Vec<Effect>) {
+        log::info!(
+            "cluster {} begins ({why}): {}",
+            self.identity.cluster_id,
+            names_and_addresses(&members)
+        );
+        self.log.bootstrap(members.clone());
+        self.replicated.begin(members.clone());
+        let start = raft::Start {
+            hard_state: HardState::default(),
+            applied: LogIndex::ZERO,
+            memberships: vec![(LogIndex::ZERO, members)],
+        };
+        self.raft = Raft::new(&self.config.raft_config(self.replica()), start, &self.log);
+        let blank = self.formation.linked.values().filter(|f| f.blank).map(|f| f.replica);
+        for to in blank.collect::<Vec<_>>() {
+            self.tell_to_begin(to, out);
+        }
+        self.step_raft(now, raft::Event::Tick, out);
+        self.kick_log(now);
+    }
+
+    /// What a node without members waits for, and what to do about it; `None` when it knows its members.
+    pub(super) fn waits_to_belong(&self) -> Option<String> {
+        if !self.raft.membership().is_empty() {
+            return None;
+        }
+        let me = self.replica();
+        let linked = self.formation.linked.values();
+        if let Some(facts) = linked.clone().find(|f| f.known != 0 && f.known != me.incarnation) {
+            return Some(format!(
+                "the cluster knows node {} as incarnation {:016x}, and this directory is {:016x} (a new or wiped disk): \
+                 run beachctl member replace {}",
+                me.node, facts.known, me.incarnation, me.node
+            ));
+        }
+        let peer_address = &self.config.peer_address;
+        let add = format!("beachctl member add {} {peer_address}", me.node);
+        if let Some(facts) = linked.clone().find(|f| !f.blank) {
+            return Some(format!(
+                "node {} at {} belongs to a cluster already, and that does not count this node: add it there with {add}",
+                facts.replica.node, facts.peer_address
+            ));
+        }
+        let cluster = &self.identity.cluster_id;
+        let list = match &self.config.bootstrap {
+            Bootstrap::Initial(list) if !self.identity.joining => list,
+            Bootstrap::Join => {
+                return Some(format!("waiting to be added to cluster {cluster}: run {add}"));
+            }
+            _ if self.identity.joining => {
+                return Some(format!("waiting to be added to cluster {cluster}: run {add}"));
+            }
+            _ => {
+                return Some(format!(
+                    "this directory was made for a cluster of several and never became a member of one: start beachd with the \
+                     --initial-cluster it had, or add it to cluster {cluster} with {add}"
+                ));
+            }
+        };
+        match list.first_key_value() {
+            Some((first, address)) if *first != me.node => Some(format!(
+                "waiting for node {first} at {address} to form the cluster: it has the lowest number of --initial-cluster"
+            )),
+            _ => {
+                let missing = list
+                    .iter()
+                    .filter(|(node, _)| **node != me.node)
+                    .filter(|(node, _)| !self.formation.linked.contains_key(node));
+                let mut text =
+                    "waiting for every node of --initial-cluster, to form it:".to_owned();
+                for (n, (node, address)) in missing.enumerate() {
+                    let comma = if n == 0 { "" } else { "," };
+                    write!(text, "{comma} node {node} at {address}").expect("a String takes it");
+                }
+                Some(text + " not reached yet")
+            }
+        }
+    }
+
+    /// Why nobody leads, as far as this node can tell.
+    pub(super) fn why_no_leader(&self) -> String {
+        let me = self.replica();
+        let members = self.raft.membership();
+        let voters = members.voter_count();
+        let reached = |m: &&Member| {
+            let linked = self.formation.linked.get(&m.replica.node);
+            m.replica == me || linked.is_some_and(|facts| facts.replica == m.replica)
+        };
+        let needed = voters / 2 + 1;
+        let (here, missing): (Vec<&Member>, Vec<&Member>) =
+            members.members().filter(|m| m.role == MemberRole::Voter).partition(reached);
+        if here.len() >= needed {
+            return "no leader is elected yet".to_owned();
+        }
+        let mut text = format!(
+            "no leader can be elected: {needed} of the {voters} voters are needed and this node reaches {} with itself; \
+             start, or connect, one of:",
+            here.len()
+        );
+        for (n, m) in missing.iter().enumerate() {
+            let (comma, node) = (if n == 0 { "" } else { "," }, m.replica.node);
+            write!(text, "{comma} node {node} at {}", m.peer_address).expect("a String takes it");
+        }
+        text
+    }
+
+    /// Called once at the start: a directory that belongs to a cluster does not look at the list any more.
+    pub(super) fn compare_list(&self) {
+        let (Bootstrap::Initial(list), members) = (&self.config.bootstrap, self.raft.membership())
+        else {
+            return;
+        };
+        let differs = !members.members().map(|m| m.replica.node).eq(list.keys().copied());
+        if !members.is_empty() && differs {
+            log::info!(
+                "--initial-cluster is ignored: this directory belongs to a cluster already, of {}",
+                names(members)
+            );
+        }
+    }
+}
+
+fn names(members: &Membership) -> String {
+    let names: Vec<String> = members.members().map(|m| m.replica.to_string()).collect();
+    format!("nodes {}", names.join(", "))
+}
+
+fn names_and_addresses(members: &Membership) -> String {
+    let name = |m: &Member| format!("node {} at {}", m.replica, m.peer_address);
+    members.members().map(name).collect::<Vec<_>>().join(", ")
+}

@@ -1,0 +1,267 @@
+//! Several real `beachd` processes on loopback, which form a cluster: each with its own directory and ports picked by the
+//! system beforehand (bound to port 0, noted, and let go), killed by their own handles.
+//!
+//! Timing: heartbeats of 20 ms and elections of 200 ms, so that a failover takes a moment and not seconds; a test machine may
+//! stall for longer than that, so tests wait for what must happen in the end and never assert that nobody was elected anew.
+
+use super::{Daemon, PATIENCE, Wire, command, http_get, wait_until};
+use beachdb::proto::{ErrorCode, Response};
+use std::net::{SocketAddr, TcpListener};
+use std::path::PathBuf;
+use std::process::Command;
+use std::thread;
+use std::time::{Duration, Instant};
+
+/// Settings that every node of a test cluster has.
+const FAST: [&str; 4] = ["--heartbeat", "20ms", "--election-timeout", "200ms"];
+
+/// A port nobody has now. Another process may take it before we do, which is rare and shows as a bind error.
+pub fn free_address() -> SocketAddr {
+    let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
+    listener.local_addr().expect("its address")
+}
+
+/// One node: its place, and its process while it runs.
+pub struct Node {
+    /// Its number.
+    pub id: u64,
+    /// Its data directory.
+    pub data: PathBuf,
+    /// The client port.
+    pub listen: SocketAddr,
+    /// The peer port.
+    pub peer: SocketAddr,
+    /// The HTTP port.
+    pub http: SocketAddr,
+    /// The process.
+    pub daemon: Option<Daemon>,
+}
+
+impl Node {
+    fn new(dir: &std::path::Path, id: u64) -> Self {
+        Self {
+            id,
+            data: dir.join(format!("n{id}")),
+            listen: free_address(),
+            peer: free_address(),
+            http: free_address(),
+            daemon: None,
+        }
+    }
+
+    /// Its command, with these settings besides.
+    pub fn command(&self, args: &[&str]) -> Command {
+        let (id, listen) = (self.id.to_string(), self.listen.to_string());
+        let (peer, http) = (self.peer.to_string(), self.http.to_string());
+        let own = [
+            ["--node-id", &id],
+            ["--listen", &listen],
+            ["--peer-listen", &peer],
+            ["--http", &http],
+        ];
+        let all: Vec<&str> =
+            own.iter().flatten().copied().chain(FAST).chain(args.iter().copied()).collect();
+        command(&[], &self.data, &all)
+    }
+
+    /// A document of its HTTP port; `None` while nobody listens there.
+    pub fn status(&self) -> Option<serde_json::Value> {
+        std::net::TcpStream::connect(self.http).ok()?;
+        let page = http_get(self.http, "/status");
+        serde_json::from_str(page.split_once("\r\n\r\n")?.1).ok()
+    }
+
+    /// What `/readyz` says.
+    pub fn readyz(&self) -> String {
+        http_get(self.http, "/readyz")
+    }
+
+    /// A field of its status as text; empty while there is none.
+    pub fn field(&self, name: &str) -> String {
+        match self.status().map(|status| status[name].clone()) {
+            None | Some(serde_json::Value::Null) => String::new(),
+            Some(serde_json::Value::String(text)) => text,
+            Some(other) => other.to_string(),
+        }
+    }
+
+    /// A connection to its client port.
+    pub fn connect(&self) -> Wire {
+        Wire::connect(self.listen).expect("it accepts clients")
+    }
+
+    /// What it logged.
+    pub fn log(&self) -> String {
+        self.daemon.as_ref().map_or_else(String::new, Daemon::log)
+    }
+}
+
+/// See the module.
+pub struct Cluster {
+    /// The nodes, by their numbers from 1 on.
+    pub nodes: Vec<Node>,
+    /// Settings of every node besides.
+    pub args: Vec<String>,
+    /// Removed at the end.
+    pub dir: tempfile::TempDir,
+}
+
+impl Cluster {
+    /// `nodes` places, nobody started.
+    pub fn prepared(nodes: u64) -> Self {
+        let dir = tempfile::tempdir().expect("a directory");
+        let nodes = (1..=nodes).map(|id| Node::new(dir.path(), id)).collect();
+        Self { nodes, args: Vec::new(), dir }
+    }
+
+    /// `nodes` nodes that have formed a cluster and serve.
+    pub fn start(nodes: u64) -> Self {
+        let mut cluster = Self::prepared(nodes);
+        let ids: Vec<u64> = (1..=nodes).collect();
+        for id in &ids {
+            cluster.spawn(*id);
+        }
+        cluster.wait_ready(&ids);
+        cluster
+    }
+
+    /// `--initial-cluster` with all places.
+    pub fn list(&self) -> String {
+        let members: Vec<String> =
+            self.nodes.iter().map(|node| format!("{}={}", node.id, node.peer)).collect();
+        members.join(",")
+    }
+
+    /// A node.
+    pub fn node(&self, id: u64) -> &Node {
+        &self.nodes[id as usize - 1]
+    }
+
+    /// One more place.
+    pub fn add_place(&mut self) -> u64 {
+        let id = self.nodes.len() as u64 + 1;
+        self.nodes.push(Node::new(self.dir.path(), id));
+        id
+    }
+
+    /// Starts a node as a member of the list, without waiting for it.
+    pub fn spawn(&mut self, id: u64) {
+        let list = self.list();
+        self.spawn_with(id, &["--initial-cluster", &list]);
+    }
+
+    /// Starts a node with these settings, without waiting for it.
+    pub fn spawn_with(&mut self, id: u64, args: &[&str]) {
+        let mut all: Vec<&str> = self.args.iter().map(String::as_str).collect();
+        all.extend(args);
+        let node = &self.nodes[id as usize - 1];
+        let daemon = Daemon::spawn(node.command(&all), &node.data, node.listen, node.http);
+        self.nodes[id as usize - 1].daemon = Some(daemon);
+    }
+
+    /// Waits until these nodes serve.
+    pub fn wait_ready(&mut self, ids: &[u64]) {
+        for id in ids {
+            let node = &mut self.nodes[*id as usize - 1];
+            let begin = Instant::now();
+            while node.field("ready") != "true" {
+                let runs = node.daemon.as_mut().is_some_and(Daemon::is_running);
+                assert!(
+                    runs && begin.elapsed() < PATIENCE,
+                    "node {id} is not ready ({}); its log:\n{}",
+                    node.field("not_ready_reason"),
+                    node.log()
+                );
+                thread::sleep(Duration::from_millis(10));
+            }
+        }
+    }
+
+    /// SIGKILL.
+    pub fn kill(&mut self, id: u64) {
+        self.nodes[id as usize - 1].daemon.take().expect("it runs").kill();
+    }
+
+    /// SIGTERM; panics when it does not end well.
+    pub fn terminate(&mut self, id: u64) -> Duration {
+        let daemon = self.nodes[id as usize - 1].daemon.take().expect("it runs");
+        let (status, took) = daemon.terminate();
+        assert!(status.success(), "node {id}: {status}");
+        took
+    }
+
+    /// The nodes that run.
+    pub fn running(&self) -> impl Iterator<Item = &Node> {
+        self.nodes.iter().filter(|node| node.daemon.is_some())
+    }
+
+    /// The node that leads and that a majority of those running follow; waits for one.
+    pub fn leader(&self) -> u64 {
+        let mut found = 0;
+        wait_until("an election", || {
+            let leads = self.running().find(|node| node.field("role") == "leader");
+            found = leads.map_or(0, |node| node.id);
+            found != 0 && self.running().all(|node| node.field("leader") == found.to_string())
+        });
+        found
+    }
+
+    /// Somebody who does not lead.
+    pub fn follower(&self) -> u64 {
+        let leader = self.leader();
+        self.running().map(|node| node.id).find(|id| *id != leader).expect("a follower")
+    }
+
+    /// Writes through whoever leads; tries again while it was certainly not applied, or is a put of the same again anyway.
+    pub fn put(&self, key: &[u8], value: &[u8]) {
+        let begin = Instant::now();
+        loop {
+            for node in self.running() {
+                let Ok(mut wire) = Wire::connect(node.listen) else { continue };
+                match wire.put(key, value).response {
+                    Response::Written { .. } => return,
+                    Response::Error(error) => assert!(
+                        matches!(
+                            error.code,
+                            ErrorCode::NotLeader
+                                | ErrorCode::Busy
+                                | ErrorCode::DeadlineExceeded
+                                | ErrorCode::ShuttingDown
+                        ),
+                        "{error}"
+                    ),
+                    other => panic!("{other:?}"),
+                }
+            }
+            assert!(begin.elapsed() < PATIENCE, "nobody takes a write");
+            thread::sleep(Duration::from_millis(10));
+        }
+    }
+
+    /// A linearizable read at this node; waits while it knows no leader.
+    pub fn get(&self, id: u64, key: &[u8]) -> Option<Vec<u8>> {
+        let begin = Instant::now();
+        loop {
+            let request =
+                beachdb::proto::Request::Get { key, snapshot: beachdb::base::SequenceNumber::ZERO };
+            match self.node(id).connect().ask(&request).response {
+                Response::Value { value, .. } => return Some(value.to_vec()),
+                Response::NotFound { .. } => return None,
+                Response::Error(error) => {
+                    assert!(error.code.retryable(), "{error}");
+                    assert!(begin.elapsed() < PATIENCE, "node {id} answers no read: {error}");
+                    thread::sleep(Duration::from_millis(10));
+                }
+                other => panic!("{other:?}"),
+            }
+        }
+    }
+
+    /// Waits until every running node has applied the same.
+    pub fn settle(&self) {
+        wait_until("equal logs", || {
+            let applied: Vec<String> = self.running().map(|node| node.field("applied")).collect();
+            applied.iter().all(|a| *a == applied[0] && !a.is_empty())
+        });
+    }
+}
