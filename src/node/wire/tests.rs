@@ -149,3 +149,44 @@ fn payloads_are_shared_on_the_way_to_the_frame() {
     };
     assert_eq!(entries[0].payload.as_ptr(), payload.as_ptr());
 }
+
+/// What the wire costs an APPEND, sender and receiver, checksums included. A measurement, so it only runs when asked:
+/// `cargo test --release -p beachdb --lib node::wire -- --ignored --nocapture`.
+#[test]
+#[ignore = "a measurement"]
+fn what_an_append_costs_on_the_wire() {
+    let clock = crate::env::os::env().clock;
+    for (entries, payload_bytes, rounds) in [(0, 0, 20_000), (64, 300, 2_000), (4, 256 << 10, 100)]
+    {
+        let payload = Bytes::from(vec![b'p'; payload_bytes]);
+        let entry = |i| Entry { index: LogIndex(i), term: Term(1), payload: payload.clone() };
+        let append = Append {
+            session: 1,
+            round: 1,
+            prev: (LogIndex::ZERO, Term::ZERO),
+            entries: (1..=entries).map(entry).collect(),
+            commit: LogIndex::ZERO,
+        };
+        let message = Message { from: FROM, to: TO, term: Term(1), body: Body::Append(append) };
+        let (mut sent_ns, mut received_ns, mut out) = (0, 0, Vec::new());
+        for _ in 0..rounds {
+            out.clear();
+            let start = clock.now();
+            peer::encode(&to_wire(&message), &mut out).unwrap();
+            let sent = clock.now();
+            sent_ns += sent.since(start);
+            let received = Bytes::copy_from_slice(&out);
+            let start = clock.now();
+            assert!(frame::decode(&received, CrcPolicy::Required).is_ok());
+            let Ok(PeerFrame::Raft(term, body)) = peer::decode(received) else { unreachable!() };
+            assert!(from_wire(FROM, TO, term, body).check().is_ok());
+            received_ns += clock.now().since(start);
+        }
+        println!(
+            "{entries} entries of {payload_bytes} bytes: {} ns to encode, {} ns to decode, {} bytes",
+            sent_ns / rounds,
+            received_ns / rounds,
+            out.len()
+        );
+    }
+}
