@@ -100,6 +100,7 @@ pub fn rejoin(
     let lock_path = dir.join(LOCK_NAME);
     let _lock = disk.lock(&lock_path).map_err(|e| match e.kind() {
         io::ErrorKind::WouldBlock => RejoinError::Locked { path: lock_path },
+        io::ErrorKind::NotFound => RejoinError::NoData { dir: dir.into() },
         _ => RejoinError::Io(e),
     })?;
     let begun = begin(disk, dir, new_incarnation, stated)?;

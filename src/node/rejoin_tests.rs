@@ -223,9 +223,12 @@ fn what_is_not_this_nodes_is_left_alone() {
     assert!(matches!(error, RejoinError::Locked { .. }), "{error}");
     drop(driver);
     let empty = SimDisk::new(1);
+    let no_directory = rejoin(&empty, dir, NEW, &Stated::default()).unwrap_err();
     empty.create_dir_all(dir).unwrap();
-    let error = rejoin(&empty, dir, NEW, &Stated::default()).unwrap_err();
-    assert!(matches!(error, RejoinError::NoData { .. }), "{error}");
+    let no_file = rejoin(&empty, dir, NEW, &Stated::default()).unwrap_err();
+    for error in [no_directory, no_file] {
+        assert!(matches!(error, RejoinError::NoData { .. }), "{error}");
+    }
     assert_eq!(files(&disk, dir), before);
 }
 
