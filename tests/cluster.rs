@@ -8,9 +8,10 @@
 mod common;
 
 use beachdb::base::{LogIndex, NodeId, ReplicaId, Term};
-use beachdb::proto::ErrorCode;
 use beachdb::proto::frame::{self, CrcPolicy, Decoded};
 use beachdb::proto::peer::{self, Lane, PEER_PROTOCOL_VERSION, PeerFrame, PeerHello, PeerMessage};
+use beachdb::proto::request::AdminRequest;
+use beachdb::proto::{ErrorCode, Request, Response};
 use common::cluster::{Cluster, free_address};
 use common::{PATIENCE, http_get, netcat, wait_until};
 use std::fs;
@@ -193,6 +194,165 @@ fn a_wiped_former_forms_no_second_cluster_and_says_what_to_do() {
     assert_eq!(cluster.get(2, b"k").as_deref(), Some(&b"v"[..]));
 }
 
+/// ADMIN at whoever leads, until it is done: what must come first (a commit in the term, catching up) takes a moment.
+fn admin(cluster: &Cluster, request: AdminRequest<'_>) {
+    let begin = std::time::Instant::now();
+    loop {
+        let leader = cluster.node(cluster.leader());
+        match leader.connect().ask(&Request::Admin(request)).response {
+            Response::Written { .. } => return,
+            Response::Error(error) => {
+                assert!(error.code.retryable() && begin.elapsed() < PATIENCE, "{error}");
+                std::thread::sleep(std::time::Duration::from_millis(20));
+            }
+            other => panic!("{other:?}"),
+        }
+    }
+}
+
+#[test]
+fn a_node_joins_by_its_address_catches_up_votes_and_replaces_another() {
+    let mut cluster = Cluster::start(3);
+    cluster.put(b"before", b"1");
+    let new = cluster.add_place();
+    cluster.spawn_with(new, &["--join"]);
+    let peer = cluster.node(new).peer.to_string();
+    wait_until("it says how to add it", || {
+        cluster
+            .node(new)
+            .field("not_ready_reason")
+            .contains(&format!("beachctl member add {new} {peer}"))
+    });
+    admin(&cluster, AdminRequest::Add { node: NodeId(new), peer_address: &peer });
+    cluster.wait_ready(&[new]);
+    admin(&cluster, AdminRequest::Promote(NodeId(new)));
+    assert_eq!(cluster.get(new, b"before").as_deref(), Some(&b"1"[..]));
+    // It counts: with one old node removed and another one dead, the new one makes the majority.
+    let mut old: Vec<u64> = (1..=3).filter(|node| *node != cluster.leader()).collect();
+    admin(&cluster, AdminRequest::Remove(NodeId(old[0])));
+    cluster.kill(old.remove(0));
+    cluster.kill(old.remove(0));
+    cluster.put(b"after", b"2");
+    assert_eq!(cluster.get(new, b"after").as_deref(), Some(&b"2"[..]));
+}
+
+#[test]
+fn an_address_where_the_wrong_one_is_or_nobody_is_not_added() {
+    let mut cluster = Cluster::start(1);
+    let own = cluster.add_place();
+    // A cluster of one by itself, of the same name: it has a history of its own.
+    cluster.spawn_with(own, &[]);
+    cluster.wait_ready(&[own]);
+    cluster.nodes[own as usize - 1].daemon.as_ref().expect("it runs");
+    let other = cluster.node(own).peer.to_string();
+    let nobody = free_address().to_string();
+    for (node, address, why) in [
+        (2, other.as_str(), "data of its own"),
+        (3, other.as_str(), "is dialed as node 3"),
+        (4, nobody.as_str(), "refused"),
+    ] {
+        let add = AdminRequest::Add { node: NodeId(node), peer_address: address };
+        let reply = cluster.node(1).connect().ask(&Request::Admin(add));
+        let Response::Error(error) = &reply.response else { panic!("{reply:?}") };
+        assert!(error.message.contains(why), "{error}");
+    }
+}
+
+#[test]
+fn a_follower_far_behind_gets_a_snapshot_on_a_lane_of_its_own() {
+    let mut cluster = Cluster::prepared(3);
+    cluster.args = vec!["--memtable-size".into(), "1MiB".into()];
+    for node in 1..=3 {
+        cluster.spawn(node);
+    }
+    cluster.wait_ready(&[1, 2, 3]);
+    let late = cluster.follower();
+    cluster.kill(late);
+    let leader = cluster.leader();
+    let mut wire = cluster.node(leader).connect();
+    let value = vec![7; 256 << 10];
+    // More than two segments of the log, and enough entries that a tail is not all there is.
+    for n in 0..1_400_u32 {
+        let value = if n % 5 == 0 { &value[..] } else { b"small" };
+        wire.put(format!("key-{n}").as_bytes(), value).written();
+    }
+    cluster.spawn(late);
+    cluster.wait_ready(&[late]);
+    cluster.settle();
+    let status = cluster.node(cluster.leader()).status().expect("a status");
+    let completed = status["snapshots"]["sent"]["completed"].as_u64();
+    assert!(completed >= Some(1), "{}", status["snapshots"]);
+    let bulk = status["links"].as_array().expect("links").iter().find(|l| l["lane"] == "bulk");
+    assert!(bulk.is_some_and(|link| link["sent"].as_u64() > Some(4)), "{}", status["links"]);
+    assert_eq!(cluster.get(late, b"key-0").map(|v| v.len()), Some(256 << 10));
+    assert_eq!(cluster.get(late, b"key-1399").as_deref(), Some(&b"small"[..]));
+}
+
+#[test]
+fn a_follower_that_stops_reading_costs_no_memory_and_no_write() {
+    let cluster = Cluster::start(3);
+    let (leader, deaf) = (cluster.leader(), cluster.follower());
+    let daemon = |node: u64| cluster.node(node).daemon.as_ref().expect("it runs");
+    let mut wire = cluster.node(leader).connect();
+    let value = vec![7; 1 << 20];
+    for n in 0..20_u32 {
+        wire.put(format!("warm-{n}").as_bytes(), &value).written();
+    }
+    daemon(deaf).signal("STOP");
+    let before = daemon(leader).rss_bytes();
+    let mut most = 0;
+    for n in 0..150_u32 {
+        wire.put(format!("key-{n}").as_bytes(), &value).written();
+        most = most.max(daemon(leader).rss_bytes());
+    }
+    wait_until("it is noticed", || {
+        let status = cluster.node(leader).status().expect("a status");
+        let links = status["links"].as_array().expect("links");
+        links.iter().any(|l| l["node"] == deaf && (l["slow"] == true || l["state"] != "up"))
+    });
+    daemon(deaf).signal("CONT");
+    // Two memtables, the log's tail, and what waits for the one that does not read; 150 MiB were written.
+    let grown = most.saturating_sub(before) >> 20;
+    assert!(grown < 140, "the leader grew by {grown} MiB");
+    assert_eq!(cluster.leader(), leader, "the leader stays");
+    cluster.settle();
+    assert_eq!(cluster.get(deaf, b"key-149").map(|v| v.len()), Some(1 << 20));
+}
+
+#[test]
+fn names_are_resolved_and_every_address_of_a_name_is_tried() {
+    let mut cluster = Cluster::prepared(3);
+    let list = cluster.list().replace("127.0.0.1", "localhost");
+    for node in 1..=3 {
+        cluster.spawn_with(node, &["--initial-cluster", &list]);
+    }
+    cluster.wait_ready(&[1, 2, 3]);
+    cluster.put(b"k", b"v");
+    let other = format!("1={},2=no-such-host.invalid:7401", cluster.node(1).peer);
+    let alone = cluster.add_place();
+    let list = other.replace("1=", &format!("{alone}=")).replace(",2=", ",9=");
+    let own = format!("{alone}={}", cluster.node(alone).peer);
+    let list = format!("{own},{}", list.split_once(',').expect("two").1);
+    cluster.spawn_with(alone, &["--initial-cluster", &list]);
+    wait_until("it says that the name is wrong", || {
+        cluster.node(alone).log().contains("cannot reach node 9 at no-such-host.invalid:7401")
+    });
+    cluster.terminate(alone);
+}
+
+#[test]
+fn a_leader_that_is_told_to_stop_hands_over_and_writes_go_on_at_once() {
+    let mut cluster = Cluster::start(3);
+    let leader = cluster.leader();
+    cluster.put(b"before", b"1");
+    let term: u64 = cluster.node(leader).field("term").parse().expect("a number");
+    cluster.terminate(leader);
+    let next = cluster.leader();
+    let new_term: u64 = cluster.node(next).field("term").parse().expect("a number");
+    assert_eq!(new_term, term + 1, "one election, asked for by the old leader");
+    cluster.put(b"after", b"2");
+}
+
 #[test]
 fn a_node_of_another_cluster_is_refused_on_both_sides() {
     let mut cluster = Cluster::start(1);
@@ -306,7 +466,7 @@ fn strangers_on_the_peer_port_are_told_what_is_wrong() {
     let text = String::from_utf8(netcat(peer, b"GET / HTTP/1.1\r\n\r\n")).expect("text");
     assert!(text.starts_with("ERR WRONG_PROTOCOL"), "{text}");
     let mut client = common::Wire::connect(peer).expect("it accepts");
-    client.send(&beachdb::proto::Request::Ping).expect("it reads");
+    client.send(&Request::Ping).expect("it reads");
     assert_eq!(client.reply().error(), ErrorCode::WrongPort);
     client.assert_closed();
     // Whoever it was, the node serves on.

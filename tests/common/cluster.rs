@@ -195,13 +195,16 @@ impl Cluster {
         self.nodes.iter().filter(|node| node.daemon.is_some())
     }
 
-    /// The node that leads and that a majority of those running follow; waits for one.
+    /// The node that leads and that all follow that run and belong to the cluster; waits for one.
     pub fn leader(&self) -> u64 {
         let mut found = 0;
         wait_until("an election", || {
             let leads = self.running().find(|node| node.field("role") == "leader");
             found = leads.map_or(0, |node| node.id);
-            found != 0 && self.running().all(|node| node.field("leader") == found.to_string())
+            let follows = |node: &Node| {
+                node.field("leader") == found.to_string() || node.field("members") == "[]"
+            };
+            found != 0 && self.running().all(follows)
         });
         found
     }
