@@ -25,7 +25,8 @@ pub const OPS_NEED_SEEDS: u64 = 20;
 pub const GAVE_UP_AT_MOST_ONE_IN: u64 = 1_000;
 /// Every so many seeds one is run twice: the hashes must be equal.
 const TWICE_EVERY: u64 = 8;
-/// A run that takes longer than this, in wall time, hangs.
+/// A run that takes longer than this, in wall time and for each virtual minute, hangs: many times what it takes on a
+/// machine with other work.
 const PATIENCE: Duration = Duration::from_secs(120);
 /// Failures after which a swarm gives up: there is enough to look at.
 const MAX_FAILURES: usize = 10;
@@ -199,7 +200,7 @@ impl Shared {
     }
 
     fn work(&self, start: beachdb::base::Nanos) -> io::Result<()> {
-        let mut worker = Worker::new(PATIENCE);
+        let mut worker = Worker::new(PATIENCE.mul_f64(self.options.minutes.max(1.0)));
         while let Some(seed) = self.next_seed(start) {
             let options = RunOptions {
                 seed,
