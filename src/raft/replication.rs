@@ -216,8 +216,8 @@ impl Raft {
         // Index 0 is before every log: always accepted, and says nothing but that the leader lives.
         let known = ctx.term(at);
         let prev = known.map_or((LogIndex::ZERO, Term::ZERO), |term| (at, term));
-        let commit = self.commit.min(progress.matched);
-        progress.commit_sent = progress.commit_sent.max(commit);
+        let commit = self.commit;
+        progress.commit_sent = progress.commit_sent.max(commit.min(progress.matched));
         // A probe of what the log no longer has is no probe; the next thing is a snapshot.
         if progress.state == ProgressState::Probe && known.is_some() {
             progress.paused = true;
