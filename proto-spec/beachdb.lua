@@ -52,6 +52,8 @@ local f = {
   opcode = ProtoField.uint8("beachdb.opcode", "Opcode", base.HEX),
   reply = ProtoField.bool("beachdb.reply", "Reply"),
   flags = ProtoField.uint16("beachdb.flags", "Flags", base.HEX),
+  stale = ProtoField.bool("beachdb.stale", "Stale read"),
+  age = ProtoField.uint64("beachdb.stale.age_ms", "Age (ms)"),
   request_id = ProtoField.uint64("beachdb.request_id", "Request id"),
   deadline = ProtoField.uint32("beachdb.deadline_ms", "Deadline (ms)"),
   status = ProtoField.uint32("beachdb.status", "Status", base.DEC, STATUS),
@@ -529,6 +531,8 @@ local function frame(tvb, pinfo, root)
   tree:add(f.opcode, tvb(5, 1)):append_text(" (" .. kind .. ")")
   tree:add(f.reply, tvb(5, 1), is_reply)
   tree:add(f.flags, tvb(6, 2))
+  local stale = math.floor(tvb(6, 2):uint() / 2) % 2 == 1
+  if stale then tree:add(f.stale, tvb(6, 2), true) end
   if of_peer then
     tree:add(f.term, tvb(8, 8))
   else
@@ -554,7 +558,13 @@ local function frame(tvb, pinfo, root)
   local summary = ""
   if body then
     -- A body shorter than its fixed rows makes the range functions raise an error.
-    local ok, told = pcall(body, tvb, tree)
+    local ok, told = pcall(function()
+      if not is_reply or status ~= 0 or not stale then return body(tvb, tree) end
+      -- Two rows in front of what the functions know: they see a frame that begins 16 bytes later.
+      tree:add(f.index, tvb(24, 8))
+      tree:add(f.age, tvb(32, 8))
+      return body(tvb(16):tvb(), tree)
+    end)
     if ok and told then
       summary = told
     else

@@ -125,13 +125,14 @@ fn the_dissector_reads_every_valid_frame_as_the_codec_does() {
         "beachdb.status",
         "beachdb.deadline_ms",
         "beachdb.error.leader",
+        "beachdb.stale.age_ms",
     ];
     let Some(lines) = dissect(&capture, &fields) else {
         return;
     };
     assert_eq!(lines.len(), vectors.len());
     for (line, vector) in lines.iter().zip(&vectors) {
-        let [opcode, id, crc_good, malformed, key, status, deadline, leader] = line.as_slice()
+        let [opcode, id, crc_good, malformed, key, status, deadline, leader, age] = line.as_slice()
         else {
             panic!("{line:?}");
         };
@@ -147,6 +148,11 @@ fn the_dissector_reads_every_valid_frame_as_the_codec_does() {
         assert_eq!(malformed, "", "{name}");
         let number = |field: &str| decoded.get(field).map_or(String::new(), Value::to_string);
         assert_eq!((status, deadline), (&number("status"), &number("deadline_ms")), "{name}");
+        let expected_age = match decoded["reply"].get("age_ms") {
+            Some(Value::Null) => u64::MAX.to_string(),
+            age => age.map_or(String::new(), Value::to_string),
+        };
+        assert_eq!(*age, expected_age, "{name}");
         assert_eq!(leader, decoded["reply"]["leader"].as_str().unwrap_or_default(), "{name}");
         if let Some(expected) = decoded["request"]["key"].as_str() {
             assert_eq!(key, &expected.replace("\\\"", "\""), "{name}");

@@ -16,7 +16,7 @@ use beachdb::proto::frame::{CrcPolicy, Decoded, FLAG_NO_CRC, decode};
 use beachdb::proto::text::{from_hex, to_hex};
 use beachdb::proto::{
     AdminRequest, Effect, ErrorCode, ErrorReply, HelloReply, HelloRequest, Opcode, REPLY_BIT,
-    Registered, Request, Response, ScanEntry, ScanRange, ScanReply, ScanRequest,
+    Registered, Request, Response, ScanEntry, ScanRange, ScanReply, ScanRequest, Staleness,
 };
 use bytes::Bytes;
 use serde_json::{Value, json};
@@ -156,6 +156,9 @@ fn examples() -> Vec<(&'static str, Vec<u8>)> {
     });
     let add = AdminRequest::Add { node: NodeId(2), peer_address: "10.0.0.2:7401" };
     let remove = AdminRequest::Remove(NodeId(3));
+    let stale = Request::StaleGet { key: b"beach", snapshot: seq(0) };
+    let staleness = Staleness { applied_index: LogIndex(12), age_ms: Some(40) };
+    let aged = Response::Stale { staleness, answer: Box::new(value.clone()) };
     vec![
         ("hello-request", request(&Request::Hello(hello_request), 1)),
         ("hello-reply", reply(Opcode::Hello, &Response::Hello(hello), 1)),
@@ -199,6 +202,8 @@ fn examples() -> Vec<(&'static str, Vec<u8>)> {
                 13,
             ),
         ),
+        ("stale-get-request", request(&stale, 23)),
+        ("stale-get-reply", reply(Opcode::Get, &aged, 23)),
         ("members-request", request(&Request::Members, 20)),
         ("members-reply", reply(Opcode::Members, &Response::Members(r#"{"leader":1}"#.into()), 20)),
         ("admin-add-request", request(&Request::Admin(add), 21)),
@@ -273,7 +278,7 @@ fn every_opcode_has_a_worked_request_and_reply() {
         // What decodes also encodes to the same bytes: there is one spelling.
         let mut again = Vec::new();
         if header.opcode & REPLY_BIT == 0 {
-            let request = Request::decode(header.opcode, body).unwrap();
+            let request = Request::decode_frame(&header, body).unwrap();
             request
                 .encode_with_flags(&mut again, header.request_id, header.word, header.flags)
                 .unwrap();

@@ -51,7 +51,7 @@ pub mod session;
 mod tests;
 
 pub use crate::proto::{
-    AdminRequest, Effect, ErrorCode, ErrorReply, HelloReply, ScanEntry, ScanReply,
+    AdminRequest, Effect, ErrorCode, ErrorReply, HelloReply, ScanEntry, ScanReply, Staleness,
 };
 pub use error::ClientError;
 pub use pipeline::{Pipeline, Ticket};
@@ -223,6 +223,23 @@ impl Client {
         }
     }
 
+    /// Reads a key as the node that is asked has it, however old, and says how old: for a node without a leader, or when
+    /// any value will do. The client does not leave the node for it.
+    pub fn get_stale(&mut self, key: &[u8]) -> Result<(Option<Found>, Staleness), ClientError> {
+        check_key(key)?;
+        let request = Request::StaleGet { key, snapshot: SequenceNumber::ZERO };
+        match self.call(&request)? {
+            Response::Stale { staleness, answer } => match *answer {
+                Response::Value { seq, applied, value } => {
+                    Ok((Some(Found { value, seq, applied }), staleness))
+                }
+                Response::NotFound { .. } => Ok((None, staleness)),
+                other => Err(self.unexpected(Opcode::Get, &other)),
+            },
+            other => Err(self.unexpected(Opcode::Get, &other)),
+        }
+    }
+
     /// Sets a key. When this returns `Ok`, it is durable on a majority and applied.
     pub fn put(&mut self, key: &[u8], value: &[u8]) -> Result<Written, ClientError> {
         let mut batch = WriteBatch::new();
@@ -258,6 +275,20 @@ impl Client {
     pub fn scan_page(&mut self, request: &ScanRequest<'_>) -> Result<ScanReply, ClientError> {
         match self.call(&Request::Scan(*request))? {
             Response::Scan(reply) => Ok(reply),
+            other => Err(self.unexpected(Opcode::Scan, &other)),
+        }
+    }
+
+    /// One page of a range or prefix as the node that is asked has it, and how old that is.
+    pub fn scan_page_stale(
+        &mut self,
+        request: &ScanRequest<'_>,
+    ) -> Result<(ScanReply, Staleness), ClientError> {
+        match self.call(&Request::StaleScan(*request))? {
+            Response::Stale { staleness, answer } => match *answer {
+                Response::Scan(reply) => Ok((reply, staleness)),
+                other => Err(self.unexpected(Opcode::Scan, &other)),
+            },
             other => Err(self.unexpected(Opcode::Scan, &other)),
         }
     }

@@ -1,6 +1,6 @@
 //! All keys of a range or prefix at one moment, fetched page by page.
 
-use super::{Client, ClientError};
+use super::{Client, ClientError, Staleness};
 use crate::base::SequenceNumber;
 use crate::proto::{ScanEntry, ScanRange, ScanRequest};
 use std::collections::VecDeque;
@@ -22,6 +22,8 @@ pub struct ScanOptions {
     pub snapshot: SequenceNumber,
     /// Most entries in a page; 0 = the server's limit.
     pub page_entries: u32,
+    /// Read what the node that is asked has, however old.
+    pub stale: bool,
 }
 
 impl ScanOptions {
@@ -48,18 +50,26 @@ pub struct Scan<'c> {
     resume: Vec<u8>,
     left: u64,
     more: bool,
+    staleness: Option<Staleness>,
 }
 
 impl<'c> Scan<'c> {
     pub(super) fn new(client: &'c mut Client, options: ScanOptions) -> Self {
         let left = options.limit.unwrap_or(u64::MAX);
-        Self { client, options, page: VecDeque::new(), resume: Vec::new(), left, more: left > 0 }
+        let (page, resume, more) = (VecDeque::new(), Vec::new(), left > 0);
+        Self { client, options, page, resume, left, more, staleness: None }
     }
 
     /// The sequence number the scan reads at; 0 before the first page of a scan that began with "now".
     #[must_use]
     pub const fn snapshot(&self) -> SequenceNumber {
         self.options.snapshot
+    }
+
+    /// How old the state was that the first page saw, and so all of them; `None` before it, and when the scan is not a stale one.
+    #[must_use]
+    pub const fn staleness(&self) -> Option<Staleness> {
+        self.staleness
     }
 
     /// Where the next page would begin; `None` when the range is exhausted. After a limit: where to go on.
@@ -80,14 +90,21 @@ impl<'c> Scan<'c> {
             Some(prefix) => ScanRange::Prefix(prefix),
             None => ScanRange::Range { start: &self.options.start, end: &self.options.end },
         };
-        let reply = self.client.scan_page(&ScanRequest {
+        let request = ScanRequest {
             range,
             resume: &self.resume,
             snapshot: self.options.snapshot,
             limit: u64::from(page_entries).min(self.left) as u32,
             max_bytes: 0,
             keys_only: self.options.keys_only,
-        })?;
+        };
+        let reply = if self.options.stale {
+            let (reply, staleness) = self.client.scan_page_stale(&request)?;
+            self.staleness.get_or_insert(staleness);
+            reply
+        } else {
+            self.client.scan_page(&request)?
+        };
         self.options.snapshot = reply.snapshot;
         self.more = reply.resume.is_some();
         self.resume = reply.resume.unwrap_or_default();

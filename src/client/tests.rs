@@ -342,6 +342,16 @@ fn a_read_stays_with_the_follower_that_serves_it() {
 }
 
 #[test]
+fn a_stale_read_comes_with_its_age() {
+    let staleness = Staleness { applied_index: LogIndex(7), age_ms: None };
+    let answer = Box::new(Response::NotFound { applied: SequenceNumber(3) });
+    let (endpoint, _) = always(Response::Stale { staleness, answer });
+    let mut client = client(&endpoint);
+    assert_eq!(client.get_stale(b"k").unwrap(), (None, staleness));
+    assert!(matches!(client.get(b"k"), Err(ClientError::Protocol { .. })), "it was not asked for");
+}
+
+#[test]
 fn a_read_leaves_a_node_that_hangs_after_a_share_of_its_time() {
     let (hanging, _) = serve(|_, mut peer| while peer.request().is_some() {});
     let (other, _) = always(Response::NotFound { applied: SequenceNumber(1) });

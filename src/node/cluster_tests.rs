@@ -8,7 +8,7 @@ mod sessions;
 use super::*;
 use crate::base::{Member, MemberRole, NodeId, Term};
 use crate::env::sim::CrashKind;
-use crate::proto::{AdminRequest, Effect as Outcome, ErrorReply, Opcode};
+use crate::proto::{AdminRequest, Effect as Outcome, ErrorReply, Opcode, Staleness};
 use harness::Cluster;
 
 fn error(response: Option<Response>) -> ErrorReply {
@@ -346,6 +346,80 @@ fn the_last_voter_stays_and_a_leader_may_remove_itself() {
     let next = cluster.elect_without(leader);
     assert_eq!(cluster.node(next).members().members.len(), 2);
     cluster.put(next, "a", "1");
+}
+
+/// A stale read: the value, and how old it is.
+fn stale_get(cluster: &mut Cluster, node: u64, key: &str) -> (Option<String>, Staleness) {
+    let key = key.as_bytes();
+    let origin = cluster.send(node, Request::StaleGet { key, snapshot: SequenceNumber::ZERO });
+    cluster.settle();
+    match cluster.reply(node, origin) {
+        Some(Response::Stale { staleness, answer }) => match *answer {
+            Response::Value { value, .. } => {
+                (Some(String::from_utf8(value.to_vec()).unwrap()), staleness)
+            }
+            Response::NotFound { .. } => (None, staleness),
+            other => panic!("{other:?}"),
+        },
+        other => panic!("{other:?}"),
+    }
+}
+
+#[test]
+fn a_stale_read_asks_nobody_and_says_how_old_it_is() {
+    let (mut cluster, leader) = Cluster::with_leader(3, |_| {});
+    cluster.put(leader, "a", "1");
+    cluster.pass(1_000);
+    let heartbeat_ms = cluster.node(leader).config().raft.heartbeat_ns / 1_000_000;
+    for node in 1..=3 {
+        let (value, staleness) = stale_get(&mut cluster, node, "a");
+        assert_eq!(value.as_deref(), Some("1"), "node {node}");
+        assert_eq!(staleness.applied_index, cluster.node(node).applied());
+        let age_ms = staleness.age_ms.expect("it heard the leader");
+        assert!(age_ms <= 2 * heartbeat_ms, "node {node}: {age_ms} ms in an idle cluster");
+    }
+    let lonely = cluster.another(leader);
+    cluster.cut_off(lonely);
+    cluster.put(leader, "a", "2");
+    cluster.pass(5_000);
+    let (value, staleness) = stale_get(&mut cluster, lonely, "a");
+    assert_eq!(value.as_deref(), Some("1"), "it does not know better");
+    let age_ms = staleness.age_ms.unwrap();
+    assert!((5_000..5_500 + 2 * heartbeat_ms).contains(&age_ms), "{age_ms}");
+    assert_eq!(cluster.node(lonely).status(cluster.now()).age_ms, Some(age_ms));
+    cluster.heal();
+    cluster.pass(3_000);
+    let (value, staleness) = stale_get(&mut cluster, lonely, "a");
+    assert_eq!(value.as_deref(), Some("2"));
+    assert!(staleness.age_ms.unwrap() <= 2 * heartbeat_ms);
+}
+
+#[test]
+fn a_leader_that_is_cut_off_says_that_its_answers_age() {
+    let (mut cluster, leader) = Cluster::with_leader(3, |_| {});
+    cluster.put(leader, "a", "1");
+    cluster.cut_off(leader);
+    cluster.pass(3_000);
+    let (value, staleness) = stale_get(&mut cluster, leader, "a");
+    assert_eq!(value.as_deref(), Some("1"));
+    assert!(staleness.age_ms.unwrap() >= 3_000, "{staleness:?}");
+}
+
+#[test]
+fn a_node_that_comes_back_alone_reads_what_it_has_and_does_not_say_that_it_is_fresh() {
+    let (mut cluster, leader) = Cluster::with_leader(3, |_| {});
+    cluster.put(leader, "a", "1");
+    cluster.pass(1_000);
+    let lonely = cluster.another(leader);
+    cluster.crash(lonely, CrashKind::Process);
+    cluster.cut_off(lonely);
+    cluster.restart(lonely);
+    cluster.pass(1_000);
+    let (_, staleness) = stale_get(&mut cluster, lonely, "a");
+    assert_eq!(staleness.age_ms, None);
+    let get = cluster.send_get(lonely, "a");
+    let refused = error(cluster.reply(lonely, get));
+    assert_eq!(refused.code, ErrorCode::NotLeader, "any other read needs a leader");
 }
 
 #[test]

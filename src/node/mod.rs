@@ -27,7 +27,7 @@
 //! - A follower's state is the leader's: it comes from committed entries, or from a snapshot that replaces all of it.
 //! - A reply says what happened to the write. Before propose a refusal is *not applied*; after it, a passed deadline
 //!   is *unknown*. Apply never looks at the clock, at deadlines, or at connections.
-//! - Reads are linearizable: they wait for a read index taken after they arrived and for its entries to be applied,
+//! - Reads are linearizable, but for those that ask for no more than what is here ([`freshness`]): they wait for a read index taken after they arrived and for its entries to be applied,
 //!   so none is served after a restart until replay reached a confirmed commit (pitfall 35).
 //! - Every queue is bounded (`limits`); a full one answers `BUSY` with a hint.
 //! - After a fatal effect nothing else is answered.
@@ -46,6 +46,7 @@ mod fetch;
 mod formation;
 #[cfg(test)]
 mod formation_tests;
+mod freshness;
 mod identity;
 mod map_machine;
 mod map_snapshot;
@@ -109,6 +110,7 @@ use admin::{Handover, Introduction};
 use admission::{Arrival, Desk};
 use fetch::{Durable, Fetches};
 use formation::Formation;
+use freshness::Freshness;
 use peers::Outbox;
 use reads::{ReadWork, Reads};
 use release::Holds;
@@ -150,6 +152,7 @@ pub struct Node<L, S> {
     trace: TraceRing,
     writes: Writes,
     reads: Reads,
+    freshness: Freshness,
     space: Space,
     apply: apply::Progress,
     replicated: Replicated,
@@ -241,6 +244,7 @@ impl<L: LogStore, S: StateMachine> Node<L, S> {
             trace: TraceRing::new(TRACE_EVENTS),
             writes: Writes::default(),
             reads: Reads::default(),
+            freshness: Freshness::default(),
             space: Space::default(),
             apply: apply::Progress::new(machine.applied().0),
             replicated,
@@ -487,6 +491,14 @@ impl<L: LogStore, S: StateMachine> Node<L, S> {
                 let ticket = self.desk.admit(now, arrival)?;
                 self.reads.add(ticket, ReadWork::Get { key: key.into(), snapshot });
             }
+            Request::StaleGet { key, snapshot } => {
+                let ticket = self.desk.admit(now, arrival)?;
+                self.reads.add_stale(ticket, ReadWork::Get { key: key.into(), snapshot });
+            }
+            Request::StaleScan(scan) => {
+                let ticket = self.desk.admit(now, arrival)?;
+                self.reads.add_stale(ticket, ReadWork::scan(&scan));
+            }
             Request::Scan(scan) => {
                 let ticket = self.desk.admit(now, arrival)?;
                 self.reads.add(ticket, ReadWork::scan(&scan));
@@ -624,6 +636,7 @@ impl<L: LogStore, S: StateMachine> Node<L, S> {
         self.tend_snapshots(now, out);
         self.tend_receiver(now);
         self.expire(now, out);
+        self.look_for_freshness(now);
         for seq in self.reads.wire.expire(now) {
             self.machine.release_snapshot(seq);
         }

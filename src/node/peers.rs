@@ -122,7 +122,7 @@ impl<L: LogStore, S: StateMachine> Node<L, S> {
             return;
         }
         self.outbox.counters.received += 1;
-        let mut told = None;
+        let (mut told, mut said) = (None, None);
         if let Body::Append(append) = &message.body {
             if !append.entries.is_empty() && self.takes_no_entries() {
                 self.outbox.counters.dropped_no_room += 1;
@@ -131,8 +131,14 @@ impl<L: LogStore, S: StateMachine> Node<L, S> {
             // A heartbeat that stands elsewhere than at this log's end says too little.
             let says = !append.entries.is_empty() || append.prev.0 == self.log.last().0;
             told = says.then_some((message.term, append.commit));
+            said = Some((message.term, append.commit));
         }
         self.step_raft(now, raft::Event::Message(message), out);
+        if let Some((term, commit)) = said
+            && term == self.raft.term()
+        {
+            self.leader_said(now, term, commit);
+        }
         if let Some((term, commit)) = told
             && term == self.raft.term()
         {

@@ -8,6 +8,9 @@
 //! one sequence number from its first slice to its last page. Only [`MAX_RUNNING_SCANS`] scans hold entries or have a
 //! job; the others wait for one of them to end.
 //! Reserved keys are passed over, whatever the range.
+//!
+//! A stale read takes the same path without the first two steps: it sees what is applied, and its answer says how old that is
+//! ([`freshness`](super::freshness)).
 
 use super::admission::Ticket;
 use super::snapshots::WireSnapshots;
@@ -18,7 +21,7 @@ use crate::base::trace::Stage;
 use crate::base::{LogIndex, Nanos, SequenceNumber};
 use crate::env::{Completion, JobId, JobOutput, Lane};
 use crate::limits::{MAX_RUNNING_SCANS, READ_TURN_BYTES, SCAN_SLICE_STEPS, SCAN_TURN_STEPS};
-use crate::proto::{ErrorCode, Response, ScanEntry, ScanReply, ScanRequest};
+use crate::proto::{ErrorCode, Response, ScanEntry, ScanReply, ScanRequest, Staleness};
 use crate::raft::{self, LogStore, ReadId};
 use std::collections::{BTreeMap, VecDeque};
 
@@ -83,6 +86,8 @@ struct Scan {
     plan: Box<ScanPlan>,
     pin: Pin,
     applied: SequenceNumber,
+    /// How old the state was, if the client wants to know.
+    stale: Option<Staleness>,
     entries: Vec<ScanEntry>,
 }
 
@@ -117,7 +122,7 @@ enum Answer {
 /// A read that waits for its job.
 #[derive(Debug)]
 enum Parked {
-    Get { ticket: Ticket, applied: SequenceNumber },
+    Get { ticket: Ticket, applied: SequenceNumber, stale: Option<Staleness> },
     Scan(Scan),
 }
 
@@ -134,6 +139,8 @@ impl Parked {
 pub(super) struct Reads {
     /// Since the last round began.
     turn: Vec<(Ticket, ReadWork)>,
+    /// Those that wait for nothing.
+    stale: VecDeque<(Ticket, ReadWork)>,
     round: Option<Round>,
     rounds: u64,
     /// Begun, without a slice yet: the first of them runs when fewer than [`MAX_RUNNING_SCANS`] do.
@@ -151,6 +158,10 @@ impl Reads {
         self.turn.push((ticket, work));
     }
 
+    pub fn add_stale(&mut self, ticket: Ticket, work: ReadWork) {
+        self.stale.push_back((ticket, work));
+    }
+
     /// Raft's answer to a round: the index to wait for, or that this node does not lead.
     pub fn ready(&mut self, id: ReadId, index: Option<LogIndex>) {
         if let Some(round) = self.round.as_mut().filter(|round| round.id == id) {
@@ -162,6 +173,7 @@ impl Reads {
         let round = self.round.as_ref();
         let begun = round.is_some_and(|round| round.begun);
         begun
+            || !self.stale.is_empty()
             || !self.scans.is_empty()
             || (!self.fresh.is_empty() && self.may_run_another())
             || (round.is_none() && !self.turn.is_empty())
@@ -193,7 +205,14 @@ impl Reads {
 /// The bytes of the value that an effect carries.
 fn value_bytes(effect: &Effect) -> usize {
     match effect {
-        Effect::Reply { response: Response::Value { value, .. }, .. } => value.len(),
+        Effect::Reply { response, .. } => match response {
+            Response::Value { value, .. } => value.len(),
+            Response::Stale { answer, .. } => match &**answer {
+                Response::Value { value, .. } => value.len(),
+                _ => 0,
+            },
+            _ => 0,
+        },
         _ => 0,
     }
 }
@@ -201,6 +220,7 @@ fn value_bytes(effect: &Effect) -> usize {
 impl<L: LogStore, S: StateMachine> Node<L, S> {
     /// Serves what can be served: the round whose index is applied, the next one, and a turn's share of scan slices.
     pub(super) fn serve_reads(&mut self, now: Nanos, out: &mut Vec<Effect>) {
+        self.serve_stale(now, out);
         self.finish_round(now, out);
         if self.reads.round.is_none() && !self.reads.turn.is_empty() {
             self.reads.rounds += 1;
@@ -211,6 +231,40 @@ impl<L: LogStore, S: StateMachine> Node<L, S> {
             self.finish_round(now, out);
         }
         self.run_scans(now, out);
+    }
+
+    /// Serves the reads that wait for nothing, as far as the turn's share of reply bytes goes.
+    fn serve_stale(&mut self, now: Nanos, out: &mut Vec<Effect>) {
+        if self.reads.stale.is_empty() {
+            return;
+        }
+        let staleness = Some(self.staleness(now));
+        let (mut bytes, mut counted) = (0, out.len());
+        while bytes < READ_TURN_BYTES {
+            let Some((ticket, work)) = self.reads.stale.pop_front() else { break };
+            self.serve(now, ticket, work, staleness, out);
+            bytes += out[counted..].iter().map(value_bytes).sum::<usize>();
+            counted = out.len();
+        }
+    }
+
+    /// Serves a read from what is applied now.
+    fn serve(
+        &mut self,
+        now: Nanos,
+        ticket: Ticket,
+        work: ReadWork,
+        stale: Option<Staleness>,
+        out: &mut Vec<Effect>,
+    ) {
+        if ticket.deadline <= now {
+            self.expired_in_queue(now, &ticket, out);
+            return self.desk.finish(&ticket);
+        }
+        match work {
+            ReadWork::Get { key, snapshot } => self.get(now, ticket, &key, snapshot, stale, out),
+            ReadWork::Scan(plan) => self.begin_scan(now, ticket, plan, stale, out),
+        }
     }
 
     /// Serves a decided round, as far as the turn's share of reply bytes goes: a thousand pipelined gets of large
@@ -237,10 +291,7 @@ impl<L: LogStore, S: StateMachine> Node<L, S> {
                 let refused = self.no_leader(ticket.opcode);
                 self.end_read(now, &ticket, refused, out);
             } else {
-                match work {
-                    ReadWork::Get { key, snapshot } => self.get(now, ticket, &key, snapshot, out),
-                    ReadWork::Scan(plan) => self.begin_scan(now, ticket, plan, out),
-                }
+                self.serve(now, ticket, work, None, out);
             }
             bytes += out[counted..].iter().map(value_bytes).sum::<usize>();
             counted = out.len();
@@ -269,6 +320,7 @@ impl<L: LogStore, S: StateMachine> Node<L, S> {
         ticket: Ticket,
         key: &[u8],
         snapshot: SequenceNumber,
+        stale: Option<Staleness>,
         out: &mut Vec<Effect>,
     ) {
         let at = match self.check_snapshot(snapshot) {
@@ -277,10 +329,12 @@ impl<L: LogStore, S: StateMachine> Node<L, S> {
         };
         let applied = at.unwrap_or_else(|| self.machine.last_seq());
         match self.machine.get(key, at) {
-            Ok(Lookup::Ready(found)) => self.end_read(now, &ticket, value(found, applied), out),
+            Ok(Lookup::Ready(found)) => {
+                self.end_read(now, &ticket, aged(stale, value(found, applied)), out);
+            }
             Ok(Lookup::Disk(job)) => {
                 let id = self.submit_read(job);
-                self.reads.parked.insert(id, Parked::Get { ticket, applied });
+                self.reads.parked.insert(id, Parked::Get { ticket, applied, stale });
             }
             Err(fault) => self.end_read(now, &ticket, failed(&ticket, &fault), out),
         }
@@ -315,6 +369,7 @@ impl<L: LogStore, S: StateMachine> Node<L, S> {
         now: Nanos,
         ticket: Ticket,
         mut plan: Box<ScanPlan>,
+        stale: Option<Staleness>,
         out: &mut Vec<Effect>,
     ) {
         let pin = match self.check_snapshot(plan.snapshot) {
@@ -327,7 +382,8 @@ impl<L: LogStore, S: StateMachine> Node<L, S> {
             Ok(Some(_)) => Pin::Nobody,
         };
         let applied = self.machine.last_seq();
-        self.reads.fresh.push_back(Scan { ticket, plan, pin, applied, entries: Vec::new() });
+        let entries = Vec::new();
+        self.reads.fresh.push_back(Scan { ticket, plan, pin, applied, stale, entries });
     }
 
     /// This turn's share of slices, round robin.
@@ -384,7 +440,8 @@ impl<L: LogStore, S: StateMachine> Node<L, S> {
                     entries: std::mem::take(&mut scan.entries),
                     resume,
                 };
-                self.desk.reply(now, &scan.ticket, Response::Scan(reply), out);
+                let response = aged(scan.stale, Response::Scan(reply));
+                self.desk.reply(now, &scan.ticket, response, out);
                 self.end_scan(now, scan, more);
             }
         }
@@ -418,10 +475,10 @@ impl<L: LogStore, S: StateMachine> Node<L, S> {
         let parked = self.reads.parked.remove(&done.id).expect("every job belongs to somebody");
         self.desk.stages.span(Stage::ReadJob, done.submitted_at, done.finished_at);
         match parked {
-            Parked::Get { ticket, applied } => {
+            Parked::Get { ticket, applied, stale } => {
                 let result = done.output.downcast::<Result<Option<Versioned>, ReadFault>>();
                 let response = match *result.expect("a get's output") {
-                    Ok(found) => value(found, applied),
+                    Ok(found) => aged(stale, value(found, applied)),
                     Err(fault) => failed(&ticket, &fault),
                 };
                 self.end_read(now, &ticket, response, out);
@@ -456,6 +513,10 @@ impl<L: LogStore, S: StateMachine> Node<L, S> {
             let passed = waiting.extract_if(.., |(ticket, _)| has_passed(ticket));
             gone.extend(passed.map(|(ticket, _)| ticket));
         }
+        // They leave in the next turn, which comes at once.
+        for (ticket, _) in &self.reads.stale {
+            has_passed(ticket);
+        }
         for scan in self.reads.fresh.iter().chain(&self.reads.scans) {
             has_passed(&scan.ticket);
         }
@@ -483,6 +544,14 @@ impl Scan {
             keys_only: plan.keys_only,
             at: plan.snapshot,
         }
+    }
+}
+
+/// The answer to a read, with the age of what it saw if that was asked for.
+fn aged(stale: Option<Staleness>, answer: Response) -> Response {
+    match stale {
+        Some(staleness) => Response::Stale { staleness, answer: Box::new(answer) },
+        None => answer,
     }
 }
 

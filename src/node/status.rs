@@ -52,6 +52,9 @@ pub struct Status {
     pub commit: u64,
     /// Everything up to here is applied.
     pub applied: u64,
+    /// Milliseconds since the node last knew that it had applied everything that its leader had committed, as a stale read
+    /// would tell; `null`: never since it started.
+    pub age_ms: Option<u64>,
     /// Everything up to here would be found by a restart without the log.
     pub flushed: u64,
     /// The last sequence number given out.
@@ -279,6 +282,7 @@ impl<L: LogStore, S: StateMachine> Node<L, S> {
             links: self.links.clone(),
             commit: self.raft.commit().0,
             applied: self.machine.applied().0.0,
+            age_ms: self.freshness.age_ms(now),
             flushed: self.machine.durable_applied().0.0,
             last_seq: self.machine.last_seq().0,
             oldest_readable_seq: self.machine.oldest_readable_seq().0,

@@ -11,7 +11,9 @@
 //! ```
 
 use super::error::{ErrorCode, ErrorReply};
-use super::frame::{self, CrcPolicy, Decoded, FLAG_NO_CRC, FrameHeader, HEADER_BYTES};
+use super::frame::{
+    self, CrcPolicy, Decoded, FLAG_NO_CRC, FLAG_STALE, FrameHeader, HEADER_BYTES, KNOWN_FLAGS,
+};
 use super::peer::{self as peer_protocol, PeerOpcode};
 use super::request::{AdminRequest, Request, ScanRange};
 use super::response::{HelloReply, Response};
@@ -129,7 +131,7 @@ pub fn explain(bytes: &[u8]) -> Explained {
             peer_protocol::decode(Bytes::copy_from_slice(bytes)).err().map(|e| e.to_string())
         }
         Ok(Decoded::Frame { header, body, .. }) if header.opcode & REPLY_BIT == 0 => {
-            Request::decode(header.opcode, body).err().map(|e| e.to_string())
+            Request::decode_frame(&header, body).err().map(|e| e.to_string())
         }
         Ok(Decoded::Frame { header, body, .. }) => {
             Response::decode(&header, &Bytes::copy_from_slice(body)).err().map(|e| e.to_string())
@@ -148,6 +150,8 @@ fn explain_header(rows: &mut Rows<'_>, h: &FrameHeader, crc: u32) {
     let flags = match h.flags {
         0 => "none".to_owned(),
         FLAG_NO_CRC => "NO_CRC".to_owned(),
+        FLAG_STALE => "STALE".to_owned(),
+        KNOWN_FLAGS => "NO_CRC STALE".to_owned(),
         other => format!("{other:#06x}"),
     };
     let name = opcode_name(h.opcode);
@@ -187,6 +191,14 @@ fn explain_body(rows: &mut Rows<'_>, h: &FrameHeader) {
     let reply = h.opcode & REPLY_BIT != 0;
     if reply && h.word != 0 {
         return explain_error(rows);
+    }
+    if reply && h.flags & FLAG_STALE != 0 && rows.left() >= 16 {
+        let index = rows.u64(0);
+        rows.row(8, format!("applied log index {index}"));
+        match rows.u64(0) {
+            u64::MAX => rows.row(8, "age: never known to be fresh"),
+            ms => rows.row(8, format!("age {ms} ms")),
+        }
     }
     match (Opcode::from_u8(h.opcode & !REPLY_BIT), reply) {
         (Some(Opcode::Get), false) if rows.left() >= 8 => {
@@ -502,13 +514,13 @@ pub fn request_json(request: &Request<'_>) -> Value {
             "kind": "HELLO", "min_version": h.min_version, "max_version": h.max_version,
             "name": h.name, "cluster": h.cluster,
         }),
-        Request::Get { key, snapshot } => {
+        Request::Get { key, snapshot } | Request::StaleGet { key, snapshot } => {
             json!({"kind": "GET", "key": escaped(key), "snapshot": snapshot.0})
         }
         Request::Write { opcode, batch } => {
             json!({"kind": opcode.name(), "batch": batch_json(batch)})
         }
-        Request::Scan(s) => {
+        Request::Scan(s) | Request::StaleScan(s) => {
             let mut out = json!({
                 "kind": "SCAN", "resume": escaped(s.resume), "snapshot": s.snapshot.0,
                 "limit": s.limit, "max_bytes": s.max_bytes, "keys_only": s.keys_only,
@@ -533,6 +545,12 @@ pub fn response_json(response: &Response) -> Value {
         Response::Hello(h) => hello_json(h),
         Response::Value { seq, applied, value } => {
             json!({"kind": "VALUE", "seq": seq.0, "applied": applied.0, "value": escaped(value)})
+        }
+        Response::Stale { staleness, answer } => {
+            let mut out = response_json(answer);
+            out["applied_index"] = staleness.applied_index.0.into();
+            out["age_ms"] = staleness.age_ms.into();
+            out
         }
         Response::NotFound { applied } => json!({"kind": "NOT_FOUND", "applied": applied.0}),
         Response::Written { index, first_seq, last_seq } => json!({
@@ -591,9 +609,12 @@ pub fn frame_json(bytes: &[u8], crc: CrcPolicy) -> Result<Value, (ErrorCode, Str
         "length": header.length, "version": header.version, "opcode": header.opcode,
         "no_crc": header.flags & FLAG_NO_CRC != 0, "request_id": header.request_id,
     });
+    if header.flags & FLAG_STALE != 0 {
+        out["stale"] = true.into();
+    }
     if header.opcode & REPLY_BIT == 0 {
         let request =
-            Request::decode(header.opcode, body).map_err(|e| (e.code(), e.to_string()))?;
+            Request::decode_frame(&header, body).map_err(|e| (e.code(), e.to_string()))?;
         out["deadline_ms"] = header.word.into();
         out["request"] = request_json(&request);
     } else {

@@ -5,7 +5,7 @@
 //! 0      4    length of the whole frame, 24 ..= MAX_FRAME_BYTES; so byte 0 is always 00
 //! 4      1    version, 1
 //! 5      1    opcode; replies have bit 0x80
-//! 6      2    flags: bit 0 = NO_CRC; the others 0
+//! 6      2    flags: bit 0 = NO_CRC, bit 1 = STALE; the others 0
 //! 8      8    request id
 //! 16     4    request: deadline in ms, 0 = the server's default. reply: status, 0 = OK, else an error code
 //! 20     4    CRC32C of the whole frame with this field zero; 0 with NO_CRC
@@ -22,8 +22,10 @@ use byteorder::{BigEndian, ByteOrder};
 pub const HEADER_BYTES: usize = 24;
 /// The frame carries no checksum: for frames typed by hand, and on loopback only.
 pub const FLAG_NO_CRC: u16 = 0x0001;
+/// In a GET or SCAN: what this node has applied will do, however old it is. In its answer: how old it is stands in front.
+pub const FLAG_STALE: u16 = 0x0002;
 /// The flags this version knows.
-pub const KNOWN_FLAGS: u16 = FLAG_NO_CRC;
+pub const KNOWN_FLAGS: u16 = FLAG_NO_CRC | FLAG_STALE;
 
 const CRC_OFFSET: usize = 20;
 

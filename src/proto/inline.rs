@@ -3,6 +3,7 @@
 //! ```text
 //! PING                          PONG
 //! GET key                       VALUE value seq=N   |  NOT_FOUND
+//! GET key STALE                 the same, and applied_index=N age_ms=N
 //! PUT key value                 OK seq=N index=N
 //! DEL key                       OK seq=N index=N
 //! SCAN [start [end]] [LIMIT n]  ENTRY key value seq=N …   then   END count=N snapshot=N [more=key]
@@ -50,6 +51,11 @@ pub enum InlineRequest {
         /// The key.
         key: Vec<u8>,
     },
+    /// GET key STALE.
+    StaleGet {
+        /// The key.
+        key: Vec<u8>,
+    },
     /// PUT or DEL.
     Write {
         /// `Put` or `Delete`.
@@ -77,7 +83,7 @@ pub enum InlineRequest {
 /// What HELP answers.
 pub const HELP: &str = "\
 PING                          is anyone there?
-GET key                       read a key
+GET key [STALE]               read a key; STALE: as this node has it, however old
 PUT key value                 set a key; OK means durable
 DEL key                       delete a key
 SCAN [start [end]] [LIMIT n]  keys from start, up to and without end; 100 unless LIMIT says otherwise
@@ -162,14 +168,17 @@ pub fn parse(line: &[u8]) -> Result<InlineCommand, InlineError> {
 }
 
 fn parse_get(args: &[Token]) -> Result<InlineRequest, InlineError> {
-    let [key] = args else {
-        return Err(InlineError::Usage { usage: "GET key" });
+    let (key, stale) = match args {
+        [key] => (key, false),
+        [key, word] if word.is_keyword("STALE") => (key, true),
+        _ => return Err(InlineError::Usage { usage: "GET key [STALE]" }),
     };
     let len = key.bytes.len() as u64;
     match key.bytes.len() {
         0 => Err(BatchError::EmptyKey.into()),
         n if n > MAX_KEY_BYTES => Err(BatchError::KeyTooLarge { len }.into()),
         _ if key.bytes.starts_with(RESERVED_KEY_PREFIX) => Err(BatchError::ReservedKey.into()),
+        _ if stale => Ok(InlineRequest::StaleGet { key: key.bytes.clone() }),
         _ => Ok(InlineRequest::Get { key: key.bytes.clone() }),
     }
 }
@@ -229,6 +238,7 @@ impl InlineRequest {
         match self {
             Self::Ping => Request::Ping,
             Self::Get { key } => Request::Get { key, snapshot: SequenceNumber::ZERO },
+            Self::StaleGet { key } => Request::StaleGet { key, snapshot: SequenceNumber::ZERO },
             Self::Write { opcode, batch } => Request::Write {
                 opcode: *opcode,
                 batch: BatchRef::parse(batch.as_bytes()).expect("a WriteBatch is a valid batch"),
@@ -254,6 +264,12 @@ pub fn render(response: &Response) -> Vec<u8> {
 
 /// Appends the reply as text to `out`.
 pub fn render_into(out: &mut Vec<u8>, response: &Response) {
+    render_line(out, response);
+    out.push(b'\n');
+}
+
+/// The reply without its last line end.
+fn render_line(out: &mut Vec<u8>, response: &Response) {
     match response {
         Response::Pong => out.extend_from_slice(b"PONG"),
         Response::Value { seq, value, .. } => {
@@ -281,9 +297,14 @@ pub fn render_into(out: &mut Vec<u8>, response: &Response) {
             )
             .as_bytes(),
         ),
+        Response::Stale { staleness, answer } => {
+            render_line(out, answer);
+            let age = staleness.age_ms.map_or_else(|| "never".to_owned(), |ms| ms.to_string());
+            let index = staleness.applied_index;
+            out.extend_from_slice(format!(" applied_index={index} age_ms={age}").as_bytes());
+        }
         Response::Error(error) => render_error(out, error),
     }
-    out.push(b'\n');
 }
 
 fn render_scan(out: &mut Vec<u8>, scan: &ScanReply) {

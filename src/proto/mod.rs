@@ -45,7 +45,9 @@ pub use body::BodyError;
 pub use error::{Effect, ErrorCode, ErrorReply};
 pub use frame::{Decoded, FrameError, FrameHeader};
 pub use request::{AdminRequest, HelloRequest, Request, RequestError, ScanRange, ScanRequest};
-pub use response::{HelloReply, Registered, Response, ResponseError, ScanEntry, ScanReply};
+pub use response::{
+    HelloReply, Registered, Response, ResponseError, ScanEntry, ScanReply, Staleness,
+};
 
 /// The protocol version this code speaks.
 pub const PROTOCOL_VERSION: u8 = 1;

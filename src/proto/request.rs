@@ -11,7 +11,7 @@
 //! | ADMIN | kind (1), 0 (5), address length (2); node (8); peer address |
 
 use super::error::{Effect, ErrorCode, ErrorReply};
-use super::frame::{self, EncodeTooLarge};
+use super::frame::{self, EncodeTooLarge, FrameHeader};
 use super::peer::PeerOpcode;
 use super::{Opcode, PROTOCOL_VERSION};
 use crate::base::batch::{BatchError, BatchRef, Op, RESERVED_KEY_PREFIX};
@@ -62,6 +62,15 @@ pub enum Request<'a> {
     Status,
     /// The engine's figures as JSON.
     Stats,
+    /// GET with flag STALE: what this node has applied will do.
+    StaleGet {
+        /// As in [`Request::Get`].
+        key: &'a [u8],
+        /// As in [`Request::Get`].
+        snapshot: SequenceNumber,
+    },
+    /// SCAN with flag STALE.
+    StaleScan(ScanRequest<'a>),
     /// Begin a session.
     Register,
     /// Who belongs to the cluster, as JSON.
@@ -238,6 +247,14 @@ pub enum RequestError {
         /// What it is.
         found: u64,
     },
+    /// A flag that this opcode cannot have.
+    #[error("{}: flags {found:#06x}, but bit 1 (STALE) is for GET and SCAN", opcode.name())]
+    Flags {
+        /// The request.
+        opcode: Opcode,
+        /// The frame's flags.
+        found: u16,
+    },
     /// The body is not a batch that a client may send.
     #[error("{}: {source}", opcode.name())]
     Batch {
@@ -263,7 +280,7 @@ impl RequestError {
         match self {
             Self::UnknownOpcode { .. } => ErrorCode::UnknownOpcode,
             Self::PeerFrame { .. } => ErrorCode::WrongPort,
-            Self::Body { .. } => ErrorCode::BadRequest,
+            Self::Body { .. } | Self::Flags { .. } => ErrorCode::BadRequest,
             Self::Batch { source, .. } | Self::Key { source, .. } => ErrorCode::of_batch(source),
         }
     }
@@ -273,9 +290,10 @@ impl RequestError {
     pub fn reply(&self) -> ErrorReply {
         let effect = match self {
             Self::UnknownOpcode { .. } | Self::PeerFrame { .. } => Effect::NotApplied,
-            Self::Body { opcode, .. } | Self::Batch { opcode, .. } | Self::Key { opcode, .. } => {
-                Effect::refused(*opcode)
-            }
+            Self::Body { opcode, .. }
+            | Self::Flags { opcode, .. }
+            | Self::Batch { opcode, .. }
+            | Self::Key { opcode, .. } => Effect::refused(*opcode),
         };
         ErrorReply::new(self.code(), effect, self.to_string())
     }
@@ -288,9 +306,9 @@ impl<'a> Request<'a> {
         match self {
             Self::Hello(_) => Opcode::Hello,
             Self::Ping => Opcode::Ping,
-            Self::Get { .. } => Opcode::Get,
+            Self::Get { .. } | Self::StaleGet { .. } => Opcode::Get,
             Self::Write { opcode, .. } => *opcode,
-            Self::Scan(_) => Opcode::Scan,
+            Self::Scan(_) | Self::StaleScan(_) => Opcode::Scan,
             Self::Status => Opcode::Status,
             Self::Stats => Opcode::Stats,
             Self::Register => Opcode::Register,
@@ -299,7 +317,18 @@ impl<'a> Request<'a> {
         }
     }
 
-    /// Decodes the body of a frame with this opcode byte. Borrows from `body`; copies and allocates nothing unless
+    /// Decodes the body of a frame: as [`Request::decode`], and the flag STALE, which only GET and SCAN may have.
+    pub fn decode_frame(header: &FrameHeader, body: &'a [u8]) -> Result<Self, RequestError> {
+        let request = Self::decode(header.opcode, body)?;
+        match request {
+            _ if header.flags & frame::FLAG_STALE == 0 => Ok(request),
+            Self::Get { key, snapshot } => Ok(Self::StaleGet { key, snapshot }),
+            Self::Scan(scan) => Ok(Self::StaleScan(scan)),
+            other => Err(RequestError::Flags { opcode: other.opcode(), found: header.flags }),
+        }
+    }
+
+    /// Decodes the body of a frame with this opcode byte and no flag that changes its meaning. Borrows from `body`; copies and allocates nothing unless
     /// there is an error to describe.
     pub fn decode(opcode: u8, body: &'a [u8]) -> Result<Self, RequestError> {
         let opcode = match Opcode::from_u8(opcode) {
@@ -342,17 +371,19 @@ impl<'a> Request<'a> {
         deadline_ms: u32,
         flags: u16,
     ) -> Result<(), EncodeTooLarge> {
+        let stale = matches!(self, Self::StaleGet { .. } | Self::StaleScan(_));
+        let flags = if stale { flags | frame::FLAG_STALE } else { flags };
         let open = frame::begin(out, self.opcode().byte(), flags, request_id, deadline_ms);
         match self {
             Self::Ping | Self::Status | Self::Stats | Self::Register | Self::Members => {}
             Self::Admin(admin) => encode_admin(out, admin),
-            Self::Get { key, snapshot } => {
+            Self::Get { key, snapshot } | Self::StaleGet { key, snapshot } => {
                 out.extend_from_slice(&snapshot.0.to_be_bytes());
                 out.extend_from_slice(key);
             }
             Self::Write { batch, .. } => out.extend_from_slice(batch.as_bytes()),
             Self::Hello(hello) => encode_hello(out, hello),
-            Self::Scan(scan) => encode_scan(out, scan),
+            Self::Scan(scan) | Self::StaleScan(scan) => encode_scan(out, scan),
         }
         open.finish(out)
     }

@@ -9,11 +9,12 @@
 //! | SCAN | snapshot, applied (8 each); count (4), flags, resume length (2 each); resume, padded; entries, padded |
 //! | STATUS, STATS, MEMBERS | a JSON document |
 //! | REGISTER | client id, applied sequence (8 each); window, 0 (4 each) |
+//! | GET, SCAN with flag STALE | applied index, age in ms or ffffffffffffffff = never (8 each); then as without the flag |
 //! | any, status ≠ 0 | retry after ms (4), effect (1), 0 (1), length of the leader's address (2); leader's address; message |
 
 use super::body::{BodyError, Reader, padding, put_padded, put_u64s};
 use super::error::{Effect, ErrorCode, ErrorReply};
-use super::frame::{self, FrameHeader};
+use super::frame::{self, FLAG_STALE, FrameHeader};
 use super::request::{MAX_BOUND_BYTES, MAX_NAME_BYTES};
 use super::{CONNECTION_OPCODE, Opcode, REPLY_BIT};
 use crate::base::{LogIndex, NodeId, SequenceNumber};
@@ -24,6 +25,9 @@ const SCAN_FIXED_BYTES: usize = 24;
 const ENTRY_FIXED_BYTES: usize = 16;
 const HELLO_FIXED_BYTES: usize = 64;
 const ERROR_FIXED_BYTES: usize = 8;
+const STALE_FIXED_BYTES: usize = 16;
+/// The age of a state that was never known to be fresh.
+const NEVER: u64 = u64::MAX;
 const SCAN_KEYS_ONLY: u16 = 0x0001;
 
 /// A reply; bytes in it are slices of the receive buffer, or of the memtable or block they come from.
@@ -59,6 +63,13 @@ pub enum Response {
     },
     /// To SCAN.
     Scan(ScanReply),
+    /// To GET and SCAN with flag STALE: the answer, and how old it is.
+    Stale {
+        /// How old.
+        staleness: Staleness,
+        /// A `Value`, `NotFound`, or `Scan`.
+        answer: Box<Response>,
+    },
     /// To STATUS: a JSON document.
     Status(String),
     /// To STATS: a JSON document.
@@ -69,6 +80,16 @@ pub enum Response {
     Registered(Registered),
     /// To anything.
     Error(ErrorReply),
+}
+
+/// How old the state is that a read saw.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Staleness {
+    /// Every log entry up to this one is applied.
+    pub applied_index: LogIndex,
+    /// Milliseconds since the node last knew that it had applied everything that its leader had committed; `None`: it has not
+    /// known that since it started.
+    pub age_ms: Option<u64>,
 }
 
 /// A session that has begun.
@@ -187,7 +208,8 @@ impl Response {
             Self::Error(error) => error.code.status(),
             _ => 0,
         };
-        let open = frame::begin(out, opcode | REPLY_BIT, 0, request_id, status);
+        let flags = if matches!(self, Self::Stale { .. }) { FLAG_STALE } else { 0 };
+        let open = frame::begin(out, opcode | REPLY_BIT, flags, request_id, status);
         self.encode_body(out);
         if let Err(too_large) = open.finish(out) {
             let effect = match self {
@@ -209,6 +231,11 @@ impl Response {
                 out.extend_from_slice(value);
             }
             Self::NotFound { applied } => put_u64s(out, [0, applied.0]),
+            Self::Stale { staleness, answer } => {
+                let age_ms = staleness.age_ms.unwrap_or(NEVER);
+                put_u64s(out, [staleness.applied_index.0, age_ms]);
+                answer.encode_body(out);
+            }
             Self::Written { index, first_seq, last_seq } => {
                 put_u64s(out, [index.0, first_seq.0, last_seq.0]);
             }
@@ -242,6 +269,9 @@ impl Response {
 
     fn decode_body(header: &FrameHeader, body: &Bytes) -> Result<Self, BodyError> {
         let r = Reader { body };
+        if header.flags & FLAG_STALE != 0 {
+            return decode_stale(header, &r);
+        }
         if header.word != 0 {
             return decode_error(&r, header.word).map(Self::Error);
         }
@@ -264,6 +294,22 @@ impl Response {
             None => Err(r.bad("opcode", 0, "a reply's", header.opcode.into())),
         }
     }
+}
+
+fn decode_stale(header: &FrameHeader, r: &Reader<'_>) -> Result<Response, BodyError> {
+    let reads = [Opcode::Get, Opcode::Scan].map(|opcode| opcode.byte() | REPLY_BIT);
+    if header.word != 0 || !reads.contains(&header.opcode) {
+        let expected = "flag STALE on an answer to GET or SCAN only";
+        return Err(r.bad("frame flags", 0, expected, header.flags.into()));
+    }
+    r.len_at_least(STALE_FIXED_BYTES, "at least 16 more with flag STALE")?;
+    let (applied_index, age_ms) = (LogIndex(r.u64(0)), r.u64(8));
+    let plain = FrameHeader { flags: header.flags & !FLAG_STALE, ..*header };
+    let answer = Response::decode_body(&plain, &r.body.slice(STALE_FIXED_BYTES..));
+    let answer = answer
+        .map_err(|e| BodyError { offset: e.offset.saturating_add(STALE_FIXED_BYTES), ..e })?;
+    let age_ms = (age_ms != NEVER).then_some(age_ms);
+    Ok(Response::Stale { staleness: Staleness { applied_index, age_ms }, answer: Box::new(answer) })
 }
 
 /// Encodes an error that answers no request in particular; the connection is closed after it.

@@ -258,6 +258,7 @@ fn inline_commands_parse_in_any_case_with_quotes_and_escapes() {
     };
     assert_eq!(request(b"ping\r\n"), InlineRequest::Ping);
     assert_eq!(request(b"GET k\n"), InlineRequest::Get { key: b"k".to_vec() });
+    assert_eq!(request(b"GET k stale"), InlineRequest::StaleGet { key: b"k".to_vec() });
     assert_eq!(request(b"get \"a b\\x00\""), InlineRequest::Get { key: b"a b\0".to_vec() });
     let put = request(b"PUT k \"\"");
     assert_eq!(put, InlineRequest::Write { opcode: Opcode::Put, batch: one_put(b"k", b"") });
@@ -281,6 +282,7 @@ fn bad_inline_commands_say_what_was_expected() {
     let message = |line: &[u8]| parse(line).unwrap_err().reply().message;
     assert!(message(b"GTE k").contains("unknown command GTE; try HELP"));
     assert!(message(b"GET").contains("GET key"));
+    assert!(message(b"GET k k").contains("GET key [STALE]"));
     assert!(message(b"PUT k").contains("PUT key value"));
     assert!(message(b"PUT k v w").contains("PUT key value"));
     assert!(message(b"GET \"k").contains("byte 4 is not closed"));
@@ -299,6 +301,12 @@ fn text_replies_are_one_line_each_whatever_the_bytes_are() {
         value: Bytes::from_static(b"two words\n\xff"),
     };
     assert_eq!(inline::render(&value), b"VALUE \"two words\\x0a\\xff\" seq=3\n");
+    let stale = |age_ms| Response::Stale {
+        staleness: Staleness { applied_index: LogIndex(7), age_ms },
+        answer: Box::new(Response::NotFound { applied: SequenceNumber(9) }),
+    };
+    assert_eq!(inline::render(&stale(Some(40))), b"NOT_FOUND applied_index=7 age_ms=40\n");
+    assert_eq!(inline::render(&stale(None)), b"NOT_FOUND applied_index=7 age_ms=never\n");
     let error = Response::Error(ErrorReply {
         code: ErrorCode::Busy,
         effect: Effect::NotApplied,
@@ -357,6 +365,15 @@ fn any_response() -> impl Strategy<Value = (Opcode, Response)> {
             Response::Value { seq, applied, value }
         )),
         seq().prop_map(|applied| (Opcode::Get, Response::NotFound { applied })),
+        (any::<u64>(), prop::option::of(0..u64::MAX), seq()).prop_map(
+            |(index, age_ms, applied)| (
+                Opcode::Get,
+                Response::Stale {
+                    staleness: Staleness { applied_index: LogIndex(index), age_ms },
+                    answer: Box::new(Response::NotFound { applied }),
+                }
+            )
+        ),
         (any::<u64>(), 1u64..1 << 40, 0u64..1 << 20).prop_map(|(index, first, more)| (
             Opcode::Write,
             Response::Written {
@@ -414,6 +431,8 @@ proptest! {
             Request::Stats,
             Request::Register,
             Request::Members,
+            Request::StaleGet { key: &key, snapshot },
+            Request::StaleScan(scan),
             Request::Admin(AdminRequest::Add { node: NodeId(1), peer_address: &address }),
             Request::Admin(AdminRequest::Promote(NodeId(2))),
             Request::Admin(AdminRequest::Remove(NodeId(u64::MAX))),
@@ -436,7 +455,7 @@ proptest! {
                 panic!("incomplete");
             };
             prop_assert_eq!((header.request_id, header.word), (id, deadline));
-            prop_assert_eq!(&Request::decode(header.opcode, body).unwrap(), request);
+            prop_assert_eq!(&Request::decode_frame(&header, body).unwrap(), request);
             rest = &rest[consumed..];
         }
         prop_assert!(rest.is_empty());

@@ -135,6 +135,20 @@ impl Raft {
         }
     }
 
+    /// When a leader last knew that it led, and so what was committed: when it sent the last round that a majority has
+    /// confirmed. `None` on others, and before it has committed in its own term.
+    #[must_use]
+    pub fn confirmed_at(&self, now: Nanos) -> Option<Nanos> {
+        if !self.committed_in_term() {
+            return None;
+        }
+        if self.memberships.is_lone_voter(self.id()) {
+            Some(now)
+        } else {
+            self.lead.reads.confirmed_at
+        }
+    }
+
     fn read_as_leader(&mut self, reader: Reader, ctx: &mut Context<'_>) {
         if !self.committed_in_term() && !planted!(ReadBeforeOwnCommit) {
             self.lead.reads.early.push(reader);

@@ -385,7 +385,7 @@ impl Connection {
         body: &[u8],
         sink: &mut impl Sink,
     ) {
-        let request = match Request::decode(header.opcode, body) {
+        let request = match Request::decode_frame(header, body) {
             Ok(request) => request,
             // A peer understands refusals of the connection, not replies to requests.
             Err(e @ RequestError::PeerFrame { .. }) => {

@@ -761,7 +761,8 @@ impl<S: Service> EventLoop<S> {
             return;
         };
         let unsent = link.connection.output().len();
-        let large = matches!(response, Response::Value { .. } | Response::Scan(_));
+        let large =
+            matches!(response, Response::Value { .. } | Response::Scan(_) | Response::Stale { .. });
         if large && self.unsent_bytes > MAX_OUTPUT_BYTES {
             let message = "too many bytes of replies wait for clients that do not take them";
             let mut busy = ErrorReply::new(ErrorCode::Busy, WriteEffect::None, message);

@@ -184,6 +184,23 @@ fn ping_status_and_stats_name_the_node_and_what_does_not_answer() {
 }
 
 #[test]
+fn stale_reads_say_how_old_they_are() {
+    let daemon = Beachd::start();
+    daemon.ctl(&["put", "beach", "sand"]).ok();
+    let get = daemon.ctl(&["get", "--stale", "beach"]);
+    assert_eq!((get.code, get.stdout.as_str()), (Some(0), "sand\n"));
+    assert!(get.stderr.contains("stale: ") && get.stderr.contains(" ms ago"), "{get:?}");
+    let document = &json_lines(daemon.ctl(&["--json", "get", "--stale", "beach"]))[0];
+    assert!(document["applied_index"].as_u64() > Some(0), "{document}");
+    assert!(document["age_ms"].as_u64() < Some(1_000), "{document}");
+    let scan = daemon.ctl(&["scan", "--stale"]);
+    assert_eq!(scan.stdout, "beach\tsand\n");
+    assert!(scan.stderr.contains("stale: "), "{scan:?}");
+    let fresh = daemon.ctl(&["get", "beach"]);
+    assert_eq!(fresh.stderr, "");
+}
+
+#[test]
 fn a_cluster_of_one_lists_itself_and_refuses_what_cannot_be() {
     let daemon = Beachd::start();
     let list = daemon.ctl(&["member", "list"]).ok();

@@ -112,6 +112,10 @@ impl Cluster {
         slot.down = false;
     }
 
+    pub fn now(&self) -> Nanos {
+        self.now
+    }
+
     pub fn driver(&mut self, node: u64) -> &mut Driver {
         let slot = self.slots.get_mut(&node).expect("a node");
         slot.driver.as_mut().expect("the node is up")

@@ -25,7 +25,7 @@ Keys and values are text with \\xNN \\n \\r \\t \\\\ \\\" escapes; scan prints t
 
 JSON (--json), one document unless it says lines:
   put, del, batch  {\"index\",\"first_seq\",\"last_seq\",\"ops\"}
-  get              {\"key\",\"found\",\"value\"?,\"seq\"?,\"applied\"?}
+  get              {\"key\",\"found\",\"value\"?,\"seq\"?,\"applied\"?}, with --stale \"applied_index\",\"age_ms\" (null = never known)
   scan (lines)     {\"type\":\"entry\",\"key\",\"seq\",\"value\"?} then {\"type\":\"end\",\"count\",\"snapshot\",\"more\"}
   load             {\"lines\",\"batches\",\"first_seq\",\"last_seq\",\"seconds\",\"acknowledged_through\",\"resume_from\"}
   ping             {\"endpoint\",\"server\",\"node\",\"cluster\",\"us\"}
@@ -196,6 +196,9 @@ pub struct Get {
     /// Read as of this sequence number
     #[arg(long, value_name = "SEQ")]
     pub snapshot: Option<u64>,
+    /// Read what the node that answers has, however old; how old is said on stderr
+    #[arg(long, conflicts_with = "snapshot")]
+    pub stale: bool,
     /// KEY is hex digits, and so is the value printed
     #[arg(long)]
     pub hex: bool,
@@ -240,6 +243,9 @@ pub struct Scan {
     /// Read as of this sequence number
     #[arg(long, value_name = "SEQ")]
     pub snapshot: Option<u64>,
+    /// Read what the node that answers has, however old; how old is said on stderr
+    #[arg(long)]
+    pub stale: bool,
     /// START, END, and PREFIX are hex digits, and so is what is printed
     #[arg(long)]
     pub hex: bool,

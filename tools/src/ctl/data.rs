@@ -7,10 +7,10 @@ use super::bytes::{open, parse, read_all, show, show_into};
 use super::output::Failure;
 use beachdb::base::SequenceNumber;
 use beachdb::base::batch::{BatchError, WriteBatch};
-use beachdb::client::{ScanOptions, Written};
+use beachdb::client::{ScanOptions, Staleness, Written};
 use beachdb::limits::{MAX_KEY_BYTES, MAX_VALUE_BYTES};
 use beachdb::proto::text;
-use serde_json::json;
+use serde_json::{Value, json};
 use std::io::{self, BufRead, BufReader, BufWriter, Read, Write};
 use std::time::Instant;
 
@@ -63,11 +63,17 @@ pub fn del(session: &mut Session, del: &Del) -> Result<(), Failure> {
 pub fn get(session: &mut Session, get: &Get) -> Result<(), Failure> {
     let key = parse("KEY", &get.key, get.hex)?;
     let snapshot = SequenceNumber(get.snapshot.unwrap_or(0));
-    let found = session.client()?.get_at(&key, snapshot)?;
+    let (found, staleness) = if get.stale {
+        let (found, staleness) = session.client()?.get_stale(&key)?;
+        tell_staleness(session, staleness)?;
+        (found, Some(staleness))
+    } else {
+        (session.client()?.get_at(&key, snapshot)?, None)
+    };
     let shown = show(&key, get.hex);
     let Some(found) = found else {
         if session.out.json {
-            println!("{}", json!({"key": shown, "found": false}));
+            println!("{}", aged(json!({"key": shown, "found": false}), staleness));
         }
         eprintln!("beachctl: key {} not found", text::quote(&key));
         return Err(Failure::Silent);
@@ -83,7 +89,7 @@ pub fn get(session: &mut Session, get: &Get) -> Result<(), Failure> {
             "key": shown, "found": true, "value": show(&found.value, get.hex),
             "seq": found.seq.0, "applied": found.applied.0,
         });
-        writeln!(out, "{document}")?;
+        writeln!(out, "{}", aged(document, staleness))?;
         return Ok(());
     }
     if get.with_seq {
@@ -98,6 +104,27 @@ pub fn get(session: &mut Session, get: &Get) -> Result<(), Failure> {
         writeln!(out)?;
     }
     Ok(())
+}
+
+/// Says on stderr how old a stale read was.
+fn tell_staleness(session: &mut Session, staleness: Staleness) -> Result<(), Failure> {
+    let endpoint = session.client()?.endpoint().to_owned();
+    let index = staleness.applied_index;
+    let age = match staleness.age_ms {
+        Some(ms) => format!("{ms} ms ago it had all that its leader had committed"),
+        None => "it has not been known to be up to date since it started".to_owned(),
+    };
+    eprintln!("beachctl: stale: {endpoint} has applied the log up to {index}; {age}");
+    Ok(())
+}
+
+/// A document with the age of what was read.
+fn aged(mut document: Value, staleness: Option<Staleness>) -> Value {
+    if let Some(staleness) = staleness {
+        document["applied_index"] = staleness.applied_index.0.into();
+        document["age_ms"] = staleness.age_ms.into();
+    }
+    document
 }
 
 /// `scan`.
@@ -117,6 +144,7 @@ pub fn scan(session: &mut Session, scan: &Scan) -> Result<(), Failure> {
         keys_only: scan.keys_only,
         snapshot: SequenceNumber(scan.snapshot.unwrap_or(0)),
         page_entries: 0,
+        stale: scan.stale,
     };
     let json_lines = session.out.json;
     let mut out = BufWriter::new(io::stdout().lock());
@@ -154,12 +182,15 @@ pub fn scan(session: &mut Session, scan: &Scan) -> Result<(), Failure> {
         out.write_all(&line)?;
     }
     let more = entries.resume_key().map(|key| show(key, scan.hex));
-    let snapshot = entries.snapshot();
+    let (snapshot, staleness) = (entries.snapshot(), entries.staleness());
     if json_lines {
         let end = json!({"type": "end", "count": count, "snapshot": snapshot.0, "more": more});
-        writeln!(out, "{end}")?;
+        writeln!(out, "{}", aged(end, staleness))?;
     }
     out.flush()?;
+    if let Some(staleness) = staleness {
+        tell_staleness(session, staleness)?;
+    }
     if let Some(more) = more.filter(|_| !json_lines) {
         eprintln!(
             "beachctl: {count} entries shown, the limit; there may be more from {more} on (snapshot {snapshot})"
