@@ -341,6 +341,25 @@ fn names_are_resolved_and_every_address_of_a_name_is_tried() {
 }
 
 #[test]
+fn a_member_that_moved_is_found_when_it_comes_back() {
+    let mut cluster = Cluster::start(3);
+    let moved = cluster.follower();
+    cluster.kill(moved);
+    cluster.put(b"while", b"away");
+    let node = &mut cluster.nodes[moved as usize - 1];
+    (node.listen, node.peer, node.http) = (free_address(), free_address(), free_address());
+    cluster.spawn(moved);
+    cluster.wait_ready(&[moved]);
+    cluster.settle();
+    // It can lead from there, and clients are told where that is.
+    admin(&cluster, AdminRequest::Transfer(Some(NodeId(moved))));
+    assert_eq!(cluster.leader(), moved);
+    let refused = cluster.node(cluster.follower()).connect().put(b"k", b"v");
+    let Response::Error(error) = refused.response else { panic!("{refused:?}") };
+    assert_eq!(error.leader, cluster.node(moved).listen.to_string(), "{error}");
+}
+
+#[test]
 fn a_leader_that_is_told_to_stop_hands_over_and_writes_go_on_at_once() {
     let mut cluster = Cluster::start(3);
     let leader = cluster.leader();

@@ -205,7 +205,7 @@ impl<L: LogStore, S: StateMachine> Node<L, S> {
 
     pub(super) fn no_leader(&self, opcode: Opcode) -> Response {
         let leader = self.raft.leader().filter(|leader| *leader != self.replica());
-        let address = leader_address(&self.raft);
+        let address = leader.and_then(|leader| self.client_address(leader.node)).unwrap_or("");
         let message = match leader {
             None => "no leader is elected yet".to_owned(),
             Some(ReplicaId { node, .. }) => {

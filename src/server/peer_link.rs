@@ -31,6 +31,8 @@ use inbox::Inbox;
 use outbound::Outbound;
 use std::io::{self, Write};
 
+/// No frame of a handshake is longer: strangers hold no more memory than this.
+const MAX_HANDSHAKE_BYTES: usize = 4 << 10;
 /// From the first byte of a connection to the end of its handshake.
 pub const HANDSHAKE_NS: u64 = 3_000_000_000;
 /// A dialed link asks for a sign of life this often.
@@ -172,7 +174,17 @@ impl PeerLink {
         loop {
             let frame = match self.inbox.next_frame() {
                 Ok(Some(frame)) => frame,
-                Ok(None) => return Ok(()),
+                Ok(None) if self.stage == Stage::Up || self.inbox.need() <= MAX_HANDSHAKE_BYTES => {
+                    return Ok(());
+                }
+                Ok(None) => {
+                    let what = format!(
+                        "a frame of {} bytes before the handshake, at most {MAX_HANDSHAKE_BYTES} are taken",
+                        self.inbox.need()
+                    );
+                    let reply = ErrorReply::new(ErrorCode::FrameTooLarge, Effect::NotApplied, what);
+                    return Err(self.nonsense(now, reply));
+                }
                 Err(e) => return Err(self.nonsense(now, e.reply())),
             };
             let frame = match peer::decode(frame) {

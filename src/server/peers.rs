@@ -365,6 +365,12 @@ impl Peers {
         }
     }
 
+    fn inform(&mut self, now: Nanos, line: &str) {
+        if let Some(line) = self.quiet.say(now, line) {
+            log::info!("{line}");
+        }
+    }
+
     fn warn(&mut self, now: Nanos, line: &str) {
         if let Some(line) = self.quiet.say(now, line) {
             log::warn!("{line}");
@@ -414,7 +420,12 @@ impl Peers {
             log::debug!("peer connection {token}: {e}");
         }
         match socket.kind {
-            Kind::Dialed { purpose, .. } => self.dial_ended(now, purpose, why),
+            Kind::Dialed { purpose, .. } => {
+                let lived = if socket.link.is_up() { now.since(socket.link.since()) } else { 0 };
+                if self.is_current(purpose, token) {
+                    self.dial_ended(now, purpose, why, lived);
+                }
+            }
             Kind::Accepted { address, .. } => log::debug!("connection from {address} ended: {why}"),
         }
         if self.accept_at.is_some() {

@@ -42,6 +42,11 @@ impl Inbox {
         }
     }
 
+    /// Bytes that the frame being collected has, as far as is known.
+    pub const fn need(&self) -> usize {
+        self.need
+    }
+
     /// The first byte that is not taken yet.
     pub fn first_byte(&self) -> Option<u8> {
         self.buffer.first().copied()

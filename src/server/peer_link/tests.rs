@@ -150,6 +150,18 @@ fn what_does_not_belong_there_ends_the_link_with_a_reason() {
 }
 
 #[test]
+fn a_stranger_cannot_have_memory_reserved_for_it() {
+    let mut accepted = PeerLink::accepted(at(0));
+    let mut bytes = Vec::new();
+    peer::encode(&append(1 << 20), &mut bytes).unwrap();
+    let why = accepted.receive(at(0), &bytes[..100], &mut Vec::new()).unwrap_err().to_string();
+    assert!(why.contains("before the handshake"), "{why}");
+    let (mut dialed, mut accepted) = linked(at(0));
+    dialed.send(at(1), Class::Normal, 1 << 20, &append(1 << 20)).unwrap();
+    assert_eq!(carry(at(1), &mut dialed, &mut accepted).unwrap().len(), 1);
+}
+
+#[test]
 fn a_client_on_the_peer_port_is_told_where_it_is() {
     for said in [&b"GET / HTTP/1.1\r\n\r\n"[..], b"PUT k v\n", &[0x16, 3, 1, 2, 0]] {
         let mut accepted = PeerLink::accepted(at(0));

@@ -27,6 +27,8 @@ use std::net::{SocketAddr, ToSocketAddrs};
 pub(super) const FEATURES: u64 = 1;
 /// A bulk connection without messages is closed after this long.
 const BULK_IDLE_NS: u64 = 10_000_000_000;
+/// A connection that was up for this long was a good one: the next attempt comes soon, and is news.
+const STABLE_NS: u64 = 2_000_000_000;
 /// An introduction that has not answered after this long has failed.
 const INTRODUCTION_NS: u64 = 5_000_000_000;
 
@@ -200,12 +202,18 @@ impl Peers {
     /// Takes the completion of a name's resolution, and passes on any other.
     pub fn job_done(&mut self, now: Nanos, done: Completion) -> Option<Completion> {
         let Some(purpose) = self.resolving.remove(&done.id) else { return Some(done) };
+        if let Purpose::Lane(node, lane) = purpose
+            && self.peers.get(&node).is_none_or(|peer| peer.slot(lane).dial != Dial::Resolving)
+        {
+            // Nobody waits for it any more.
+            return None;
+        }
         let found = done.output.downcast::<Result<Vec<SocketAddr>, String>>();
         let found = found.map_or_else(|_| Err("no addresses".to_owned()), |found| *found);
         let addresses = match found {
             Ok(addresses) => VecDeque::from(addresses),
             Err(why) => {
-                self.dial_ended(now, purpose, &format!("the name cannot be resolved: {why}"));
+                self.dial_ended(now, purpose, &format!("the name cannot be resolved: {why}"), 0);
                 return None;
             }
         };
@@ -438,7 +446,7 @@ impl Peers {
                     }
                 }
             },
-            Err(e) => self.dial_ended(now, purpose, &e.to_string()),
+            Err(e) => self.dial_ended(now, purpose, &e.to_string(), 0),
         }
     }
 
@@ -479,6 +487,9 @@ impl Peers {
         if let Err(why) = self.check_welcome(purpose, &welcome) {
             return self.close(now, token, &why);
         }
+        if !self.is_current(purpose, token) {
+            return self.close(now, token, "another connection has taken its place");
+        }
         let replica = welcome.replica;
         let dialed = match purpose {
             Purpose::Introduction(id) => {
@@ -504,7 +515,6 @@ impl Peers {
             Purpose::Lane(node, lane) => {
                 let Some(peer) = self.peers.get_mut(&node) else { return };
                 let slot = peer.slot_mut(lane);
-                slot.backoff.reset();
                 if let Some(error) = &slot.last_error {
                     self.quiet.forget(&cannot_reach(node, &address, error));
                 }
@@ -512,7 +522,7 @@ impl Peers {
                     log::debug!("connected to node {replica} at {address} (lane bulk)");
                     return self.activate(now, token, replica);
                 }
-                log::info!("connected to node {replica} at {address}");
+                self.inform(now, &connected(replica, &address));
                 self.happened.push(Happened::Up { token, facts });
             }
         }
@@ -565,8 +575,20 @@ impl Peers {
         }
     }
 
-    /// An attempt failed, or a connection ended.
-    pub(super) fn dial_ended(&mut self, now: Nanos, purpose: Purpose, why: &str) {
+    /// Whether this connection is the one that its purpose has now.
+    pub(super) fn is_current(&self, purpose: Purpose, token: usize) -> bool {
+        match purpose {
+            Purpose::Lane(node, lane) => {
+                self.peers.get(&node).is_some_and(|p| p.slot(lane).dial == Dial::Open(token))
+            }
+            Purpose::Introduction(id) => {
+                self.introductions.get(&id).is_some_and(|i| i.token == Some(token))
+            }
+        }
+    }
+
+    /// An attempt failed, or a connection ended that was up for so many nanoseconds.
+    pub(super) fn dial_ended(&mut self, now: Nanos, purpose: Purpose, why: &str, lived: u64) {
         let (node, lane) = match purpose {
             Purpose::Introduction(id) => {
                 if !self.introductions.contains_key(&id) || self.dial_next(now, purpose) {
@@ -586,12 +608,20 @@ impl Peers {
             slot.dial = Dial::Idle;
             return;
         }
+        if lived >= STABLE_NS {
+            slot.backoff.reset();
+        }
         slot.dials_failed += u64::from(was_up.is_none());
         self.counts.dials_failed += u64::from(was_up.is_none());
         slot.last_error = Some(why.to_owned());
         slot.dial = Dial::Waiting(now.plus(slot.backoff.failed(random)));
         if let Some(replica) = was_up {
-            log::warn!("the connection to node {replica} at {address} ended: {why}");
+            let line = format!("the connection to node {replica} at {address} ended: {why}");
+            if lived >= STABLE_NS {
+                self.quiet.forget(&line);
+                self.quiet.forget(&connected(replica, &address));
+            }
+            self.warn(now, &line);
             self.happened.push(Happened::Down(replica));
         } else if !self.dial_next(now, purpose) {
             self.warn(now, &cannot_reach(node, &address, why));
@@ -608,6 +638,10 @@ impl Peers {
         let slot = self.peers.get_mut(&node)?.slot_mut(lane);
         (slot.dial == Dial::Open(token)).then_some(slot)
     }
+}
+
+fn connected(replica: ReplicaId, address: &str) -> String {
+    format!("connected to node {replica} at {address}")
 }
 
 fn cannot_reach(node: NodeId, address: &str, why: &str) -> String {
