@@ -1,8 +1,11 @@
-//! The *ideal*: the ceiling of a durable one-node server on this machine.
+//! The *ideal*: the ceiling of a durable server on this machine, of one node or of several.
 //!
 //! ```text
-//!   epoll ──▶ read every ready socket ──▶ append the frames to a zero-filled log ──▶ fdatasync, once a wake-up ──▶ answer
+//!   epoll ──▶ read every ready socket ─┬─▶ append the frames to a zero-filled log ──▶ fdatasync, once a wake-up ─┬─▶ answer
+//!                                      └─▶ with followers: send them ──▶ append, fdatasync, acknowledge ──▶ ─────┘
 //! ```
+//!
+//! With followers it answers what it and enough of them to be a majority have synced ([`crate::followers`]).
 //!
 //! It speaks just enough of the client protocol that the load generator drives it and `beachd` alike: it finds the
 //! frames, and answers each with a well-formed PUT reply. It checks nothing, keeps nothing, applies nothing, bounds
@@ -16,10 +19,12 @@
 #![expect(clippy::disallowed_methods, reason = "a raw probe of the machine, outside the library")]
 
 use crate::files::LogFile;
+use crate::followers::Followers;
 use beachdb::proto::frame::{self, HEADER_BYTES};
 use beachdb::proto::{Opcode, REPLY_BIT};
 use mio::net::{TcpListener, TcpStream};
 use mio::{Events, Interest, Poll, Token, Waker};
+use std::collections::VecDeque;
 use std::io::{self, Read, Write};
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -30,6 +35,10 @@ use std::time::Duration;
 
 const LISTENER: Token = Token(usize::MAX - 1);
 const WAKER: Token = Token(usize::MAX - 2);
+/// The followers' tokens begin here; below are the clients'.
+const FIRST_FOLLOWER: usize = usize::MAX - 2 - MAX_FOLLOWERS;
+/// Most followers: a cluster of seven.
+pub const MAX_FOLLOWERS: usize = 6;
 const READ_BYTES: usize = 256 << 10;
 /// How often a loop without traffic looks at its stop flag.
 const STOP_POLL: Duration = Duration::from_millis(50);
@@ -57,6 +66,8 @@ pub struct IdealOptions {
     pub sync: SyncMode,
     /// Size of the log; it begins again at the front when it is full.
     pub log_bytes: u64,
+    /// Nodes that each group is sent to, at most [`MAX_FOLLOWERS`]; a majority of all must have it before the answer.
+    pub followers: usize,
 }
 
 /// One wake-up's worth of requests.
@@ -65,6 +76,8 @@ struct Group {
     bytes: Vec<u8>,
     /// Connection and request id of each request.
     requests: Vec<(usize, u64)>,
+    /// Its number among those sent to followers, 0 without any.
+    number: u64,
 }
 
 struct Peer {
@@ -89,6 +102,9 @@ struct Ideal {
     /// Inline: the log. Helper: the thread has it.
     log: Option<LogFile>,
     helper: Option<Helper>,
+    followers: Option<Followers>,
+    /// On this node's disk, not yet on those of enough followers.
+    unacknowledged: VecDeque<Group>,
     scratch: Vec<u8>,
     answered: u64,
 }
@@ -114,19 +130,29 @@ pub fn serve(
 
 impl Ideal {
     fn open(options: &IdealOptions) -> io::Result<Self> {
+        if options.followers > MAX_FOLLOWERS {
+            return Err(io::Error::other(format!("more than {MAX_FOLLOWERS} followers")));
+        }
+        // The logs take seconds to be filled with zeros, and who can connect expects an answer: they come first.
+        let new_log = || match options.sync {
+            SyncMode::None => Ok(None),
+            _ => LogFile::zero_filled(&options.dir, options.log_bytes).map(Some),
+        };
+        let mut log = new_log()?;
+        let logs = (0..options.followers).map(|_| new_log()).collect::<io::Result<Vec<_>>>()?;
         let poll = Poll::new()?;
         let mut listener = TcpListener::bind(options.listen)?;
         poll.registry().register(&mut listener, LISTENER, Interest::READABLE)?;
-        let mut log = match options.sync {
-            SyncMode::None => None,
-            _ => Some(LogFile::zero_filled(&options.dir, options.log_bytes)?),
-        };
         let helper = match options.sync {
             SyncMode::Helper => {
                 let waker = Arc::new(Waker::new(poll.registry(), WAKER)?);
                 log.take().map(|log| Helper::start(log, waker))
             }
             _ => None,
+        };
+        let followers = match logs.is_empty() {
+            true => None,
+            false => Some(Followers::start(logs, poll.registry(), FIRST_FOLLOWER)?),
         };
         Ok(Self {
             poll,
@@ -135,6 +161,8 @@ impl Ideal {
             group: Group::default(),
             log,
             helper,
+            followers,
+            unacknowledged: VecDeque::new(),
             scratch: vec![0; READ_BYTES],
             answered: 0,
         })
@@ -145,7 +173,13 @@ impl Ideal {
             match event.token() {
                 LISTENER => self.accept()?,
                 WAKER => {}
-                Token(i) => {
+                token => {
+                    if let Some(followers) = &mut self.followers
+                        && followers.turn(token)?
+                    {
+                        continue;
+                    }
+                    let Token(i) = token;
                     if event.is_writable() {
                         self.flush(i);
                     }
@@ -162,43 +196,55 @@ impl Ideal {
     }
 
     fn sync_inline(&mut self) -> io::Result<()> {
-        if self.group.requests.is_empty() {
+        self.answer_acknowledged();
+        // One group at a time: while it is on its way to a majority, the next one grows, and costs no more syncs.
+        if self.group.requests.is_empty() || !self.unacknowledged.is_empty() {
             return Ok(());
         }
+        let mut group = std::mem::take(&mut self.group);
+        if let Some(followers) = &mut self.followers {
+            group.number = followers.send(&group.bytes)?;
+        }
         if let Some(log) = &mut self.log {
-            log.append(&self.group.bytes)?;
+            log.append(&group.bytes)?;
             log.sync()?;
         }
-        let mut group = std::mem::take(&mut self.group);
-        self.answer(&group);
-        group.clear();
-        self.group = group;
+        self.unacknowledged.push_back(group);
+        self.answer_acknowledged();
         Ok(())
     }
 
     /// Hands the next group over *before* the replies of the last one are written: the other order costs 15 %.
     fn turn_helper(&mut self) -> io::Result<()> {
         let Some(helper) = &mut self.helper else { return Ok(()) };
-        let mut finished = None;
         if helper.busy
             && let Ok(group) = helper.done.try_recv()
         {
             helper.busy = false;
-            finished = Some(group?);
+            self.unacknowledged.push_back(group?);
         }
         if !helper.busy && !self.group.requests.is_empty() {
             helper.busy = true;
-            let group = std::mem::take(&mut self.group);
+            let mut group = std::mem::take(&mut self.group);
+            if let Some(followers) = &mut self.followers {
+                group.number = followers.send(&group.bytes)?;
+            }
             helper.jobs.send(group).map_err(|_| io::Error::other("the helper thread ended"))?;
         }
-        if let Some(mut group) = finished {
+        self.answer_acknowledged();
+        Ok(())
+    }
+
+    /// Answers what this node has and, where there are followers, enough of them.
+    fn answer_acknowledged(&mut self) {
+        let majority = self.followers.as_ref().map_or(u64::MAX, Followers::majority);
+        while let Some(mut group) = self.unacknowledged.pop_front_if(|g| g.number <= majority) {
             self.answer(&group);
             group.clear();
             if self.group.requests.is_empty() {
                 self.group = group; // keeps its memory
             }
         }
-        Ok(())
     }
 
     fn accept(&mut self) -> io::Result<()> {

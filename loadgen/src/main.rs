@@ -1,16 +1,17 @@
 //! `beach-loadgen`: p50/p99 over the wire. See `--help`; the parts are in `lib.rs`.
 
+use beach_loadgen::args::{EtcdArgs, RunArgs};
 use beach_loadgen::driver::{Driver, DriverOptions, Pace, Until};
-use beach_loadgen::report::{Asked, Report, write_json};
 use beach_loadgen::stats::Recorder;
 use beach_loadgen::target::{Beachd, Protocol, Redis};
-use beach_loadgen::workload::{Distribution, Mix, OpKind, Workload, WorkloadOptions};
-use beachdb::base::units::parse_duration;
+use beach_loadgen::workload::{Mix, OpKind};
 use clap::Parser;
-use std::net::{SocketAddr, ToSocketAddrs};
+use std::os::unix::process::CommandExt;
 use std::path::PathBuf;
 use std::process::ExitCode;
-use std::time::Duration;
+
+/// The program that `--target etcd` becomes.
+const ETCD_CLIENT: &str = "beach-loadgen-etcd";
 
 const EXAMPLES: &str = "\
 Workloads:
@@ -24,6 +25,7 @@ Examples:
   beach-loadgen --workload b --preload --keys 1000000 --clients 64 --json b.json
   beach-loadgen --workload put --rate 20000 --clients 256 --duration 30s
   beach-loadgen --target redis --endpoints 127.0.0.1:6379 --workload put --clients 64 --pipeline 16
+  beach-loadgen --target etcd --endpoints 127.0.0.1:2379 --workload put --clients 64 --conns 4
 
 Exit code: 0 with a valid report, 1 when the run failed or its report is INVALID, 2 on wrong usage.
 The JSON's schema is in loadgen/src/report.rs.";
@@ -31,60 +33,16 @@ The JSON's schema is in loadgen/src/report.rs.";
 #[derive(Parser)]
 #[command(name = "beach-loadgen", version, about = "Latency and throughput over the wire", after_help = EXAMPLES)]
 struct Args {
-    /// Servers; connections take them in turn, pass over what is down, and go to the leader that a node names
-    #[arg(long, value_delimiter = ',', value_name = "HOST:PORT,…")]
-    endpoints: Vec<String>,
+    #[command(flatten)]
+    run: RunArgs,
     /// What is spoken
     #[arg(long, value_enum, default_value = "beachd")]
     target: TargetName,
-    /// The mix of operations
-    #[arg(long, default_value = "a", value_parser = parse_mix, value_name = "a|b|c|put|get|scan")]
-    workload: Mix,
-    /// Connections
-    #[arg(long, default_value_t = 16)]
-    clients: usize,
-    /// Requests in flight on each connection
-    #[arg(long, default_value_t = 1)]
-    pipeline: usize,
     /// Open loop: operations per second; latency counts from the intended send time
     #[arg(long, value_name = "OPS_PER_S")]
     rate: Option<f64>,
-    /// How long to measure
-    #[arg(long, default_value = "10s", value_parser = parse_duration)]
-    duration: Duration,
-    /// How long to run before that
-    #[arg(long, default_value = "2s", value_parser = parse_duration)]
-    warmup: Duration,
-    /// Number of keys
-    #[arg(long, default_value_t = 100_000)]
-    keys: u64,
-    /// Bytes in a key
-    #[arg(long, default_value_t = 16)]
-    key_size: usize,
-    /// Bytes in a value
-    #[arg(long, default_value_t = 256)]
-    value_size: usize,
-    /// How keys are drawn [default: what the workload says]
-    #[arg(long, value_enum)]
-    distribution: Option<Distribution>,
-    /// Entries asked for by a scan
-    #[arg(long, default_value_t = 100)]
-    scan_length: u32,
-    /// Seed of all choices
-    #[arg(long, default_value_t = 1)]
-    seed: u64,
-    /// Write every key once before the warmup
-    #[arg(long)]
-    preload: bool,
-    /// Deadline of each request
-    #[arg(long, default_value = "10s", value_parser = parse_duration)]
-    timeout: Duration,
-    /// Write the report as JSON; - is stdout
-    #[arg(long, value_name = "FILE")]
-    json: Option<PathBuf>,
-    /// No progress lines
-    #[arg(long)]
-    quiet: bool,
+    #[command(flatten)]
+    etcd: EtcdArgs,
     #[arg(long, hide = true)]
     hlog: Option<PathBuf>,
     #[arg(long, hide = true)]
@@ -107,6 +65,8 @@ enum TargetName {
     Beachd,
     /// Redis' RESP (SET, GET), default port 6379
     Redis,
+    /// etcd's gRPC (Put, Range), default port 2379; by `beach-loadgen-etcd`, a build of its own in loadgen/peers
+    Etcd,
 }
 
 impl TargetName {
@@ -114,6 +74,7 @@ impl TargetName {
         match self {
             Self::Beachd => "beachd",
             Self::Redis => "redis",
+            Self::Etcd => "etcd",
         }
     }
 
@@ -121,18 +82,9 @@ impl TargetName {
         match self {
             Self::Beachd => "127.0.0.1:7400",
             Self::Redis => "127.0.0.1:6379",
+            Self::Etcd => "127.0.0.1:2379",
         }
     }
-}
-
-fn parse_mix(text: &str) -> Result<Mix, String> {
-    if text.starts_with("ycsb-") {
-        return Err(
-            "the YCSB workloads are not built yet; there are a, b, c, put, get, scan".into()
-        );
-    }
-    <Mix as clap::ValueEnum>::from_str(text, false)
-        .map_err(|_| "expected one of a, b, c, put, get, scan".into())
 }
 
 fn main() -> ExitCode {
@@ -163,104 +115,65 @@ fn check_usage(args: &Args) -> Result<(), String> {
             "{flag} is not built yet (it comes with the load generator's own issue)"
         ));
     }
-    let in_flight = beachdb::limits::MAX_CONNECTION_IN_FLIGHT;
-    if args.clients == 0 || args.pipeline == 0 || args.pipeline > in_flight {
-        return Err(format!("--clients must be at least 1 and --pipeline 1 to {in_flight}"));
-    }
     if args.rate.is_some_and(|rate| !(rate > 0.0 && rate <= 1e8)) {
         return Err("--rate must be above 0 and at most 100000000".into());
     }
-    if args.duration.is_zero() || args.timeout.is_zero() {
-        return Err("--duration and --timeout must be above 0".into());
-    }
-    if args.target == TargetName::Redis && args.workload == Mix::Scan {
+    if args.target == TargetName::Redis && args.run.workload == Mix::Scan {
         return Err("Redis has no ordered scan; use --workload put, get, a, b, or c".into());
     }
-    workload(args).map(|_| ())
-}
-
-fn workload(args: &Args) -> Result<Workload, String> {
-    Workload::new(WorkloadOptions {
-        mix: args.workload,
-        distribution: args.distribution,
-        keys: args.keys,
-        key_size: args.key_size,
-        value_size: args.value_size,
-        seed: args.seed,
-        preloaded: args.preload,
-    })
+    let etcd = args.target == TargetName::Etcd;
+    if !etcd && (args.etcd.conns.is_some() || args.etcd.spread) {
+        return Err("--conns and --spread are for --target etcd".into());
+    }
+    if etcd && args.rate.is_some() {
+        return Err("--target etcd has only the closed loop, no --rate".into());
+    }
+    args.run.check()
 }
 
 fn start(args: &Args) -> Result<bool, String> {
     match args.target {
         TargetName::Beachd => {
-            let deadline_ms = u32::try_from(args.timeout.as_millis()).unwrap_or(u32::MAX).max(1);
-            run(args, Beachd::new(deadline_ms, args.scan_length))
+            let timeout_ms = args.run.timeout.as_millis();
+            let deadline_ms = u32::try_from(timeout_ms).unwrap_or(u32::MAX).max(1);
+            run(args, Beachd::new(deadline_ms, args.run.scan_length))
         }
         TargetName::Redis => run(args, Redis),
+        TargetName::Etcd => Err(become_etcd_client()),
     }
+}
+
+/// Replaces this process by the build that has a gRPC client, with the same arguments; returns why that failed.
+fn become_etcd_client() -> String {
+    let beside = std::env::current_exe().ok().map(|exe| exe.with_file_name(ETCD_CLIENT));
+    let program = beside.filter(|path| path.exists()).unwrap_or_else(|| ETCD_CLIENT.into());
+    let error = std::process::Command::new(&program).args(std::env::args_os().skip(1)).exec();
+    format!(
+        "--target etcd is {ETCD_CLIENT}, which did not start ({}: {error}); it is a build of its own: \
+         cargo build --release --manifest-path loadgen/peers/Cargo.toml --target-dir target",
+        program.display()
+    )
 }
 
 /// Runs everything asked for; returns whether the report is valid.
 fn run<P: Protocol>(args: &Args, protocol: P) -> Result<bool, String> {
     debug_assert!(OpKind::ALL.iter().any(|kind| P::supports(*kind)));
-    let mut workload = workload(args)?;
+    let mut workload = args.run.workload()?;
     let options = DriverOptions {
-        endpoints: endpoints(args)?,
-        clients: args.clients,
-        pipeline: args.pipeline,
-        timeout: args.timeout,
-        progress: !args.quiet,
+        endpoints: args.run.endpoints(args.target.default_endpoint())?,
+        clients: args.run.clients,
+        pipeline: args.run.pipeline,
+        timeout: args.run.timeout,
+        progress: !args.run.quiet,
     };
     let mut driver = Driver::connect(protocol, options)?;
-    if args.preload {
-        let until = Until::Written { keys: args.keys };
+    args.run.note_missing_preload();
+    if args.run.preload {
+        let until = Until::Written { keys: args.run.keys };
         driver.run(&mut workload, &mut Recorder::default(), Pace::Closed, until)?;
-    } else if args.workload.wants_preload() {
-        eprintln!("note: this workload reads keys that must exist; --preload writes them");
     }
     let pace = args.rate.map_or(Pace::Closed, |rate| Pace::Open { rate });
     let mut recorder = Recorder::default();
-    let until = Until::Elapsed {
-        warmup_ns: args.warmup.as_nanos() as u64,
-        measure_ns: args.duration.as_nanos() as u64,
-    };
-    let summary = driver.run(&mut workload, &mut recorder, pace, until)?;
-    let asked = Asked {
-        target: args.target.name().into(),
-        workload: args.workload,
-        distribution: workload.distribution(),
-        clients: args.clients,
-        pipeline: args.pipeline,
-        rate: args.rate,
-        keys: args.keys,
-        key_size: args.key_size,
-        value_size: args.value_size,
-        seed: args.seed,
-        preload: args.preload,
-        warmup_s: args.warmup.as_secs_f64(),
-        duration_s: args.duration.as_secs_f64(),
-    };
-    let report = Report::new(asked, pace, &recorder, &summary);
-    if args.json.as_deref() != Some(std::path::Path::new("-")) {
-        print!("{}", report.to_text());
-    }
-    if let Some(path) = &args.json {
-        write_json(path, &report)?;
-    }
-    Ok(report.valid())
-}
-
-fn endpoints(args: &Args) -> Result<Vec<SocketAddr>, String> {
-    let default = [args.target.default_endpoint().to_owned()];
-    let names: &[String] = if args.endpoints.is_empty() { &default } else { &args.endpoints };
-    names
-        .iter()
-        .map(|name| {
-            let mut found = name
-                .to_socket_addrs()
-                .map_err(|e| format!("--endpoints {name}: {e} (expected HOST:PORT)"))?;
-            found.next().ok_or_else(|| format!("--endpoints {name}: no address"))
-        })
-        .collect()
+    let summary = driver.run(&mut workload, &mut recorder, pace, args.run.until())?;
+    args.run.deliver(args.target.name(), pace, &recorder, &summary)
 }

@@ -81,7 +81,7 @@ fn probe_servers(options: &ProbeOptions) -> Result<Vec<ServerProbe>, String> {
     );
     for sync in [SyncMode::None, SyncMode::Inline, SyncMode::Helper] {
         for (clients, pipeline) in SHAPES {
-            let row = probe_server(options, sync, clients, pipeline)?;
+            let row = probe_server(options, sync, 0, clients, pipeline)?;
             println!(
                 "{:<8}{:>12}{:>12.0}{:>10.1}{:>10.1}{:>11.0}%",
                 format!("{sync:?}").to_lowercase(),
@@ -129,6 +129,7 @@ fn in_dir(what: &str, dir: &Path, e: &std::io::Error) -> String {
 fn probe_server(
     options: &ProbeOptions,
     sync: SyncMode,
+    followers: usize,
     clients: usize,
     pipeline: usize,
 ) -> Result<ServerProbe, String> {
@@ -137,6 +138,7 @@ fn probe_server(
         dir: options.dir.clone(),
         sync,
         log_bytes: LOG_BYTES,
+        followers,
     };
     let stop = AtomicBool::new(false);
     std::thread::scope(|scope| {
@@ -213,9 +215,9 @@ mod tests {
             files_only: false,
         };
         for sync in [SyncMode::None, SyncMode::Inline, SyncMode::Helper] {
-            for (clients, pipeline) in [(1, 1), (20, 16)] {
-                let row = probe_server(&options, sync, clients, pipeline).unwrap();
-                assert!(row.latency.count > 0, "{row:?}");
+            for (followers, clients, pipeline) in [(0, 1, 1), (0, 20, 16), (2, 1, 1), (2, 20, 16)] {
+                let row = probe_server(&options, sync, followers, clients, pipeline).unwrap();
+                assert!(row.latency.count > 0, "{followers} followers: {row:?}");
             }
         }
         assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 0, "nothing is left behind");

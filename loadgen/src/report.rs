@@ -33,7 +33,7 @@ const CLIENT_CPU_MAX: f64 = 0.9;
 /// What the run was asked to do, as it goes into the report.
 #[derive(Clone, Debug, Serialize)]
 pub struct Asked {
-    /// `beachd` or `redis`.
+    /// `beachd`, `redis`, or `etcd`.
     pub target: String,
     /// The mix of operations.
     pub workload: Mix,

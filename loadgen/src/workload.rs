@@ -74,7 +74,9 @@ pub enum Mix {
 }
 
 impl Mix {
-    const fn default_distribution(self) -> Distribution {
+    /// How keys are drawn when nobody says it.
+    #[must_use]
+    pub const fn default_distribution(self) -> Distribution {
         match self {
             Self::A => Distribution::Sequential,
             _ => Distribution::Uniform,

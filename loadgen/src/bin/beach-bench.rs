@@ -25,7 +25,8 @@ Examples:
   beach-bench --workload fillrandom,readrandom,readseq --num 1000000 --json bench.json
   beach-bench probe --dir /var/tmp --json probe.json
   beach-bench ideal --listen 127.0.0.1:7499 --sync inline --dir /var/tmp
-      then, in another terminal: beach-loadgen --endpoints 127.0.0.1:7499 --workload put --clients 64";
+      then, in another terminal: beach-loadgen --endpoints 127.0.0.1:7499 --workload put --clients 64
+  beach-bench ideal --followers 2       the same for three nodes, so three logs of 256 MiB";
 
 #[derive(Parser)]
 #[command(
@@ -112,6 +113,9 @@ enum Command {
         /// Size of the log; it begins again at the front when it is full
         #[arg(long, default_value = "256MiB", value_parser = parse_bytes)]
         log_size: u64,
+        /// Followers: 2 make it a cluster of three, which answers after its own sync and that of one of them
+        #[arg(long, default_value_t = 0, value_parser = clap::value_parser!(u64).range(..=ideal::MAX_FOLLOWERS as u64))]
+        followers: u64,
     },
 }
 
@@ -167,13 +171,14 @@ fn run(command: Command) -> Result<(), String> {
             let report = probe::run(&options)?;
             json.map_or(Ok(()), |path| write_json(&path, &report))
         }
-        Command::Ideal { listen, sync, dir, log_size } => {
+        Command::Ideal { listen, sync, dir, log_size, followers } => {
             let ready = |address| {
                 println!("ideal ready listen={address}");
                 // A reader that went away does not matter to the server.
                 drop(std::io::stdout().flush());
             };
-            let options = IdealOptions { listen, dir, sync, log_bytes: log_size };
+            let followers = followers as usize;
+            let options = IdealOptions { listen, dir, sync, log_bytes: log_size, followers };
             ideal::serve(&options, ready, &AtomicBool::new(false)).map_err(|e| e.to_string())
         }
     }
