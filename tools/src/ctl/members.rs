@@ -53,10 +53,20 @@ fn changed(session: &Session, node: NodeId, index: LogIndex, what: &str) -> Resu
     Ok(session.out.line(&text, &json!({"node": node.0, "index": index.0}))?)
 }
 
-/// What a node says of the members: the leader, if it can be asked, for it knows more.
+/// What a node says of the members: the leader, if it can be asked, for it knows more. A node that waits to be added knows
+/// nothing, so each endpoint is asked until one knows a leader.
 fn members(session: &mut Session) -> Result<Value, Failure> {
     let client = session.client()?;
-    let document = ask(client)?;
+    let (first, mut document) = (client.endpoint().to_owned(), ask(client)?);
+    for endpoint in session.global.endpoints.iter().filter(|endpoint| **endpoint != first) {
+        if !document["leader"].is_null() {
+            break;
+        }
+        let options = session.options(std::slice::from_ref(endpoint));
+        if let Ok(other) = Client::with_options(options).and_then(|mut client| ask(&mut client)) {
+            document = other;
+        }
+    }
     let Some(address) = leader_elsewhere(&document) else { return Ok(document) };
     let leader = Client::with_options(session.options(&[address])).and_then(|mut c| ask(&mut c));
     match leader {
@@ -201,7 +211,7 @@ fn catching_up(status: &str, node: NodeId) -> String {
 #[derive(Debug, PartialEq, Eq)]
 enum Found {
     Nobody,
-    Gone { peer_address: String, incarnation: String },
+    Gone { peer_address: String, client_address: String, incarnation: String },
     LiveLearner,
     LiveVoter,
 }
@@ -214,9 +224,11 @@ fn find(document: &Value, node: NodeId) -> Found {
     match (live, member["role"] == "voter") {
         (true, true) => Found::LiveVoter,
         (true, false) => Found::LiveLearner,
-        (false, _) => {
-            Found::Gone { peer_address: text("peer_address"), incarnation: text("incarnation") }
-        }
+        (false, _) => Found::Gone {
+            peer_address: text("peer_address"),
+            client_address: text("client_address"),
+            incarnation: text("incarnation"),
+        },
     }
 }
 
@@ -249,8 +261,14 @@ fn replace(session: &mut Session, args: &Replace) -> Result<(), Failure> {
                 )));
             }
         },
-        Found::Gone { peer_address, incarnation } => {
-            let peer = args.peer.clone().unwrap_or(peer_address);
+        Found::Gone { peer_address, client_address, incarnation } => {
+            let peer = match &args.peer {
+                Some(peer) => peer.clone(),
+                None => {
+                    check_new_life(session, node, &client_address, &incarnation)?;
+                    peer_address
+                }
+            };
             step(format!("removing node {node}, incarnation {incarnation}"));
             let index = session.client()?.admin(&AdminRequest::Remove(node))?;
             step(format!(
@@ -268,6 +286,33 @@ fn replace(session: &mut Session, args: &Replace) -> Result<(), Failure> {
     let text = format!("OK node {node} is replaced and votes (log index {index})");
     let answer = json!({"node": node.0, "index": index.0, "replaced": true});
     Ok(session.out.line(&text, &answer)?)
+}
+
+/// Before a member is removed: that a new life of it is there to be added. One that is only down keeps its place.
+fn check_new_life(
+    session: &Session,
+    node: NodeId,
+    client_address: &str,
+    incarnation: &str,
+) -> Result<(), Failure> {
+    let options = session.options(&[client_address.to_owned()]);
+    let status = Client::with_options(options).and_then(|mut client| client.status());
+    let why = match status {
+        Err(e) => format!("does not answer ({e})"),
+        Ok(text) => {
+            let document: Value = serde_json::from_str(&text).unwrap_or_default();
+            let same = document["incarnation"].as_str() == Some(incarnation);
+            match document["node"].as_u64() == Some(node.0) {
+                true if !same => return Ok(()),
+                true => "runs with the disk that the cluster knows".to_owned(),
+                false => format!("is not at {client_address}: node {} is", document["node"]),
+            }
+        }
+    };
+    Err(Failure::Failed(format!(
+        "node {node} {why}, so nothing was changed. Start it with an empty data directory and --join, or name where its \
+         replacement listens for peers: --peer HOST:PORT"
+    )))
 }
 
 /// `transfer-leader`.
@@ -295,7 +340,7 @@ mod tests {
             "node": 1, "leader": 1, "commit": 90, "snapshots": {"sending": []},
             "members": [
                 {"node": 1, "role": "voter", "client_address": "a:1", "progress": null},
-                {"node": 2, "role": role, "peer_address": "b:2", "incarnation": "ab",
+                {"node": 2, "role": role, "peer_address": "b:2", "client_address": "b:1", "incarnation": "ab",
                  "progress": {"recent": recent, "matched": 7}},
             ],
         })
@@ -304,7 +349,11 @@ mod tests {
     #[test]
     fn replace_goes_on_where_it_was_interrupted() {
         let node = NodeId(2);
-        let gone = Found::Gone { peer_address: "b:2".into(), incarnation: "ab".into() };
+        let gone = Found::Gone {
+            peer_address: "b:2".into(),
+            client_address: "b:1".into(),
+            incarnation: "ab".into(),
+        };
         assert_eq!(find(&document("voter", false), node), gone);
         assert_eq!(find(&document("learner", false), node), gone);
         assert_eq!(find(&document("learner", true), node), Found::LiveLearner);
