@@ -194,8 +194,17 @@ impl<L: LogStore, S: StateMachine> Node<L, S> {
         for to in blank.collect::<Vec<_>>() {
             self.tell_to_begin(to, out);
         }
+        self.compare_list();
         self.step_raft(now, raft::Event::Tick, out);
         self.kick_log(now);
+    }
+
+    /// A member that is linked and whose software lacks this feature. One that is down has not said what it lacks: it will
+    /// refuse to apply what it does not know, and say so.
+    pub(super) fn who_lacks(&self, feature: u64) -> Option<ReplicaId> {
+        let linked = |m: &Member| self.formation.linked.get(&m.replica.node);
+        let mut facts = self.raft.membership().members().filter_map(linked);
+        facts.find(|facts| facts.features & feature == 0).map(|facts| facts.replica)
     }
 
     /// What a node without members waits for, and what to do about it; `None` when it knows its members.
@@ -283,7 +292,7 @@ impl<L: LogStore, S: StateMachine> Node<L, S> {
         text
     }
 
-    /// Called once at the start: a directory that belongs to a cluster does not look at the list any more.
+    /// A directory that belongs to a cluster does not look at the list any more.
     pub(super) fn compare_list(&self) {
         let (Bootstrap::Initial(list), members) = (&self.config.bootstrap, self.raft.membership())
         else {

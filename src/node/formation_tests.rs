@@ -4,7 +4,8 @@ use crate::base::{Membership, Nanos, NodeId, ReplicaId};
 use crate::env::Env;
 use crate::env::sim::{self, CrashKind, SimHandles};
 use crate::node::sim::SimDriver;
-use crate::node::{Bootstrap, EngineMachine, Event, Node, NodeConfig, PeerFacts};
+use crate::node::{Bootstrap, EngineMachine, Event, Node, NodeConfig, Origin, PeerFacts};
+use crate::proto::{ErrorCode, Request, Response};
 use crate::raft::Role;
 use crate::raft_log::RaftLog;
 use std::collections::BTreeMap;
@@ -83,7 +84,7 @@ impl World {
             replica: node.replica(),
             blank: node.is_blank(),
             known: known.map_or(0, |member| member.replica.incarnation),
-            features: 0,
+            features: crate::node::FEATURES,
             peer_address: address(of),
             client_address: format!("n{of}:0"),
         }
@@ -278,6 +279,35 @@ fn a_node_takes_no_beginning_that_is_not_its_own() {
     let begin = Event::Begin { from, members: alone };
     world.slots.get_mut(&3).unwrap().driver.event(begin);
     assert_eq!(world.members(3), begun, "it has begun already");
+}
+
+#[test]
+fn no_session_begins_while_a_member_does_not_know_them() {
+    let mut world = World::form(&[1, 2, 3]);
+    world.link_all();
+    world.pass(3_000);
+    let leader = world.leaders()[0];
+    let origin = |request_id| Origin { conn: 1, request_id };
+    let old = if leader == 2 { 3 } else { 2 };
+    let mut facts = world.facts(old, leader);
+    facts.features = 0;
+    let register = |world: &mut World, id| {
+        let driver = &mut world.slots.get_mut(&leader).unwrap().driver;
+        driver.request(origin(id), Request::Register, 10_000);
+        world.settle();
+        world.slots.get_mut(&leader).unwrap().driver.take_reply(origin(id))
+    };
+    let up = |world: &mut World, facts: PeerFacts| {
+        world.slots.get_mut(&leader).unwrap().driver.event(Event::PeerUp(facts));
+    };
+    up(&mut world, facts.clone());
+    match register(&mut world, 1) {
+        Some(Response::Error(error)) => assert_eq!(error.code, ErrorCode::BadRequest, "{error}"),
+        other => panic!("{other:?}"),
+    }
+    facts.features = crate::node::FEATURES;
+    up(&mut world, facts);
+    assert!(matches!(register(&mut world, 2), Some(Response::Registered(_))));
 }
 
 #[test]

@@ -96,7 +96,10 @@ pub use status::{
     LinkStatus, MemberStatus, MembersStatus, MemoryStatus, ProgressStatus, ReadStats,
     ReceiveStatus, SnapshotStatus, Stages, Stats, Status,
 };
-pub use types::{Admin, Effect, EntryOutcome, Event, FatalError, Observed, Origin, PeerFacts};
+pub use types::{
+    Admin, Effect, EntryOutcome, Event, FEATURE_SESSIONS, FEATURES, FatalError, Observed, Origin,
+    PeerFacts,
+};
 
 use crate::base::batch::{BatchRef, WriteBatch};
 use crate::base::trace::{StageStats, TraceEvent, TraceRing};
@@ -510,6 +513,11 @@ impl<L: LogStore, S: StateMachine> Node<L, S> {
                 let batch =
                     BatchRef::parse(batch.as_bytes()).expect("a WriteBatch is a valid batch");
                 self.check_writable(arrival.opcode, &batch)?;
+                if let Some(old) = self.who_lacks(FEATURE_SESSIONS) {
+                    let message = format!("node {old} runs software without sessions: upgrade it");
+                    let not_applied = proto::Effect::NotApplied;
+                    return Err(admission::error(ErrorCode::BadRequest, not_applied, message));
+                }
                 let ticket = self.desk.admit(now, arrival)?;
                 self.writes.add(ticket, batch);
             }

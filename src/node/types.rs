@@ -77,6 +77,11 @@ pub enum Event<'a> {
     Drain,
 }
 
+/// The feature of nodes that apply entries of kind REGISTER.
+pub const FEATURE_SESSIONS: u64 = 1;
+/// All that this software can do; what HELLO says between nodes.
+pub const FEATURES: u64 = FEATURE_SESSIONS;
+
 /// What a peer said of itself when a connection to it came up.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct PeerFacts {
@@ -86,7 +91,7 @@ pub struct PeerFacts {
     pub blank: bool,
     /// The incarnation by which its membership knows *this* node's number; 0: it is no member there.
     pub known: u64,
-    /// What its software can do, bit by bit.
+    /// What its software can do, bit by bit: [`FEATURE_SESSIONS`].
     pub features: u64,
     /// Where its peers reach it.
     pub peer_address: String,

@@ -289,7 +289,7 @@ pub enum ConfigError {
         command: &'static str,
     },
     /// Something that a later version does.
-    #[error("{what} is not available in this version: it runs clusters of one node ({instead})")]
+    #[error("{what} is not available in this version ({instead})")]
     NotAvailable {
         /// The flag or command.
         what: &'static str,

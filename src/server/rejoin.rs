@@ -112,12 +112,10 @@ fn report(args: &RejoinArgs, done: &Rejoined, out: &mut dyn Write) -> io::Result
         out,
         "Node {node} of cluster {} is now incarnation {incarnation:016x}.
 
-Next, with beachctl at a member that is up:
-  beachctl member remove {node}             the old incarnation leaves
+Next:
   beachd --data-dir {dir} …                 start this node with its usual settings; it waits to be added
-  beachctl member add {node} …              as a learner, with this node's addresses
-  beachctl member promote {node}            when it has caught up
-(The beachd of this version runs clusters of one node: the peer port and these member commands come with a later one.)",
+  beachctl member replace {node}            at a member that is up: the old incarnation leaves, this one comes
+                                            as a learner, catches up, and votes",
         identity.cluster_id
     )
 }
@@ -170,7 +168,7 @@ mod tests {
             let incarnation = text.lines().find_map(|l| l.strip_prefix("incarnation ")).unwrap();
             let line = format!("Node 3 of cluster beach is now incarnation {incarnation}.");
             assert!(out.contains(&line), "{out}");
-            assert!(out.contains("beachctl member remove 3"), "{out}");
+            assert!(out.contains("beachctl member replace 3"), "{out}");
         }
     }
 }

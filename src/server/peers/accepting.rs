@@ -14,6 +14,7 @@
 use super::{Kind, Peers, Standing};
 use crate::base::Nanos;
 use crate::limits::MAX_PEER_CONNECTIONS;
+use crate::node::FEATURES;
 use crate::proto::peer::{Lane, PEER_PROTOCOL_VERSION, PeerHello, PeerWelcome};
 use crate::proto::{Effect, ErrorCode, ErrorReply};
 use crate::server::peer_link::PeerLink;
@@ -104,7 +105,7 @@ impl Peers {
         *from = Some((hello.replica, hello.lane));
         let welcome = PeerWelcome {
             version: PEER_PROTOCOL_VERSION,
-            features: super::dialing::FEATURES,
+            features: FEATURES,
             replica: self.me.replica,
             blank: standing.is_blank(),
             known,

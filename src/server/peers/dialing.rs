@@ -15,7 +15,7 @@ use super::{Happened, Kind, Peers, Standing};
 use crate::base::{Member, MemberRole, Nanos, NodeId, ReplicaId};
 use crate::env::{Completion, JobOutput};
 use crate::limits::{MAX_INTRODUCTIONS, PEER_OUTPUT_BYTES};
-use crate::node::PeerFacts;
+use crate::node::{FEATURES, PeerFacts};
 use crate::proto::peer::{Lane, PEER_PROTOCOL_VERSION, PeerHello, PeerWelcome};
 use crate::raft::Message;
 use crate::server::peer_link::PeerLink;
@@ -23,8 +23,6 @@ use mio::net::TcpStream;
 use std::collections::VecDeque;
 use std::net::{SocketAddr, ToSocketAddrs};
 
-/// What this software can do, bit by bit: bit 0, it knows entries of kind REGISTER.
-pub(super) const FEATURES: u64 = 1;
 /// A bulk connection without messages is closed after this long.
 const BULK_IDLE_NS: u64 = 10_000_000_000;
 /// A connection that was up for this long was a good one: the next attempt comes soon, and is news.
