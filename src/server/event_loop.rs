@@ -27,12 +27,17 @@
 //!
 //! What it does not do: decide anything about requests. It never touches a file, and never waits for one.
 
+mod accepting;
+mod ports;
+
+pub use ports::{Addresses, Ports};
+
 use super::ServerError;
-use super::connection::{Connection, Incoming, Patience, Sink, Timeouts};
+use super::connection::{Incoming, Patience, Sink, Timeouts};
 use super::counters::{CloseReason, Counters};
 use super::http::{HttpPort, Pages};
 use super::link::{Link, LinkKey};
-use super::peers::{self, Happened, PeerMetrics, Peers};
+use super::peers::{Happened, PeerMetrics, Peers};
 use super::service::Service;
 use crate::base::Nanos;
 use crate::env::{Clock, Completion, Jobs};
@@ -41,7 +46,7 @@ use crate::limits::{
 };
 use crate::node::{Effect, Event, Origin};
 use crate::proto::{Effect as WriteEffect, ErrorCode, ErrorReply, Opcode, Request, Response};
-use mio::net::{TcpListener, TcpStream};
+use mio::net::TcpListener;
 use mio::{Events, Interest, Poll, Token};
 use signal_hook_mio::v1_0::Signals;
 use slotmap::SlotMap;
@@ -191,50 +196,6 @@ impl<S: Service> Pages for View<'_, S> {
         self.peers.write(&mut out);
         self.service.metrics(self.now, &mut out);
         out
-    }
-}
-
-/// Where to listen.
-#[derive(Clone, Copy, Debug)]
-pub struct Addresses {
-    /// For clients.
-    pub listen: SocketAddr,
-    /// For other nodes.
-    pub peer: SocketAddr,
-    /// For pages; none when they are off.
-    pub http: Option<SocketAddr>,
-}
-
-/// The sockets that are open before the node is.
-pub struct Ports {
-    /// The client port.
-    pub listener: TcpListener,
-    /// The peer port; [`Peers`] takes it.
-    pub peer: TcpListener,
-    /// The HTTP port.
-    pub http: Option<HttpPort>,
-}
-
-impl Ports {
-    /// Binds all, so that a port in use is found before the data directory is touched.
-    pub fn bind(poll: &Poll, at: Addresses) -> Result<Self, ServerError> {
-        let bind = |what, address| move |source| ServerError::Bind { what, address, source };
-        let open = |what, address, token| -> Result<TcpListener, ServerError> {
-            let mut listener = TcpListener::bind(address).map_err(bind(what, address))?;
-            super::process::deepen_backlog(&listener);
-            poll.registry().register(&mut listener, Token(token), Interest::READABLE)?;
-            Ok(listener)
-        };
-        let listener = open("client port (--listen)", at.listen, LISTEN)?;
-        let peer = open("peer port (--peer-listen)", at.peer, peers::LISTEN)?;
-        let http = match at.http {
-            None => None,
-            Some(address) => Some(
-                HttpPort::bind(address, HTTP, poll.registry())
-                    .map_err(bind("HTTP port (--http)", address))?,
-            ),
-        };
-        Ok(Self { listener, peer, http })
     }
 }
 
@@ -483,103 +444,6 @@ impl<S: Service> EventLoop<S> {
             let Some(completion) = self.peers.job_done(now, completion) else { continue };
             self.service.step(now, Event::JobDone(completion), &mut self.effects);
         }
-    }
-
-    fn accept(&mut self, now: Nanos) {
-        if self.accept_at.is_some_and(|at| at <= now) {
-            self.accept_at = None;
-            self.accept_ready = true;
-        }
-        if !self.accept_ready || self.accept_at.is_some() {
-            return;
-        }
-        for _ in 0..ACCEPTS_PER_TURN {
-            let Some(listener) = &self.listener else {
-                self.accept_ready = false;
-                return;
-            };
-            match listener.accept() {
-                Ok((socket, peer)) => {
-                    self.accept_failing = false;
-                    self.open(now, socket, peer);
-                }
-                Err(e) if e.kind() == io::ErrorKind::WouldBlock => {
-                    self.accept_ready = false;
-                    return;
-                }
-                // The client went away between its connect and our accept.
-                Err(e) if e.kind() == io::ErrorKind::ConnectionAborted => {}
-                Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
-                Err(e) => {
-                    if !self.accept_failing {
-                        log::warn!("cannot accept connections: {e}; trying again every 100 ms");
-                    }
-                    self.accept_failing = true;
-                    self.counters.accept_failures += 1;
-                    self.accept_at = Some(now.plus(ACCEPT_PAUSE));
-                    return;
-                }
-            }
-        }
-    }
-
-    fn open(&mut self, now: Nanos, mut socket: TcpStream, peer: SocketAddr) {
-        let known = self.links.len() - self.refused;
-        let refused = known >= self.settings.max_connections;
-        if refused {
-            self.counters.refused += 1;
-            if self.refused >= MAX_REFUSED {
-                return;
-            }
-        } else {
-            self.counters.accepted += 1;
-        }
-        if let Err(e) = socket.set_nodelay(true) {
-            log::debug!("{peer}: {e}");
-        }
-        let registry = self.poll.registry();
-        let mut failed = None;
-        let key = self.links.insert_with_key(|key: LinkKey| {
-            let token = Token(key.number() as usize);
-            failed = registry
-                .register(&mut socket, token, Interest::READABLE | Interest::WRITABLE)
-                .err();
-            Link {
-                socket,
-                connection: Connection::new(now, peer.ip().to_canonical().is_loopback()),
-                readable: true,
-                read_closed: false,
-                queued: true,
-                dirty: false,
-                refused,
-                lingering: None,
-            }
-        });
-        if let Some(e) = failed {
-            log::warn!("{peer}: cannot register the connection: {e}");
-            self.links.remove(key);
-            return;
-        }
-        if refused {
-            self.refused += 1;
-            self.turn_away(now, key);
-        }
-        self.ready.push(key);
-        self.plan_sweep(now);
-    }
-
-    /// Tells a connection above the limit that there is no room. It has not spoken yet, so nobody knows what it
-    /// speaks: a frame whose message is plain text serves both kinds.
-    fn turn_away(&mut self, now: Nanos, key: LinkKey) {
-        let most = self.settings.max_connections;
-        let message = format!("the server has its limit of {most} connections; try again later\n");
-        let mut error =
-            ErrorReply::new(ErrorCode::TooManyConnections, WriteEffect::NotApplied, message);
-        error.retry_after_ms = 1_000;
-        let link = &mut self.links[key];
-        link.connection.refuse(now, &error);
-        self.unsent_bytes += link.connection.output().len();
-        self.mark_dirty(key);
     }
 
     fn mark_dirty(&mut self, key: LinkKey) {
