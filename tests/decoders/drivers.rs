@@ -19,7 +19,7 @@ use beachdb::env::{Disk, File, IoResult};
 use beachdb::limits::{MAX_FRAME_BYTES, MAX_INLINE_BYTES, MAX_SESSIONS};
 use beachdb::node::{Replicated, wire};
 use beachdb::proto::explain::{batch_json, explain, explain_batch, frame_json, peer_frame_json};
-use beachdb::proto::frame::{self, CrcPolicy, Decoded, FrameHeader, HEADER_BYTES};
+use beachdb::proto::frame::{self, CrcPolicy, Decoded, FLAG_STALE, FrameHeader, HEADER_BYTES};
 use beachdb::proto::inline::InlineCommand;
 use beachdb::proto::peer::{self, PeerFrame};
 use beachdb::proto::{REPLY_BIT, Request, Response, classify, inline};
@@ -175,7 +175,7 @@ fn one_frame(data: &[u8]) {
             Ok(Decoded::Frame { header, body, consumed }) => {
                 assert_eq!(consumed, HEADER_BYTES + body.len());
                 assert!(consumed <= data.len());
-                request_round_trip(header.opcode, body);
+                request_round_trip(header.opcode, header.flags & FLAG_STALE, body);
                 response_round_trip(&header, body);
             }
         }
@@ -185,7 +185,9 @@ fn one_frame(data: &[u8]) {
 /// `proto::request` and `proto::response` without a frame around them: opcode, status word, body.
 pub fn body(data: &[u8]) {
     let Some((head, body)) = data.split_first_chunk::<5>() else { return };
-    request_round_trip(head[0], body);
+    for flags in [0, FLAG_STALE] {
+        request_round_trip(head[0], flags, body);
+    }
     let header = FrameHeader {
         length: (HEADER_BYTES + body.len()) as u32,
         version: beachdb::proto::PROTOCOL_VERSION,
@@ -196,10 +198,20 @@ pub fn body(data: &[u8]) {
         crc: 0,
     };
     response_round_trip(&header, body);
+    response_round_trip(&FrameHeader { flags: FLAG_STALE, ..header }, body);
 }
 
-fn request_round_trip(opcode: u8, body: &[u8]) {
-    let request = match Request::decode(opcode, body) {
+fn request_round_trip(opcode: u8, flags: u16, body: &[u8]) {
+    let header = FrameHeader {
+        length: (HEADER_BYTES + body.len()) as u32,
+        version: beachdb::proto::PROTOCOL_VERSION,
+        opcode,
+        flags,
+        request_id: 1,
+        word: 2,
+        crc: 0,
+    };
+    let request = match Request::decode_frame(&header, body) {
         Ok(request) => request,
         Err(error) => return drop(error.reply()),
     };
@@ -209,7 +221,7 @@ fn request_round_trip(opcode: u8, body: &[u8]) {
     else {
         panic!("an encoded request is a frame: {request:?}");
     };
-    assert_eq!(header.opcode, opcode);
+    assert_eq!((header.opcode, header.flags), (opcode, flags));
     assert_eq!(again, body, "one spelling of {request:?}");
 }
 
