@@ -131,3 +131,22 @@ fn an_artifact_replays_its_own_plan() {
     bad.assert_code(2);
     assert!(bad.stderr.contains("bad.json"), "{}", bad.stderr);
 }
+
+/// Artifacts of failures that were found and mended, each named for what it showed.
+#[test]
+fn failures_of_the_past_pass_now() {
+    let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/sim");
+    let entries = std::fs::read_dir(&dir).expect("the artifacts");
+    let artifacts: Vec<_> = entries.map(|entry| entry.expect("a file").path()).collect();
+    assert!(!artifacts.is_empty());
+    for path in artifacts {
+        let replay = sim(&["replay", path.to_str().expect("a name in UTF-8")]);
+        assert_eq!(
+            replay.last_line(),
+            "1 passed, 0 failed",
+            "{}: {}",
+            path.display(),
+            replay.stdout
+        );
+    }
+}

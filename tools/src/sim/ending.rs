@@ -75,7 +75,8 @@ impl World {
             s.disk.clear_faults();
             s.disk.set_capacity(None);
             s.cramped = false;
-            s.excused = false;
+            // `excused` stays: what failed on a slow disk before the calm may be told after it, and nothing else fails like
+            // that any more.
             s.crash_on_start = None;
             s.slow = (1, now);
             for lane in &mut s.lanes {
