@@ -13,7 +13,7 @@ pub enum Bootstrap {
     /// These; every one of them starts with the same list.
     Members(Membership),
     /// Those of this list, with their peer addresses, as soon as all of them are there; see
-    /// [`formation`](super::formation). Each is started with the same list, this node is in it, and it has two or more.
+    /// `node::formation`. Each is started with the same list, this node is in it, and it has two or more.
     Initial(BTreeMap<NodeId, String>),
     /// A cluster exists: wait until its leader sends a log or a snapshot, and campaign never before.
     Join,

@@ -27,7 +27,7 @@
 //! - A follower's state is the leader's: it comes from committed entries, or from a snapshot that replaces all of it.
 //! - A reply says what happened to the write. Before propose a refusal is *not applied*; after it, a passed deadline
 //!   is *unknown*. Apply never looks at the clock, at deadlines, or at connections.
-//! - Reads are linearizable, but for those that ask for no more than what is here ([`freshness`]): they wait for a read index taken after they arrived and for its entries to be applied,
+//! - Reads are linearizable, but for those that ask for no more than what is here (`freshness`): they wait for a read index taken after they arrived and for its entries to be applied,
 //!   so none is served after a restart until replay reached a confirmed commit (pitfall 35).
 //! - Every queue is bounded (`limits`); a full one answers `BUSY` with a hint.
 //! - After a fatal effect nothing else is answered.

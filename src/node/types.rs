@@ -45,7 +45,7 @@ pub enum Event<'a> {
     /// A connection to this replica is up: from now on messages to it may arrive.
     PeerUp(PeerFacts),
     /// A member that has begun its log says who the first members of the cluster are; see
-    /// [`formation`](super::formation).
+    /// `node::formation`.
     Begin {
         /// Who says so.
         from: ReplicaId,

@@ -1,4 +1,4 @@
-//! [`raft::Message`] <-> [`PeerMessage`]: what raft says, as the peer protocol carries it.
+//! [`Message`] <-> [`PeerMessage`]: what raft says, as the peer protocol carries it.
 //!
 //! ```text
 //! Effect::Send(message) ─► to_wire ─► peer::encode ─► bytes ─► peer::decode ─► from_wire ─► Event::Peer(message)

@@ -1,8 +1,8 @@
 //! Bounds-checked reads of a frame's body, and the writes that go with them: shared by replies and peer frames.
 //!
-//! Bodies are rows of 8 bytes. A decoder checks how many bytes there are ([`Reader::len_is`],
-//! [`Reader::len_at_least`]) before it reads fields at their offsets; what is reserved or padding must be zero
-//! ([`Reader::zero`]), so that every message has one spelling.
+//! Bodies are rows of 8 bytes. A decoder checks how many bytes there are (`Reader::len_is`,
+//! `Reader::len_at_least`) before it reads fields at their offsets; what is reserved or padding must be zero
+//! (`Reader::zero`), so that every message has one spelling.
 
 use crate::base::SequenceNumber;
 use byteorder::{BigEndian, ByteOrder};
