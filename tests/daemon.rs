@@ -245,7 +245,7 @@ fn a_damaged_log_is_refused_with_the_way_out_and_rejoin_takes_it() {
     let identity = fs::read_to_string(data.join("IDENTITY")).expect("read");
     let line = |name| identity.lines().find_map(|l| l.strip_prefix(name)).expect("a line");
     let said = format!("Node 3 of cluster beachdb is now incarnation {}.", line("incarnation "));
-    assert!(out.contains(&said) && out.contains("beachctl member remove 3"), "{out}");
+    assert!(out.contains(&said) && out.contains("beachctl member replace 3"), "{out}");
     assert_eq!(line("joining "), "yes");
     let aside = fs::read_dir(&data).expect("listed").map(|e| e.expect("entry").path());
     let aside = aside.filter(|p| p.to_string_lossy().contains("damaged-")).collect::<Vec<_>>();
