@@ -45,19 +45,29 @@ pub struct Link {
 impl Link {
     /// One read. `None`: nothing there now.
     pub fn read(&mut self, scratch: &mut [u8]) -> io::Result<Option<usize>> {
-        match self.socket.read(scratch) {
-            Ok(n) => {
-                // A short read has emptied the socket, and the next byte brings the next edge; but the end of the
-                // stream brings none after the edge it came with.
-                self.readable = n > 0 && (n == scratch.len() || self.read_closed);
-                Ok(Some(n))
-            }
-            Err(e) if e.kind() == io::ErrorKind::WouldBlock => {
-                self.readable = false;
-                Ok(None)
-            }
-            Err(e) if e.kind() == io::ErrorKind::Interrupted => Ok(None),
-            Err(e) => Err(e),
+        read_once(&mut self.socket, &mut self.readable, self.read_closed, scratch)
+    }
+}
+
+/// One read of a socket that mio reports by edges. `readable` says afterwards whether there may be more without another
+/// edge; `read_closed` is whether the other end has said that it is done. `None`: nothing there now.
+pub fn read_once(
+    socket: &mut TcpStream,
+    readable: &mut bool,
+    read_closed: bool,
+    scratch: &mut [u8],
+) -> io::Result<Option<usize>> {
+    match socket.read(scratch) {
+        Ok(n) => {
+            // A short read has emptied the socket, and the next byte brings the next edge; but the end of the
+            // stream brings none after the edge it came with.
+            *readable = n > 0 && (n == scratch.len() || read_closed);
+            Ok(Some(n))
+        }
+        Err(e) if e.kind() == io::ErrorKind::Interrupted => Ok(None),
+        Err(e) => {
+            *readable = false;
+            if e.kind() == io::ErrorKind::WouldBlock { Ok(None) } else { Err(e) }
         }
     }
 }

@@ -34,6 +34,7 @@ mod status;
 
 pub use status::PeerMetrics;
 
+use super::link::read_once;
 use super::peer_link::{Broken, Class, Heard, NotTaken, PeerLink};
 use crate::base::{Member, Membership, Nanos, NodeId, ReplicaId};
 use crate::env::{JobId, Jobs, Random};
@@ -47,7 +48,7 @@ use mio::net::{TcpListener, TcpStream};
 use mio::{Interest, Registry, Token};
 use quiet::Quiet;
 use std::collections::{BTreeMap, VecDeque};
-use std::io::{self, Read};
+use std::io;
 use std::net::{Shutdown, SocketAddr};
 use std::sync::Arc;
 
@@ -537,23 +538,9 @@ impl Peers {
 }
 
 impl Socket {
-    /// One read. `None`: nothing there now. As `Link::read`, for the same reasons.
+    /// One read. `None`: nothing there now.
     fn read(&mut self, scratch: &mut [u8]) -> io::Result<Option<usize>> {
-        match self.stream.read(scratch) {
-            Ok(n) => {
-                self.readable = n > 0 && (n == scratch.len() || self.read_closed);
-                Ok(Some(n))
-            }
-            Err(e) if e.kind() == io::ErrorKind::WouldBlock => {
-                self.readable = false;
-                Ok(None)
-            }
-            Err(e) if e.kind() == io::ErrorKind::Interrupted => Ok(None),
-            Err(e) => {
-                self.readable = false;
-                Err(e)
-            }
-        }
+        read_once(&mut self.stream, &mut self.readable, self.read_closed, scratch)
     }
 }
 
