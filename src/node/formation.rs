@@ -118,16 +118,19 @@ impl<L: LogStore, S: StateMachine> Node<L, S> {
         }
     }
 
-    /// The first members, while the log still begins with them.
+    /// The first members, while the log still begins with them and this replica is one of them: one that `recover` made a
+    /// cluster of its own has left them.
     fn first_members(&self) -> Option<&Membership> {
         let (set_at, members) = self.raft.membership_at(LogIndex::ZERO)?;
         let whole = *set_at == LogIndex::ZERO && self.log.first_index() == LogIndex(1);
-        Some(members).filter(|members| whole && !members.is_empty())
+        Some(members).filter(|members| whole && members.is_voter(self.replica()))
     }
 
-    /// Tells a blank replica that it is one of the first members, if it is.
+    /// Tells a blank replica that it is one of the first members, if it is, and still a member.
     fn tell_to_begin(&self, to: ReplicaId, out: &mut Vec<Effect>) {
-        if let Some(members) = self.first_members().filter(|members| members.is_voter(to)) {
+        let belongs = self.raft.membership().replica(to).is_some();
+        let first = self.first_members().filter(|members| belongs && members.is_voter(to));
+        if let Some(members) = first {
             out.push(Effect::Begin { to, members: members.clone() });
         }
     }

@@ -3,6 +3,7 @@
 use crate::base::{Membership, Nanos, NodeId, ReplicaId};
 use crate::env::Env;
 use crate::env::sim::{self, CrashKind, SimHandles};
+use crate::node::recover::{NewCluster, Recovery};
 use crate::node::sim::SimDriver;
 use crate::node::{Bootstrap, EngineMachine, Event, Node, NodeConfig, Origin, PeerFacts};
 use crate::proto::{ErrorCode, Request, Response};
@@ -68,6 +69,21 @@ impl World {
         drop(driver);
         sim.disk.restart();
         let config = NodeConfig { bootstrap, ..config };
+        let opened = Node::open(config.clone(), env.clone()).unwrap();
+        let driver = SimDriver::new(opened, &sim);
+        self.slots.insert(node, Slot { env, sim, config, driver });
+    }
+
+    /// `beachd recover` makes the node a cluster of its own.
+    fn recover(&mut self, node: u64, incarnation: u64) {
+        let Slot { env, sim, config, driver } = self.slots.remove(&node).unwrap();
+        sim.disk.crash(CrashKind::Process);
+        sim.jobs.abandon();
+        drop(driver);
+        sim.disk.restart();
+        let wishes = NewCluster::default();
+        let recovery = Recovery::prepare(&env, &config.dir, incarnation, &wishes).unwrap();
+        recovery.carry_out().unwrap();
         let opened = Node::open(config.clone(), env.clone()).unwrap();
         let driver = SimDriver::new(opened, &sim);
         self.slots.insert(node, Slot { env, sim, config, driver });
@@ -201,6 +217,27 @@ fn whoever_has_begun_tells_those_that_have_not() {
     world.link(2, 3);
     world.settle();
     assert_eq!(world.members(3), world.members(1));
+}
+
+/// Its log still begins with the members of the old cluster, which it has left: two that forgot them must not become that
+/// cluster again.
+#[test]
+fn a_recovered_node_tells_nobody_to_begin_the_old_cluster() {
+    let mut world = World::form(&[1, 2, 3]);
+    world.link(1, 2);
+    world.link(1, 3);
+    world.slots.get_mut(&1).unwrap().driver.begins.clear();
+    world.settle();
+    assert!(!world.node(1).is_blank() && world.node(2).is_blank() && world.node(3).is_blank());
+    world.recover(1, 7);
+    world.pass(3_000);
+    assert_eq!(world.members(1), [(1, 7)]);
+    world.link(1, 2);
+    world.link(1, 3);
+    assert!(world.slots[&1].driver.begins.is_empty());
+    world.pass(3_000);
+    assert!(world.node(2).is_blank() && world.node(3).is_blank());
+    assert_eq!(world.leaders(), [1]);
 }
 
 #[test]

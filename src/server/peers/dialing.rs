@@ -305,7 +305,7 @@ impl Peers {
         let Some(peer) = self.peers.get_mut(&replica.node) else { return };
         peer.inbound = peer.inbound.saturating_sub(1);
         if peer.inbound == 0
-            && peer.stated.is_some()
+            && peer.stated.as_ref().is_some_and(|address| !address.is_empty())
             && peer.told.as_ref().is_some_and(|(told, _)| *told == replica)
             && matches!(peer.slot(Lane::Raft).dial, Dial::Waiting(_))
         {
@@ -314,12 +314,12 @@ impl Peers {
         }
     }
 
-    /// When the next dial is due.
+    /// When the next dial is due. Never for a node without an address: it would be due at every turn.
     pub(super) fn next_dial(&self) -> Option<Nanos> {
         let lane = |peer: &Peer, lane| match peer.slot(lane).dial {
+            Dial::Waiting(_) | Dial::Idle if peer.address().is_empty() => None,
             Dial::Waiting(at) => Some(at),
-            Dial::Idle if lane == Lane::Raft && !peer.address().is_empty() => Some(Nanos::ZERO),
-            Dial::Idle if lane == Lane::Bulk && !peer.slot(lane).held.is_empty() => {
+            Dial::Idle if lane == Lane::Raft || !peer.slot(lane).held.is_empty() => {
                 Some(Nanos::ZERO)
             }
             Dial::Open(_) if lane == Lane::Bulk => Some(peer.slot(lane).used_at.plus(BULK_IDLE_NS)),
