@@ -276,12 +276,13 @@ impl Slot {
         config
     }
 
-    /// How long the next job of `lane` takes.
+    /// How long the next job of `lane` takes. A slow disk is slow until its time is over, also for what it has begun.
     pub fn job_delay(&mut self, now: Nanos, lane: Lane, shape: &Shape) -> u64 {
         let range = if lane == Lane::Log { shape.log_delay } else { shape.job_delay };
         let usual = between(&mut self.random, range);
         let (factor, until) = self.slow;
-        if now < until { usual.saturating_mul(factor) } else { usual }
+        let at_most = until.since(now).saturating_add(usual);
+        if now < until { usual.saturating_mul(factor).min(at_most) } else { usual }
     }
 
     /// How long a turn takes.
