@@ -23,6 +23,7 @@ use std::io::{self, BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Output, Stdio};
+use std::sync::OnceLock;
 use std::sync::mpsc;
 use std::thread;
 use std::time::{Duration, Instant};
@@ -42,10 +43,22 @@ pub struct Daemon {
     log: PathBuf,
 }
 
+/// The `beachd` to test, when it is not this package's: tests of another package say where it is before they start one.
+pub static PROGRAM: OnceLock<PathBuf> = OnceLock::new();
+
+fn beachd_program() -> &'static Path {
+    let own = || {
+        option_env!("CARGO_BIN_EXE_beachd")
+            .expect("PROGRAM is set by a test of another package")
+            .into()
+    };
+    PROGRAM.get_or_init(own)
+}
+
 /// `beachd` with system-picked ports, `data`, and no setting from the environment. `wrap`: a program that runs it,
 /// with its arguments.
 pub fn command(wrap: &[&str], data: &Path, args: &[&str]) -> Command {
-    let beachd = env!("CARGO_BIN_EXE_beachd");
+    let beachd = beachd_program();
     let mut command = match wrap.split_first() {
         Some((program, rest)) => {
             let mut command = Command::new(program);

@@ -1,0 +1,332 @@
+//! Clusters of real `beachd` under load and faults. What their clients saw is judged by the simulator's own checker.
+//!
+//! ```text
+//!   users (threads) ──► beachd 1, 2, 3 ◄── faults: kill -9, SIGSTOP, SIGTERM, transfer, remove
+//!     │ asked at tick 7, answered at tick 9
+//!     ▼
+//!   Load ── per key ──► sim::check: linearizable?      and then once more with a planted stale read: rejected?
+//! ```
+//!
+//! - One clock for all: a counter that is drawn from before an operation is sent and after its answer came.
+//! - Every value is written once. A write whose outcome its client does not know stays open: it may take effect at any
+//!   time, or never. One that was refused as not applied must not leave a trace.
+//! - Every write is a batch of two: a put or delete of a contended key, and a receipt under a key of its own. So after the
+//!   last fault *every* acknowledged write can be read back from every node, and not only the last one of each key.
+//! - A floor of successes, so that a cluster that does nothing does not pass.
+//!
+//! `BEACH_SEED` picks the operations, keys, and pauses; the interleaving is the machine's, so a seed does not replay a run.
+
+#![allow(
+    clippy::disallowed_methods,
+    reason = "black-box tests start programs, threads, and clocks"
+)]
+
+#[path = "../../tests/common/mod.rs"]
+mod black_box;
+mod common;
+
+use beach_tools::sim::check::history::{CHECKED, GAVE_UP, History};
+use beach_tools::sim::check::register::{Action, Operation};
+use beach_tools::sim::hooks::Verdict;
+use beachdb::base::batch::WriteBatch;
+use beachdb::client::{Client, ClientError, ClientOptions, Effect, ScanOptions, Session, Written};
+use beachdb::env::sim::SimRandom;
+use beachdb::limits::MAX_SESSIONS;
+use black_box::cluster::Cluster;
+use black_box::wait_until;
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::thread;
+use std::time::{Duration, SystemTime};
+
+/// Every second one writes in a session.
+const USERS: usize = 6;
+const KEYS: u64 = 8;
+/// Operations that must succeed under the faults of a test.
+const FLOOR: u64 = 200;
+/// Writes that must succeed between a fault and the next.
+const BETWEEN: u64 = 20;
+
+/// What the clients did and were told.
+#[derive(Default)]
+struct Load {
+    clock: AtomicU64,
+    /// The number of the last write.
+    number: AtomicU64,
+    reads: AtomicU64,
+    writes: AtomicU64,
+    stop: AtomicBool,
+    notes: Mutex<Notes>,
+}
+
+#[derive(Default)]
+struct Notes {
+    history: Vec<(Vec<u8>, Operation)>,
+    acknowledged: BTreeSet<u64>,
+    refused: BTreeSet<u64>,
+    unknown: BTreeSet<u64>,
+    /// Errors of reads and of writes in sessions: the client tries these again, so it hides what passes.
+    unhidden: Vec<String>,
+}
+
+/// Ends the load also when the test fails, else its threads would be waited for without end.
+struct StopAtEnd<'a>(&'a Load);
+
+impl Drop for StopAtEnd<'_> {
+    fn drop(&mut self) {
+        self.0.stop.store(true, Ordering::Relaxed);
+    }
+}
+
+enum Writer<'c> {
+    Plain(&'c mut Client),
+    Session(Session<'c>),
+}
+
+impl Writer<'_> {
+    fn write(&mut self, batch: &WriteBatch) -> Result<Written, ClientError> {
+        match self {
+            Self::Plain(client) => client.write(batch),
+            Self::Session(session) => session.write(batch),
+        }
+    }
+}
+
+fn client(endpoints: &[String]) -> Client {
+    let mut options = ClientOptions::new(endpoints);
+    options.timeout = Duration::from_secs(10);
+    Client::with_options(options).expect("endpoints")
+}
+
+fn key(n: u64) -> Vec<u8> {
+    format!("key-{n}").into_bytes()
+}
+
+fn receipt(number: u64) -> Vec<u8> {
+    format!("receipt-{number}").into_bytes()
+}
+
+fn number(value: &[u8]) -> u64 {
+    std::str::from_utf8(value).ok().and_then(|v| v.parse().ok()).expect("a value that was written")
+}
+
+impl Load {
+    /// The next moment: all different, in the order of real time.
+    fn tick(&self) -> u64 {
+        self.clock.fetch_add(1, Ordering::SeqCst) + 1
+    }
+
+    fn notes(&self) -> std::sync::MutexGuard<'_, Notes> {
+        self.notes.lock().expect("nobody panicked with it")
+    }
+
+    /// Reads and writes until it is told to stop.
+    fn user(&self, endpoints: &[String], in_session: bool, mut random: SimRandom) {
+        // A client that writes goes to the leader; one that only reads stays with its node.
+        let (mut reader, mut client) = (client(endpoints), client(endpoints));
+        let mut writer = match in_session {
+            true => Writer::Session(client.session().expect("a session")),
+            false => Writer::Plain(&mut client),
+        };
+        while !self.stop.load(Ordering::Relaxed) {
+            let key = key(random.below(KEYS));
+            match random.below(10) {
+                0..5 => self.read(&mut reader, &key),
+                5..9 => self.write(&mut writer, &key, true),
+                _ => self.write(&mut writer, &key, false),
+            }
+            thread::sleep(Duration::from_millis(random.below(8)));
+        }
+    }
+
+    fn read(&self, client: &mut Client, key: &[u8]) {
+        let call = self.tick();
+        let outcome = client.get(key);
+        let ret = Some(self.tick());
+        match outcome {
+            Ok(found) => {
+                let action = Action::Read(found.map(|found| number(&found.value)));
+                self.notes().history.push((key.to_vec(), Operation { call, ret, action }));
+                self.reads.fetch_add(1, Ordering::Relaxed);
+            }
+            Err(e) => self.notes().unhidden.push(format!("get: {e}")),
+        }
+    }
+
+    fn write(&self, writer: &mut Writer<'_>, key: &[u8], put: bool) {
+        let number = self.number.fetch_add(1, Ordering::Relaxed) + 1;
+        let mut batch = WriteBatch::new();
+        match put {
+            true => batch.put(key, number.to_string().as_bytes()).expect("small"),
+            false => batch.delete(key).expect("small"),
+        }
+        batch.put(&receipt(number), b"").expect("small");
+        let call = self.tick();
+        let outcome = writer.write(&batch);
+        let mut ret = Some(self.tick());
+        let mut notes = self.notes();
+        if let (Err(e), Writer::Session(_)) = (&outcome, writer) {
+            notes.unhidden.push(format!("write {number} in a session: {e}"));
+        }
+        match outcome.map_err(|e| e.effect()) {
+            Ok(_) | Err(Effect::Applied) => {
+                notes.acknowledged.insert(number);
+                self.writes.fetch_add(1, Ordering::Relaxed);
+            }
+            Err(Effect::NotApplied) => {
+                notes.refused.insert(number);
+                return;
+            }
+            Err(Effect::Unknown | Effect::None) => {
+                notes.unknown.insert(number);
+                ret = None;
+            }
+        }
+        let action = Action::Write(put.then_some(number));
+        notes.history.push((key.to_vec(), Operation { call, ret, action }));
+    }
+
+    /// Waits until some more writes were acknowledged.
+    fn goes_on(&self) {
+        let until = self.writes.load(Ordering::Relaxed) + BETWEEN;
+        wait_until("more acknowledged writes", || self.writes.load(Ordering::Relaxed) >= until);
+    }
+
+    /// Everything that a node has, as reads of the contended keys besides.
+    fn scan(&self, client: &mut Client) -> BTreeMap<Vec<u8>, Vec<u8>> {
+        let call = self.tick();
+        let entries = client.scan(ScanOptions::default()).map(|entry| {
+            let entry = entry.expect("a quiet cluster answers");
+            (entry.key.to_vec(), entry.value.to_vec())
+        });
+        let found: BTreeMap<Vec<u8>, Vec<u8>> = entries.collect();
+        let ret = Some(self.tick());
+        for key in (0..KEYS).map(key) {
+            let action = Action::Read(found.get(&key).map(|value| number(value)));
+            self.notes().history.push((key, Operation { call, ret, action }));
+        }
+        found
+    }
+}
+
+/// The simulator's verdict on what clients saw.
+fn judge(history: &[(Vec<u8>, Operation)]) -> Verdict {
+    let mut judged = History::new(MAX_SESSIONS);
+    for (key, Operation { call, ret, action }) in history {
+        judged.record(key, *call, *ret, *action);
+    }
+    judged.check_registers()?;
+    let count = |mark: &str| judged.marks.0.get(mark).copied().unwrap_or_default();
+    assert_eq!((count(CHECKED), count(GAVE_UP)), (KEYS, 0), "every key is judged to the end");
+    Ok(())
+}
+
+/// The same history, but the last read that can be made so returns a value that was overwritten before it began.
+fn with_a_stale_read(history: &[(Vec<u8>, Operation)]) -> Option<Vec<(Vec<u8>, Operation)>> {
+    let mut planted = history.to_vec();
+    planted.sort_by_key(|(_, operation)| operation.call);
+    let writes = planted.clone();
+    for (key, read) in planted.iter_mut().rev() {
+        if !matches!(read.action, Action::Read(_)) {
+            continue;
+        }
+        // Writes of this key that were acknowledged before the read was asked for.
+        let before = |limit: u64| {
+            let of_key = writes.iter().filter(|(of, _)| of == key).map(|(_, write)| *write);
+            let done = of_key.filter(move |write| write.ret.is_some_and(|ret| ret < limit));
+            done.filter(|write| matches!(write.action, Action::Write(_)))
+        };
+        let Some(newer) = before(read.call).max_by_key(|write| write.call) else { continue };
+        let older = before(newer.call).filter(|write| write.action != Action::Write(None));
+        if let Some(Operation { action: Action::Write(value), .. }) = older.last() {
+            read.action = Action::Read(value);
+            return Some(planted);
+        }
+    }
+    None
+}
+
+/// Runs `faults` under load on a cluster of this many nodes, and judges what came of it.
+fn run(name: &str, nodes: u64, faults: impl FnOnce(&mut Cluster, &Load)) -> Notes {
+    // Set once for all tests of this binary.
+    black_box::PROGRAM.get_or_init(|| common::beachd_program().to_owned());
+    let given = std::env::var("BEACH_SEED").ok().map(|seed| seed.parse().expect("a number"));
+    let now = || SystemTime::UNIX_EPOCH.elapsed().expect("after 1970").as_micros() as u64;
+    let seed: u64 = given.unwrap_or_else(now);
+    println!("{name}: BEACH_SEED={seed}");
+    let mut cluster = Cluster::start(nodes);
+    let load = Load::default();
+    let endpoints: Vec<String> = cluster.nodes.iter().map(|node| node.listen.to_string()).collect();
+    thread::scope(|scope| {
+        let stop = StopAtEnd(&load);
+        for user in 0..USERS {
+            let (mut endpoints, load) = (endpoints.clone(), &load);
+            endpoints.rotate_left(user % nodes as usize);
+            let random = SimRandom::new(seed.wrapping_add(user as u64));
+            scope.spawn(move || load.user(&endpoints, user % 2 == 0, random));
+        }
+        load.goes_on();
+        faults(&mut cluster, &load);
+        load.goes_on();
+        drop(stop);
+    });
+    let [reads, writes] = [&load.reads, &load.writes].map(|n| n.load(Ordering::Relaxed));
+    assert!(reads + writes >= FLOOR, "only {reads} reads and {writes} writes succeeded");
+    check_nodes(&cluster, &load);
+    let notes = load.notes.into_inner().expect("nobody panicked with it");
+    println!(
+        "{name}: {reads} reads, {writes} writes, {} refused, {} unknown, {} errors that a retry should hide",
+        notes.refused.len(),
+        notes.unknown.len(),
+        notes.unhidden.len()
+    );
+    assert_eq!(judge(&notes.history), Ok(()), "BEACH_SEED={seed}");
+    let planted = with_a_stale_read(&notes.history).expect("a key that was written twice");
+    let verdict = judge(&planted).map_err(|violation| violation.rule);
+    assert_eq!(verdict, Err("linearizability".to_owned()), "a stale read goes unnoticed");
+    notes
+}
+
+/// Every node that runs gives the same answers, and they hold what was acknowledged and nothing that was refused.
+fn check_nodes(cluster: &Cluster, load: &Load) {
+    let mut first: Option<(u64, BTreeMap<Vec<u8>, Vec<u8>>)> = None;
+    for node in cluster.running() {
+        let mut client = client(&[node.listen.to_string()]);
+        for key in (0..KEYS).map(key) {
+            load.read(&mut client, &key);
+        }
+        let found = load.scan(&mut client);
+        let notes = load.notes();
+        let there = |write: &&u64| found.contains_key(&receipt(**write));
+        let lost: Vec<&u64> = notes.acknowledged.iter().filter(|write| !there(write)).collect();
+        assert!(lost.is_empty(), "node {}: acknowledged writes {lost:?} are lost", node.id);
+        let risen: Vec<&u64> = notes.refused.iter().filter(there).collect();
+        assert!(risen.is_empty(), "node {}: {risen:?} were refused and are there", node.id);
+        let (of, expected) = first.get_or_insert_with(|| (node.id, found.clone()));
+        assert!(*expected == found, "nodes {of} and {} differ", node.id);
+    }
+}
+
+#[test]
+fn killed_nodes_lose_nothing_and_no_read_is_stale() {
+    run("kills", 3, |cluster, load| {
+        let mut victims = vec![cluster.leader(), cluster.follower()];
+        victims.extend(1..=3);
+        for victim in victims {
+            cluster.kill(victim);
+            load.goes_on();
+            cluster.spawn(victim);
+            cluster.wait_ready(&[victim]);
+            load.goes_on();
+        }
+        // And all at once.
+        for node in 1..=3 {
+            cluster.kill(node);
+        }
+        for node in 1..=3 {
+            cluster.spawn(node);
+        }
+        cluster.wait_ready(&[1, 2, 3]);
+    });
+}
