@@ -47,12 +47,10 @@ pub struct Daemon {
 pub static PROGRAM: OnceLock<PathBuf> = OnceLock::new();
 
 fn beachd_program() -> &'static Path {
-    let own = || {
-        option_env!("CARGO_BIN_EXE_beachd")
-            .expect("PROGRAM is set by a test of another package")
-            .into()
-    };
-    PROGRAM.get_or_init(own)
+    PROGRAM.get_or_init(|| match option_env!("CARGO_BIN_EXE_beachd") {
+        Some(own) => own.into(),
+        None => panic!("a test of another package did not set PROGRAM"),
+    })
 }
 
 /// `beachd` with system-picked ports, `data`, and no setting from the environment. `wrap`: a program that runs it,

@@ -28,8 +28,11 @@ mod common;
 use beach_tools::sim::check::history::{CHECKED, GAVE_UP, History};
 use beach_tools::sim::check::register::{Action, Operation};
 use beach_tools::sim::hooks::Verdict;
+use beachdb::base::NodeId;
 use beachdb::base::batch::WriteBatch;
-use beachdb::client::{Client, ClientError, ClientOptions, Effect, ScanOptions, Session, Written};
+use beachdb::client::{
+    AdminRequest, Client, ClientError, ClientOptions, Effect, ScanOptions, Session, Written,
+};
 use beachdb::env::sim::SimRandom;
 use beachdb::limits::MAX_SESSIONS;
 use black_box::cluster::Cluster;
@@ -45,6 +48,8 @@ const USERS: usize = 6;
 const KEYS: u64 = 8;
 /// Operations that must succeed under the faults of a test.
 const FLOOR: u64 = 200;
+/// What the nodes of `black_box::cluster` are set to.
+const ELECTION_TIMEOUT: Duration = Duration::from_millis(200);
 /// Writes that must succeed between a fault and the next.
 const BETWEEN: u64 = 20;
 
@@ -78,6 +83,9 @@ impl Drop for StopAtEnd<'_> {
         self.0.stop.store(true, Ordering::Relaxed);
     }
 }
+
+/// All keys and values.
+type Entries = BTreeMap<Vec<u8>, Vec<u8>>;
 
 enum Writer<'c> {
     Plain(&'c mut Client),
@@ -132,7 +140,7 @@ impl Load {
         while !self.stop.load(Ordering::Relaxed) {
             let key = key(random.below(KEYS));
             match random.below(10) {
-                0..5 => self.read(&mut reader, &key),
+                0..5 => drop(self.read(&mut reader, &key)),
                 5..9 => self.write(&mut writer, &key, true),
                 _ => self.write(&mut writer, &key, false),
             }
@@ -140,10 +148,12 @@ impl Load {
         }
     }
 
-    fn read(&self, client: &mut Client, key: &[u8]) {
+    /// Whether it was answered.
+    fn read(&self, client: &mut Client, key: &[u8]) -> bool {
         let call = self.tick();
         let outcome = client.get(key);
         let ret = Some(self.tick());
+        let answered = outcome.is_ok();
         match outcome {
             Ok(found) => {
                 let action = Action::Read(found.map(|found| number(&found.value)));
@@ -152,6 +162,7 @@ impl Load {
             }
             Err(e) => self.notes().unhidden.push(format!("get: {e}")),
         }
+        answered
     }
 
     fn write(&self, writer: &mut Writer<'_>, key: &[u8], put: bool) {
@@ -194,13 +205,13 @@ impl Load {
     }
 
     /// Everything that a node has, as reads of the contended keys besides.
-    fn scan(&self, client: &mut Client) -> BTreeMap<Vec<u8>, Vec<u8>> {
+    fn scan(&self, client: &mut Client) -> Entries {
         let call = self.tick();
         let entries = client.scan(ScanOptions::default()).map(|entry| {
             let entry = entry.expect("a quiet cluster answers");
             (entry.key.to_vec(), entry.value.to_vec())
         });
-        let found: BTreeMap<Vec<u8>, Vec<u8>> = entries.collect();
+        let found: Entries = entries.collect();
         let ret = Some(self.tick());
         for key in (0..KEYS).map(key) {
             let action = Action::Read(found.get(&key).map(|value| number(value)));
@@ -239,7 +250,9 @@ fn with_a_stale_read(history: &[(Vec<u8>, Operation)]) -> Option<Vec<(Vec<u8>, O
         };
         let Some(newer) = before(read.call).max_by_key(|write| write.call) else { continue };
         let older = before(newer.call).filter(|write| write.action != Action::Write(None));
-        if let Some(Operation { action: Action::Write(value), .. }) = older.last() {
+        if let Some(Operation { action: Action::Write(value), .. }) =
+            older.max_by_key(|write| write.call)
+        {
             read.action = Action::Read(value);
             return Some(planted);
         }
@@ -290,11 +303,11 @@ fn run(name: &str, nodes: u64, faults: impl FnOnce(&mut Cluster, &Load)) -> Note
 
 /// Every node that runs gives the same answers, and they hold what was acknowledged and nothing that was refused.
 fn check_nodes(cluster: &Cluster, load: &Load) {
-    let mut first: Option<(u64, BTreeMap<Vec<u8>, Vec<u8>>)> = None;
+    let mut first: Option<(u64, Entries)> = None;
     for node in cluster.running() {
         let mut client = client(&[node.listen.to_string()]);
         for key in (0..KEYS).map(key) {
-            load.read(&mut client, &key);
+            assert!(load.read(&mut client, &key), "node {} answers no read", node.id);
         }
         let found = load.scan(&mut client);
         let notes = load.notes();
@@ -328,5 +341,78 @@ fn killed_nodes_lose_nothing_and_no_read_is_stale() {
             cluster.spawn(node);
         }
         cluster.wait_ready(&[1, 2, 3]);
+    });
+}
+
+/// Reads are sent to the stopped leader after another one has taken writes: it finds them in its sockets when it wakes up and
+/// still believes that it leads.
+#[test]
+fn a_leader_that_was_stopped_answers_no_stale_read_when_it_wakes_up() {
+    run("stops", 3, |cluster, load| {
+        let mut answered = 0;
+        for _ in 0..2 {
+            let old = cluster.leader();
+            let at = [cluster.node(old).listen.to_string()];
+            // Their connections are made before it stops.
+            let mut readers: Vec<(Vec<u8>, Client)> =
+                (0..KEYS).map(|n| (key(n), client(&at))).collect();
+            for (key, reader) in &mut readers {
+                load.read(reader, key);
+            }
+            let daemon = cluster.node(old).daemon.as_ref().expect("it runs");
+            daemon.signal("STOP");
+            thread::sleep(2 * ELECTION_TIMEOUT);
+            load.goes_on();
+            answered += thread::scope(|scope| {
+                let read = |(key, mut reader): (Vec<u8>, Client)| load.read(&mut reader, &key);
+                let asked: Vec<_> =
+                    readers.into_iter().map(|reader| scope.spawn(move || read(reader))).collect();
+                thread::sleep(Duration::from_millis(50));
+                daemon.signal("CONT");
+                asked.into_iter().filter_map(|reader| reader.join().ok()).filter(|ok| *ok).count()
+            });
+            cluster.wait_ready(&[old]);
+            load.goes_on();
+        }
+        assert!(answered > 0, "no read of a stopped leader was answered");
+    });
+}
+
+#[test]
+fn a_rolling_restart_is_hidden_from_reads_and_from_sessions() {
+    let notes = run("rolling restart", 3, |cluster, load| {
+        for node in (1..=3).chain([cluster.leader()]) {
+            cluster.terminate(node);
+            load.goes_on();
+            cluster.spawn(node);
+            cluster.wait_ready(&[node]);
+            load.goes_on();
+        }
+    });
+    assert_eq!(notes.unhidden, Vec::<String>::new());
+}
+
+#[test]
+fn leadership_moves_and_the_leader_is_removed_under_load() {
+    run("transfers", 4, |cluster, load| {
+        let all: Vec<String> = cluster.nodes.iter().map(|node| node.listen.to_string()).collect();
+        let mut operator = client(&all);
+        for _ in 0..2 {
+            for node in 1..=4 {
+                if cluster.leader() != node {
+                    let transfer = AdminRequest::Transfer(Some(NodeId(node)));
+                    operator.admin(&transfer).expect("it is up to date");
+                }
+                load.goes_on();
+            }
+        }
+        let old = cluster.leader();
+        operator.admin(&AdminRequest::Remove(NodeId(old))).expect("it is one of four");
+        // It runs on for a while, and is asked, but is no member.
+        load.goes_on();
+        load.goes_on();
+        cluster.kill(old);
+        assert_ne!(cluster.leader(), old);
+        load.goes_on();
     });
 }
