@@ -15,7 +15,10 @@ use std::time::{Duration, Instant};
 /// Settings that every node of a test cluster has.
 const FAST: [&str; 4] = ["--heartbeat", "20ms", "--election-timeout", "200ms"];
 
-/// A port nobody has now. Another process may take it before we do, which is rare and shows as a bind error.
+/// What a daemon says whose port is taken.
+const PORT_IN_USE: &str = "Address already in use";
+
+/// A port nobody has now. Another process may take it before we do; [`Cluster::wait_ready`] tries again then.
 pub fn free_address() -> SocketAddr {
     let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
     listener.local_addr().expect("its address")
@@ -35,6 +38,8 @@ pub struct Node {
     pub http: SocketAddr,
     /// The process.
     pub daemon: Option<Daemon>,
+    /// What it was started with last.
+    args: Vec<String>,
 }
 
 impl Node {
@@ -46,6 +51,7 @@ impl Node {
             peer: free_address(),
             http: free_address(),
             daemon: None,
+            args: Vec::new(),
         }
     }
 
@@ -156,16 +162,31 @@ impl Cluster {
         all.extend(args);
         let node = &self.nodes[id as usize - 1];
         let daemon = Daemon::spawn(node.command(&all), &node.data, node.listen, node.http);
-        self.nodes[id as usize - 1].daemon = Some(daemon);
+        let args = args.iter().map(|arg| (*arg).to_owned()).collect();
+        let node = &mut self.nodes[id as usize - 1];
+        (node.daemon, node.args) = (Some(daemon), args);
     }
 
-    /// Waits until these nodes serve.
+    /// Waits until these nodes serve. One whose port another process has for the moment is started again.
     pub fn wait_ready(&mut self, ids: &[u64]) {
         for id in ids {
-            let node = &mut self.nodes[*id as usize - 1];
             let begin = Instant::now();
-            while node.field("ready") != "true" {
+            loop {
+                let node = &mut self.nodes[*id as usize - 1];
+                if node.field("ready") == "true" {
+                    break;
+                }
                 let runs = node.daemon.as_mut().is_some_and(Daemon::is_running);
+                if !runs {
+                    // Also until its last words have been read.
+                    thread::sleep(Duration::from_millis(200));
+                }
+                if !runs && begin.elapsed() < PATIENCE && node.log().contains(PORT_IN_USE) {
+                    let args = node.args.clone();
+                    let args: Vec<&str> = args.iter().map(String::as_str).collect();
+                    self.spawn_with(*id, &args);
+                    continue;
+                }
                 assert!(
                     runs && begin.elapsed() < PATIENCE,
                     "node {id} is not ready ({}); its log:\n{}",
