@@ -1,5 +1,5 @@
-//! Several real `beachd` processes on loopback, which form a cluster: each with its own directory and ports picked by the
-//! system beforehand (bound to port 0, noted, and let go), killed by their own handles.
+//! Several real `beachd` processes on loopback, which form a cluster: each with its own directory and ports picked
+//! beforehand (bound, noted, and let go), killed by their own handles.
 //!
 //! Timing: heartbeats of 20 ms and elections of 200 ms, so that a failover takes a moment and not seconds; a test machine may
 //! stall for longer than that, so tests wait for what must happen in the end and never assert that nobody was elected anew.
@@ -9,6 +9,7 @@ use beachdb::proto::{ErrorCode, Response};
 use std::net::{SocketAddr, TcpListener};
 use std::path::PathBuf;
 use std::process::Command;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -18,10 +19,24 @@ const FAST: [&str; 4] = ["--heartbeat", "20ms", "--election-timeout", "200ms"];
 /// What a daemon says whose port is taken.
 const PORT_IN_USE: &str = "Address already in use";
 
+/// The first port that [`free_address`] gives, and how many there are. They are below those that the system gives to
+/// connections, so that the port of a node that is down for a while is still its own when it comes back.
+const PORTS: (u16, u16) = (20_000, 12_000);
+
 /// A port nobody has now. Another process may take it before we do; [`Cluster::wait_ready`] tries again then.
 pub fn free_address() -> SocketAddr {
-    let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
-    listener.local_addr().expect("its address")
+    static NEXT: AtomicU32 = AtomicU32::new(0);
+    let (first, many) = PORTS;
+    // Processes begin in different places.
+    let begin = std::process::id().wrapping_mul(64);
+    for _ in 0..many {
+        let n = begin.wrapping_add(NEXT.fetch_add(1, Ordering::Relaxed)) % u32::from(many);
+        let at = SocketAddr::from(([127, 0, 0, 1], first + n as u16));
+        if TcpListener::bind(at).is_ok() {
+            return at;
+        }
+    }
+    panic!("no port from {first} on is free");
 }
 
 /// One node: its place, and its process while it runs.
@@ -169,33 +184,37 @@ impl Cluster {
 
     /// Waits until these nodes serve. One whose port another process has for the moment is started again.
     pub fn wait_ready(&mut self, ids: &[u64]) {
-        for id in ids {
-            let begin = Instant::now();
-            loop {
-                let node = &mut self.nodes[*id as usize - 1];
-                if node.field("ready") == "true" {
-                    break;
-                }
-                let runs = node.daemon.as_mut().is_some_and(Daemon::is_running);
-                if !runs {
-                    // Also until its last words have been read.
-                    thread::sleep(Duration::from_millis(200));
-                }
-                if !runs && begin.elapsed() < PATIENCE && node.log().contains(PORT_IN_USE) {
-                    let args = node.args.clone();
-                    let args: Vec<&str> = args.iter().map(String::as_str).collect();
-                    self.spawn_with(*id, &args);
-                    continue;
-                }
-                assert!(
-                    runs && begin.elapsed() < PATIENCE,
-                    "node {id} is not ready ({}); its log:\n{}",
-                    node.field("not_ready_reason"),
-                    node.log()
-                );
-                thread::sleep(Duration::from_millis(10));
-            }
+        let begin = Instant::now();
+        // All in turn: one that waits for the others to form the cluster is not ready before they run.
+        while !ids.iter().fold(true, |all, id| self.is_ready(*id, begin) && all) {
+            thread::sleep(Duration::from_millis(10));
         }
+    }
+
+    /// Whether a node serves that has been waited for since then.
+    fn is_ready(&mut self, id: u64, since: Instant) -> bool {
+        let node = &mut self.nodes[id as usize - 1];
+        if node.field("ready") == "true" {
+            return true;
+        }
+        let runs = node.daemon.as_mut().is_some_and(Daemon::is_running);
+        if !runs {
+            // Also until its last words have been read.
+            thread::sleep(Duration::from_millis(200));
+        }
+        if !runs && since.elapsed() < PATIENCE && node.log().contains(PORT_IN_USE) {
+            let args = node.args.clone();
+            let args: Vec<&str> = args.iter().map(String::as_str).collect();
+            self.spawn_with(id, &args);
+            return false;
+        }
+        assert!(
+            runs && since.elapsed() < PATIENCE,
+            "node {id} is not ready ({}); its log:\n{}",
+            node.field("not_ready_reason"),
+            node.log()
+        );
+        false
     }
 
     /// SIGKILL.

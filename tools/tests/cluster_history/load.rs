@@ -1,42 +1,15 @@
-//! Clusters of real `beachd` under load and faults. What their clients saw is judged by the simulator's own checker.
-//!
-//! ```text
-//!   users (threads) ──► beachd 1, 2, 3 ◄── faults: kill -9, SIGSTOP, SIGTERM, transfer, remove
-//!     │ asked at tick 7, answered at tick 9
-//!     ▼
-//!   Load ── per key ──► sim::check: linearizable?      and then once more with a planted stale read: rejected?
-//! ```
-//!
-//! - One clock for all: a counter that is drawn from before an operation is sent and after its answer came.
-//! - Every value is written once. A write whose outcome its client does not know stays open: it may take effect at any
-//!   time, or never. One that was refused as not applied must not leave a trace.
-//! - Every write is a batch of two: a put or delete of a contended key, and a receipt under a key of its own. So after the
-//!   last fault *every* acknowledged write can be read back from every node, and not only the last one of each key.
-//! - A floor of successes, so that a cluster that does nothing does not pass.
-//!
-//! `BEACH_SEED` picks the operations, keys, and pauses; the interleaving is the machine's, so a seed does not replay a run.
+//! The load, and what is asked of it: see the parent module.
 
-#![allow(
-    clippy::disallowed_methods,
-    reason = "black-box tests start programs, threads, and clocks"
-)]
-
-#[path = "../../tests/common/mod.rs"]
-mod black_box;
-mod common;
-
+use crate::black_box::cluster::Cluster;
+use crate::black_box::{PROGRAM, wait_until};
+use crate::common;
 use beach_tools::sim::check::history::{CHECKED, GAVE_UP, History};
 use beach_tools::sim::check::register::{Action, Operation};
 use beach_tools::sim::hooks::Verdict;
-use beachdb::base::NodeId;
 use beachdb::base::batch::WriteBatch;
-use beachdb::client::{
-    AdminRequest, Client, ClientError, ClientOptions, Effect, ScanOptions, Session, Written,
-};
+use beachdb::client::{Client, ClientError, ClientOptions, Effect, ScanOptions, Session, Written};
 use beachdb::env::sim::SimRandom;
 use beachdb::limits::MAX_SESSIONS;
-use black_box::cluster::Cluster;
-use black_box::wait_until;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -44,18 +17,18 @@ use std::thread;
 use std::time::{Duration, SystemTime};
 
 /// Every second one writes in a session.
-const USERS: usize = 6;
-const KEYS: u64 = 8;
+pub const USERS: usize = 6;
+pub const KEYS: u64 = 8;
 /// Operations that must succeed under the faults of a test.
 const FLOOR: u64 = 200;
 /// What the nodes of `black_box::cluster` are set to.
-const ELECTION_TIMEOUT: Duration = Duration::from_millis(200);
+pub const ELECTION_TIMEOUT: Duration = Duration::from_millis(200);
 /// Writes that must succeed between a fault and the next.
 const BETWEEN: u64 = 20;
 
 /// What the clients did and were told.
 #[derive(Default)]
-struct Load {
+pub struct Load {
     clock: AtomicU64,
     /// The number of the last write.
     number: AtomicU64,
@@ -66,13 +39,13 @@ struct Load {
 }
 
 #[derive(Default)]
-struct Notes {
-    history: Vec<(Vec<u8>, Operation)>,
-    acknowledged: BTreeSet<u64>,
-    refused: BTreeSet<u64>,
-    unknown: BTreeSet<u64>,
+pub struct Notes {
+    pub history: Vec<(Vec<u8>, Operation)>,
+    pub acknowledged: BTreeSet<u64>,
+    pub refused: BTreeSet<u64>,
+    pub unknown: BTreeSet<u64>,
     /// Errors of reads and of writes in sessions: the client tries these again, so it hides what passes.
-    unhidden: Vec<String>,
+    pub unhidden: Vec<String>,
 }
 
 /// Ends the load also when the test fails, else its threads would be waited for without end.
@@ -101,13 +74,13 @@ impl Writer<'_> {
     }
 }
 
-fn client(endpoints: &[String]) -> Client {
+pub fn client(endpoints: &[String]) -> Client {
     let mut options = ClientOptions::new(endpoints);
     options.timeout = Duration::from_secs(10);
     Client::with_options(options).expect("endpoints")
 }
 
-fn key(n: u64) -> Vec<u8> {
+pub fn key(n: u64) -> Vec<u8> {
     format!("key-{n}").into_bytes()
 }
 
@@ -121,11 +94,11 @@ fn number(value: &[u8]) -> u64 {
 
 impl Load {
     /// The next moment: all different, in the order of real time.
-    fn tick(&self) -> u64 {
+    pub fn tick(&self) -> u64 {
         self.clock.fetch_add(1, Ordering::SeqCst) + 1
     }
 
-    fn notes(&self) -> std::sync::MutexGuard<'_, Notes> {
+    pub fn notes(&self) -> std::sync::MutexGuard<'_, Notes> {
         self.notes.lock().expect("nobody panicked with it")
     }
 
@@ -149,7 +122,7 @@ impl Load {
     }
 
     /// Whether it was answered.
-    fn read(&self, client: &mut Client, key: &[u8]) -> bool {
+    pub fn read(&self, client: &mut Client, key: &[u8]) -> bool {
         let call = self.tick();
         let outcome = client.get(key);
         let ret = Some(self.tick());
@@ -199,13 +172,13 @@ impl Load {
     }
 
     /// Waits until some more writes were acknowledged.
-    fn goes_on(&self) {
+    pub fn goes_on(&self) {
         let until = self.writes.load(Ordering::Relaxed) + BETWEEN;
         wait_until("more acknowledged writes", || self.writes.load(Ordering::Relaxed) >= until);
     }
 
     /// Everything that a node has, as reads of the contended keys besides.
-    fn scan(&self, client: &mut Client) -> Entries {
+    pub fn scan(&self, client: &mut Client) -> Entries {
         let call = self.tick();
         let entries = client.scan(ScanOptions::default()).map(|entry| {
             let entry = entry.expect("a quiet cluster answers");
@@ -222,7 +195,7 @@ impl Load {
 }
 
 /// The simulator's verdict on what clients saw.
-fn judge(history: &[(Vec<u8>, Operation)]) -> Verdict {
+pub fn judge(history: &[(Vec<u8>, Operation)]) -> Verdict {
     let mut judged = History::new(MAX_SESSIONS);
     for (key, Operation { call, ret, action }) in history {
         judged.record(key, *call, *ret, *action);
@@ -261,9 +234,9 @@ fn with_a_stale_read(history: &[(Vec<u8>, Operation)]) -> Option<Vec<(Vec<u8>, O
 }
 
 /// Runs `faults` under load on a cluster of this many nodes, and judges what came of it.
-fn run(name: &str, nodes: u64, faults: impl FnOnce(&mut Cluster, &Load)) -> Notes {
+pub fn run(name: &str, nodes: u64, faults: impl FnOnce(&mut Cluster, &Load)) -> Notes {
     // Set once for all tests of this binary.
-    black_box::PROGRAM.get_or_init(|| common::beachd_program().to_owned());
+    PROGRAM.get_or_init(|| common::beachd_program().to_owned());
     let given = std::env::var("BEACH_SEED").ok().map(|seed| seed.parse().expect("a number"));
     let now = || SystemTime::UNIX_EPOCH.elapsed().expect("after 1970").as_micros() as u64;
     let seed: u64 = given.unwrap_or_else(now);
@@ -319,100 +292,4 @@ fn check_nodes(cluster: &Cluster, load: &Load) {
         let (of, expected) = first.get_or_insert_with(|| (node.id, found.clone()));
         assert!(*expected == found, "nodes {of} and {} differ", node.id);
     }
-}
-
-#[test]
-fn killed_nodes_lose_nothing_and_no_read_is_stale() {
-    run("kills", 3, |cluster, load| {
-        let mut victims = vec![cluster.leader(), cluster.follower()];
-        victims.extend(1..=3);
-        for victim in victims {
-            cluster.kill(victim);
-            load.goes_on();
-            cluster.spawn(victim);
-            cluster.wait_ready(&[victim]);
-            load.goes_on();
-        }
-        // And all at once.
-        for node in 1..=3 {
-            cluster.kill(node);
-        }
-        for node in 1..=3 {
-            cluster.spawn(node);
-        }
-        cluster.wait_ready(&[1, 2, 3]);
-    });
-}
-
-/// Reads are sent to the stopped leader after another one has taken writes: it finds them in its sockets when it wakes up and
-/// still believes that it leads.
-#[test]
-fn a_leader_that_was_stopped_answers_no_stale_read_when_it_wakes_up() {
-    run("stops", 3, |cluster, load| {
-        let mut answered = 0;
-        for _ in 0..2 {
-            let old = cluster.leader();
-            let at = [cluster.node(old).listen.to_string()];
-            // Their connections are made before it stops.
-            let mut readers: Vec<(Vec<u8>, Client)> =
-                (0..KEYS).map(|n| (key(n), client(&at))).collect();
-            for (key, reader) in &mut readers {
-                load.read(reader, key);
-            }
-            let daemon = cluster.node(old).daemon.as_ref().expect("it runs");
-            daemon.signal("STOP");
-            thread::sleep(2 * ELECTION_TIMEOUT);
-            load.goes_on();
-            answered += thread::scope(|scope| {
-                let read = |(key, mut reader): (Vec<u8>, Client)| load.read(&mut reader, &key);
-                let asked: Vec<_> =
-                    readers.into_iter().map(|reader| scope.spawn(move || read(reader))).collect();
-                thread::sleep(Duration::from_millis(50));
-                daemon.signal("CONT");
-                asked.into_iter().filter_map(|reader| reader.join().ok()).filter(|ok| *ok).count()
-            });
-            cluster.wait_ready(&[old]);
-            load.goes_on();
-        }
-        assert!(answered > 0, "no read of a stopped leader was answered");
-    });
-}
-
-#[test]
-fn a_rolling_restart_is_hidden_from_reads_and_from_sessions() {
-    let notes = run("rolling restart", 3, |cluster, load| {
-        for node in (1..=3).chain([cluster.leader()]) {
-            cluster.terminate(node);
-            load.goes_on();
-            cluster.spawn(node);
-            cluster.wait_ready(&[node]);
-            load.goes_on();
-        }
-    });
-    assert_eq!(notes.unhidden, Vec::<String>::new());
-}
-
-#[test]
-fn leadership_moves_and_the_leader_is_removed_under_load() {
-    run("transfers", 4, |cluster, load| {
-        let all: Vec<String> = cluster.nodes.iter().map(|node| node.listen.to_string()).collect();
-        let mut operator = client(&all);
-        for _ in 0..2 {
-            for node in 1..=4 {
-                if cluster.leader() != node {
-                    let transfer = AdminRequest::Transfer(Some(NodeId(node)));
-                    operator.admin(&transfer).expect("it is up to date");
-                }
-                load.goes_on();
-            }
-        }
-        let old = cluster.leader();
-        operator.admin(&AdminRequest::Remove(NodeId(old))).expect("it is one of four");
-        // It runs on for a while, and is asked, but is no member.
-        load.goes_on();
-        load.goes_on();
-        cluster.kill(old);
-        assert_ne!(cluster.leader(), old);
-        load.goes_on();
-    });
 }
