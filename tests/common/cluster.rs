@@ -186,7 +186,7 @@ impl Cluster {
     pub fn wait_ready(&mut self, ids: &[u64]) {
         let begin = Instant::now();
         // All in turn: one that waits for the others to form the cluster is not ready before they run.
-        while !ids.iter().fold(true, |all, id| self.is_ready(*id, begin) && all) {
+        while ids.iter().filter(|id| !self.is_ready(**id, begin)).count() > 0 {
             thread::sleep(Duration::from_millis(10));
         }
     }
