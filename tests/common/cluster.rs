@@ -39,6 +39,25 @@ pub fn free_address() -> SocketAddr {
     panic!("no port from {first} on is free");
 }
 
+/// Where a node runs: its ports, and what enters its network namespace.
+pub struct Place {
+    /// The client port.
+    pub listen: SocketAddr,
+    /// The peer port.
+    pub peer: SocketAddr,
+    /// The HTTP port.
+    pub http: SocketAddr,
+    /// A program that runs the daemon in its own place (so that the process id stays), with its arguments; nothing = none.
+    pub wrap: Vec<String>,
+}
+
+impl Place {
+    fn on_loopback() -> Self {
+        let (listen, peer, http) = (free_address(), free_address(), free_address());
+        Self { listen, peer, http, wrap: Vec::new() }
+    }
+}
+
 /// One node: its place, and its process while it runs.
 pub struct Node {
     /// Its number.
@@ -55,19 +74,15 @@ pub struct Node {
     pub daemon: Option<Daemon>,
     /// What it was started with last.
     args: Vec<String>,
+    /// See [`Place`].
+    wrap: Vec<String>,
 }
 
 impl Node {
-    fn new(dir: &std::path::Path, id: u64) -> Self {
-        Self {
-            id,
-            data: dir.join(format!("n{id}")),
-            listen: free_address(),
-            peer: free_address(),
-            http: free_address(),
-            daemon: None,
-            args: Vec::new(),
-        }
+    fn new(dir: &std::path::Path, id: u64, place: Place) -> Self {
+        let Place { listen, peer, http, wrap } = place;
+        let data = dir.join(format!("n{id}"));
+        Self { id, data, listen, peer, http, daemon: None, args: Vec::new(), wrap }
     }
 
     /// Its command, with these settings besides.
@@ -82,7 +97,8 @@ impl Node {
         ];
         let all: Vec<&str> =
             own.iter().flatten().copied().chain(FAST).chain(args.iter().copied()).collect();
-        command(&[], &self.data, &all)
+        let wrap: Vec<&str> = self.wrap.iter().map(String::as_str).collect();
+        command(&wrap, &self.data, &all)
     }
 
     /// A document of its HTTP port; `None` while nobody listens there.
@@ -130,20 +146,31 @@ pub struct Cluster {
 impl Cluster {
     /// `nodes` places, nobody started.
     pub fn prepared(nodes: u64) -> Self {
+        Self::at((0..nodes).map(|_| Place::on_loopback()))
+    }
+
+    /// The same, with nodes at these places.
+    pub fn at(places: impl IntoIterator<Item = Place>) -> Self {
         let dir = tempfile::tempdir().expect("a directory");
-        let nodes = (1..=nodes).map(|id| Node::new(dir.path(), id)).collect();
+        let node = |(id, place)| Node::new(dir.path(), id, place);
+        let nodes = (1..).zip(places).map(node).collect();
         Self { nodes, args: Vec::new(), dir }
     }
 
     /// `nodes` nodes that have formed a cluster and serve.
     pub fn start(nodes: u64) -> Self {
         let mut cluster = Self::prepared(nodes);
-        let ids: Vec<u64> = (1..=nodes).collect();
-        for id in &ids {
-            cluster.spawn(*id);
-        }
-        cluster.wait_ready(&ids);
+        cluster.form();
         cluster
+    }
+
+    /// Starts all nodes and waits until they serve.
+    pub fn form(&mut self) {
+        let ids: Vec<u64> = self.nodes.iter().map(|node| node.id).collect();
+        for id in &ids {
+            self.spawn(*id);
+        }
+        self.wait_ready(&ids);
     }
 
     /// `--initial-cluster` with all places.
@@ -161,7 +188,7 @@ impl Cluster {
     /// One more place.
     pub fn add_place(&mut self) -> u64 {
         let id = self.nodes.len() as u64 + 1;
-        self.nodes.push(Node::new(self.dir.path(), id));
+        self.nodes.push(Node::new(self.dir.path(), id, Place::on_loopback()));
         id
     }
 
@@ -237,14 +264,20 @@ impl Cluster {
 
     /// The node that leads and that all follow that run and belong to the cluster; waits for one.
     pub fn leader(&self) -> u64 {
+        self.leader_of(&self.running().map(|node| node.id).collect::<Vec<_>>())
+    }
+
+    /// The one of these nodes that leads and that they all follow, whatever the others think; waits for it.
+    pub fn leader_of(&self, ids: &[u64]) -> u64 {
         let mut found = 0;
         wait_until("an election", || {
-            let leads = self.running().find(|node| node.field("role") == "leader");
+            let nodes = || ids.iter().map(|id| self.node(*id));
+            let leads = nodes().find(|node| node.field("role") == "leader");
             found = leads.map_or(0, |node| node.id);
             let follows = |node: &Node| {
                 node.field("leader") == found.to_string() || node.field("members") == "[]"
             };
-            found != 0 && self.running().all(follows)
+            found != 0 && nodes().all(follows)
         });
         found
     }

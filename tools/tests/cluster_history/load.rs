@@ -14,7 +14,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread;
-use std::time::{Duration, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
 /// Every second one writes in a session.
 pub const USERS: usize = 6;
@@ -60,7 +60,8 @@ impl Drop for StopAtEnd<'_> {
 /// All keys and values.
 type Entries = BTreeMap<Vec<u8>, Vec<u8>>;
 
-enum Writer<'c> {
+/// Writes once or, in a session, as often as it must.
+pub enum Writer<'c> {
     Plain(&'c mut Client),
     Session(Session<'c>),
 }
@@ -75,8 +76,13 @@ impl Writer<'_> {
 }
 
 pub fn client(endpoints: &[String]) -> Client {
+    client_for(endpoints, Duration::from_secs(10))
+}
+
+/// One that gives up after this time.
+pub fn client_for(endpoints: &[String], timeout: Duration) -> Client {
     let mut options = ClientOptions::new(endpoints);
-    options.timeout = Duration::from_secs(10);
+    options.timeout = timeout;
     Client::with_options(options).expect("endpoints")
 }
 
@@ -88,7 +94,8 @@ fn receipt(number: u64) -> Vec<u8> {
     format!("receipt-{number}").into_bytes()
 }
 
-fn number(value: &[u8]) -> u64 {
+/// What was written there.
+pub fn number(value: &[u8]) -> u64 {
     std::str::from_utf8(value).ok().and_then(|v| v.parse().ok()).expect("a value that was written")
 }
 
@@ -138,7 +145,8 @@ impl Load {
         answered
     }
 
-    fn write(&self, writer: &mut Writer<'_>, key: &[u8], put: bool) {
+    /// Writes the next value or a deletion, and its receipt.
+    pub fn write(&self, writer: &mut Writer<'_>, key: &[u8], put: bool) {
         let number = self.number.fetch_add(1, Ordering::Relaxed) + 1;
         let mut batch = WriteBatch::new();
         match put {
@@ -175,6 +183,22 @@ impl Load {
     pub fn goes_on(&self) {
         let until = self.writes.load(Ordering::Relaxed) + BETWEEN;
         wait_until("more acknowledged writes", || self.writes.load(Ordering::Relaxed) >= until);
+    }
+
+    /// Waits for a while, and then for a write more; the longest time without an acknowledged write.
+    pub fn longest_pause(&self, watched: Duration) -> Duration {
+        let (begin, mut last, mut longest) = (Instant::now(), Instant::now(), Duration::ZERO);
+        let mut writes = self.writes.load(Ordering::Relaxed);
+        wait_until("a write", || {
+            let now = self.writes.load(Ordering::Relaxed);
+            longest = longest.max(last.elapsed());
+            let news = now > writes;
+            if news {
+                (writes, last) = (now, Instant::now());
+            }
+            news && begin.elapsed() >= watched
+        });
+        longest
     }
 
     /// Everything that a node has, as reads of the contended keys besides.
@@ -235,31 +259,41 @@ fn with_a_stale_read(history: &[(Vec<u8>, Operation)]) -> Option<Vec<(Vec<u8>, O
 
 /// Runs `faults` under load on a cluster of this many nodes, and judges what came of it.
 pub fn run(name: &str, nodes: u64, faults: impl FnOnce(&mut Cluster, &Load)) -> Notes {
+    run_on(name, &mut Cluster::prepared(nodes), faults)
+}
+
+/// The same, on a cluster that has not been started.
+pub fn run_on(
+    name: &str,
+    cluster: &mut Cluster,
+    faults: impl FnOnce(&mut Cluster, &Load),
+) -> Notes {
     // Set once for all tests of this binary.
     PROGRAM.get_or_init(|| common::beachd_program().to_owned());
     let given = std::env::var("BEACH_SEED").ok().map(|seed| seed.parse().expect("a number"));
     let now = || SystemTime::UNIX_EPOCH.elapsed().expect("after 1970").as_micros() as u64;
     let seed: u64 = given.unwrap_or_else(now);
     println!("{name}: BEACH_SEED={seed}");
-    let mut cluster = Cluster::start(nodes);
+    cluster.form();
     let load = Load::default();
     let endpoints: Vec<String> = cluster.nodes.iter().map(|node| node.listen.to_string()).collect();
+    let nodes = endpoints.len();
     thread::scope(|scope| {
         let stop = StopAtEnd(&load);
         for user in 0..USERS {
             let (mut endpoints, load) = (endpoints.clone(), &load);
-            endpoints.rotate_left(user % nodes as usize);
+            endpoints.rotate_left(user % nodes);
             let random = SimRandom::new(seed.wrapping_add(user as u64));
             scope.spawn(move || load.user(&endpoints, user % 2 == 0, random));
         }
         load.goes_on();
-        faults(&mut cluster, &load);
+        faults(cluster, &load);
         load.goes_on();
         drop(stop);
     });
     let [reads, writes] = [&load.reads, &load.writes].map(|n| n.load(Ordering::Relaxed));
     assert!(reads + writes >= FLOOR, "only {reads} reads and {writes} writes succeeded");
-    check_nodes(&cluster, &load);
+    check_nodes(cluster, &load);
     let notes = load.notes.into_inner().expect("nobody panicked with it");
     println!(
         "{name}: {reads} reads, {writes} writes, {} refused, {} unknown, {} errors that a retry should hide",

@@ -1,7 +1,7 @@
 //! Clusters of real `beachd` under load and faults. What their clients saw is judged by the simulator's own checker.
 //!
 //! ```text
-//!   users (threads) ──► beachd 1, 2, 3 ◄── faults: kill -9, SIGSTOP, SIGTERM, transfer, remove
+//!   users (threads) ──► beachd 1, 2, 3 ◄── faults: kill -9, SIGSTOP, SIGTERM, transfer, remove, partitions
 //!     │ asked at tick 7, answered at tick 9
 //!     ▼
 //!   Load ── per key ──► sim::check: linearizable?      and then once more with a planted stale read: rejected?
@@ -29,3 +29,5 @@ mod common;
 mod kills;
 mod load;
 mod members;
+mod network;
+mod partitions;
