@@ -185,6 +185,11 @@ impl Cluster {
         &self.nodes[id as usize - 1]
     }
 
+    /// The client ports of all places.
+    pub fn endpoints(&self) -> Vec<String> {
+        self.nodes.iter().map(|node| node.listen.to_string()).collect()
+    }
+
     /// One more place.
     pub fn add_place(&mut self) -> u64 {
         let id = self.nodes.len() as u64 + 1;

@@ -276,7 +276,7 @@ pub fn run_on(
     println!("{name}: BEACH_SEED={seed}");
     cluster.form();
     let load = Load::default();
-    let endpoints: Vec<String> = cluster.nodes.iter().map(|node| node.listen.to_string()).collect();
+    let endpoints = cluster.endpoints();
     let nodes = endpoints.len();
     thread::scope(|scope| {
         let stop = StopAtEnd(&load);

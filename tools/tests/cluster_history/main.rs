@@ -26,6 +26,7 @@ mod black_box;
 #[path = "../common/mod.rs"]
 mod common;
 
+mod faults;
 mod kills;
 mod load;
 mod members;

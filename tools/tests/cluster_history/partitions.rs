@@ -3,13 +3,13 @@
 
 use crate::black_box::cluster::Cluster;
 use crate::black_box::wait_until;
+use crate::faults::move_leader;
 use crate::load::{
     ELECTION_TIMEOUT, KEYS, Load, Notes, Writer, client_for, judge, key, number, run_on,
 };
 use crate::network::Network;
 use beach_tools::sim::check::register::{Action, Operation};
-use beachdb::base::NodeId;
-use beachdb::client::{AdminRequest, Client};
+use beachdb::client::Client;
 use std::sync::Mutex;
 use std::thread;
 use std::time::{Duration, Instant};
@@ -165,10 +165,8 @@ fn a_bridge_keeps_the_cluster_available_wherever_the_leader_is() {
         network.heal();
         cluster.leader();
         // In the middle: the ends do not need each other.
-        let middle = match cluster.leader() == end {
-            true => move_leader(cluster, middle),
-            false => cluster.leader(),
-        };
+        move_leader(cluster, middle);
+        let middle = cluster.leader();
         let [one, other] = others(middle)[..] else { unreachable!("three nodes") };
         network.part(one, other);
         stays_available("the leader in the middle", load);
@@ -186,13 +184,6 @@ fn a_bridge_keeps_the_cluster_available_wherever_the_leader_is() {
         network.heal();
         cluster.wait_ready(&[1, 2, 3]);
     });
-}
-
-fn move_leader(cluster: &Cluster, to: u64) -> u64 {
-    let all: Vec<String> = cluster.nodes.iter().map(|node| node.listen.to_string()).collect();
-    let transfer = AdminRequest::Transfer(Some(NodeId(to)));
-    client_for(&all, OUTAGE).admin(&transfer).expect("it is up to date");
-    cluster.leader()
 }
 
 #[test]
