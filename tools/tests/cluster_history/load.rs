@@ -268,11 +268,28 @@ pub fn run_on(
     cluster: &mut Cluster,
     faults: impl FnOnce(&mut Cluster, &Load),
 ) -> Notes {
+    run_seeded(name, given_seed().unwrap_or_else(any_seed), cluster, faults)
+}
+
+/// `BEACH_SEED`.
+pub fn given_seed() -> Option<u64> {
+    std::env::var("BEACH_SEED").ok().map(|seed| seed.parse().expect("a number"))
+}
+
+/// One of the moment.
+pub fn any_seed() -> u64 {
+    SystemTime::UNIX_EPOCH.elapsed().expect("after 1970").as_micros() as u64
+}
+
+/// The same, whatever `BEACH_SEED` is. A history that is rejected is kept beside the nodes' directories.
+pub fn run_seeded(
+    name: &str,
+    seed: u64,
+    cluster: &mut Cluster,
+    faults: impl FnOnce(&mut Cluster, &Load),
+) -> Notes {
     // Set once for all tests of this binary.
     PROGRAM.get_or_init(|| common::beachd_program().to_owned());
-    let given = std::env::var("BEACH_SEED").ok().map(|seed| seed.parse().expect("a number"));
-    let now = || SystemTime::UNIX_EPOCH.elapsed().expect("after 1970").as_micros() as u64;
-    let seed: u64 = given.unwrap_or_else(now);
     println!("{name}: BEACH_SEED={seed}");
     cluster.form();
     let load = Load::default();
@@ -301,7 +318,16 @@ pub fn run_on(
         notes.unknown.len(),
         notes.unhidden.len()
     );
-    assert_eq!(judge(&notes.history), Ok(()), "BEACH_SEED={seed}");
+    let verdict = judge(&notes.history);
+    if verdict.is_err() {
+        let lines = notes
+            .history
+            .iter()
+            .map(|(key, operation)| format!("{} {operation:?}\n", key.escape_ascii()));
+        let path = cluster.dir.path().join("history");
+        std::fs::write(&path, lines.collect::<String>()).expect("a file beside the nodes'");
+    }
+    assert_eq!(verdict, Ok(()), "BEACH_SEED={seed}");
     let planted = with_a_stale_read(&notes.history).expect("a key that was written twice");
     let verdict = judge(&planted).map_err(|violation| violation.rule);
     assert_eq!(verdict, Err("linearizability".to_owned()), "a stale read goes unnoticed");
@@ -323,6 +349,9 @@ fn check_nodes(cluster: &Cluster, load: &Load) {
         assert!(lost.is_empty(), "node {}: acknowledged writes {lost:?} are lost", node.id);
         let risen: Vec<&u64> = notes.refused.iter().filter(there).collect();
         assert!(risen.is_empty(), "node {}: {risen:?} were refused and are there", node.id);
+        let torn = (0..KEYS).filter_map(|n| found.get(&key(n)).map(|value| number(value)));
+        let torn: Vec<u64> = torn.filter(|write| !there(&write)).collect();
+        assert!(torn.is_empty(), "node {}: of the batches {torn:?} only a part is there", node.id);
         let (of, expected) = first.get_or_insert_with(|| (node.id, found.clone()));
         assert!(*expected == found, "nodes {of} and {} differ", node.id);
     }

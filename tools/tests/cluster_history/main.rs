@@ -12,6 +12,7 @@
 //!   time, or never. One that was refused as not applied must not leave a trace.
 //! - Every write is a batch of two: a put or delete of a contended key, and a receipt under a key of its own. So after the
 //!   last fault *every* acknowledged write can be read back from every node, and not only the last one of each key.
+//!   A batch is there as a whole or not at all.
 //! - A floor of successes, so that a cluster that does nothing does not pass.
 //!
 //! `BEACH_SEED` picks the operations, keys, and pauses; the interleaving is the machine's, so a seed does not replay a run.
@@ -32,3 +33,4 @@ mod load;
 mod members;
 mod network;
 mod partitions;
+mod soak;

@@ -53,7 +53,8 @@ impl Network {
         for namespace in &namespaces {
             ip(&["netns", "add", namespace]);
         }
-        let dir = tempfile::tempdir().expect("a directory");
+        // Not where TMPDIR says: the path of a socket is short.
+        let dir = tempfile::tempdir_in("/tmp").expect("a directory");
         let log = File::create(dir.path().join("log")).expect("a log");
         let switch = Command::new("python3")
             .arg(SWITCH)
