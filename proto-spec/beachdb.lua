@@ -22,6 +22,7 @@ local PEER_OPCODES = {
   [0x40] = "HELLO", [0x41] = "PRE_VOTE", [0x42] = "PRE_VOTE_REPLY", [0x43] = "VOTE", [0x44] = "VOTE_REPLY",
   [0x45] = "APPEND", [0x46] = "APPEND_REPLY", [0x47] = "READ_INDEX", [0x48] = "READ_INDEX_REPLY",
   [0x49] = "SNAPSHOT", [0x4a] = "SNAPSHOT_REPLY", [0x4b] = "TRANSFER_NOW", [0x4c] = "BEGIN", [0x4d] = "PING",
+  [0x4e] = "CLUSTER",
   [0xc0] = "HELLO reply", [0xcd] = "PING reply",
 }
 local STATUS = {
@@ -99,6 +100,8 @@ local f = {
   features = ProtoField.uint64("beachdb.peer.features", "Features", base.HEX),
   incarnation = ProtoField.uint64("beachdb.peer.incarnation", "Incarnation", base.HEX),
   wanted = ProtoField.uint64("beachdb.peer.wanted", "Wanted node"),
+  list = ProtoField.uint32("beachdb.peer.list", "Check of the initial list", base.HEX),
+  cluster_uid = ProtoField.uint64("beachdb.peer.cluster_uid", "Cluster uid", base.HEX),
   known = ProtoField.uint64("beachdb.peer.known", "Known as incarnation", base.HEX),
   peer_address = ProtoField.string("beachdb.peer.peer_address", "Peer address"),
   client_address = ProtoField.string("beachdb.peer.client_address", "Client address"),
@@ -377,9 +380,10 @@ local function who(tvb, tree, row4)
   tree:add(f.node, tvb(40, 8))
   tree:add(f.incarnation, tvb(48, 8))
   tree:add(row4, tvb(56, 8))
-  local at = 72
+  tree:add(f.cluster_uid, tvb(64, 8))
+  local at = 80
   for i, field in ipairs({ f.cluster, f.peer_address, f.client_address, f.name }) do
-    local len = tvb(62 + 2 * i, 2):uint()
+    local len = tvb(70 + 2 * i, 2):uint()
     text(tree, field, tvb, at, len)
     at = at + len
   end
@@ -404,6 +408,7 @@ local peer = {
     tree:add(f.max_version, tvb(25, 1))
     tree:add(f.lane, tvb(26, 1))
     tree:add(f.blank, tvb(27, 1))
+    tree:add(f.list, tvb(28, 4))
     return who(tvb, tree, f.wanted)
   end,
   [0xc0] = function(tvb, tree)
@@ -499,9 +504,20 @@ local peer = {
     return (SNAPSHOT_ANSWERS[answer] or "BAD") .. " " .. tostring(tvb(48, 8):uint64())
   end,
   [0x4c] = function(tvb, tree)
-    local at, count = membership(tvb, 24, tree)
+    tree:add(f.cluster_uid, tvb(24, 8))
+    local at, count = membership(tvb, 32, tree)
     if at ~= tvb:len() then return nil end
     return string.format("%d members", count)
+  end,
+  [0xcd] = function(tvb, tree)
+    tree:add(f.blank, tvb(24, 1))
+    tree:add(f.known, tvb(32, 8))
+    tree:add(f.cluster_uid, tvb(40, 8))
+    return ""
+  end,
+  [0x4e] = function(tvb, tree)
+    tree:add(f.cluster_uid, tvb(24, 8))
+    return ""
   end,
 }
 

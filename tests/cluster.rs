@@ -7,7 +7,7 @@
 
 mod common;
 
-use beachdb::base::{LogIndex, NodeId, ReplicaId, Term};
+use beachdb::base::{ClusterUid, LogIndex, NodeId, ReplicaId, Term};
 use beachdb::proto::frame::{self, CrcPolicy, Decoded};
 use beachdb::proto::peer::{self, Lane, PEER_PROTOCOL_VERSION, PeerFrame, PeerHello, PeerMessage};
 use beachdb::proto::request::AdminRequest;
@@ -252,10 +252,16 @@ fn an_address_where_the_wrong_one_is_or_nobody_is_not_added() {
     cluster.wait_ready(&[own]);
     cluster.nodes[own as usize - 1].daemon.as_ref().expect("it runs");
     let other = cluster.node(own).peer.to_string();
+    let waits = cluster.add_place();
+    cluster.spawn_with(waits, &["--join"]);
+    let blank = cluster.node(waits).peer.to_string();
+    wait_until("it waits", || {
+        cluster.node(waits).field("not_ready_reason").contains("member add 3")
+    });
     let nobody = free_address().to_string();
     for (node, address, why) in [
-        (2, other.as_str(), "data of its own"),
-        (3, other.as_str(), "is dialed as node 3"),
+        (2, other.as_str(), "another cluster of that name"),
+        (4, blank.as_str(), "is dialed as node 4"),
         (4, nobody.as_str(), "refused"),
     ] {
         let add = AdminRequest::Add { node: NodeId(node), peer_address: address };
@@ -463,6 +469,8 @@ fn hello() -> PeerHello {
         replica: ReplicaId { node: NodeId(9), incarnation: 0x99 },
         wanted: NodeId(1),
         blank: true,
+        list: 0,
+        cluster_uid: ClusterUid::NONE,
         cluster: "beachdb".into(),
         peer_address: String::new(),
         client_address: String::new(),

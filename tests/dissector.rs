@@ -185,7 +185,13 @@ fn the_dissector_reads_every_valid_frame_between_nodes_as_the_codec_does() {
         ("beachdb.peer.wanted", "/peer/wanted"),
         ("beachdb.snapshot.transfer", "/peer/transfer"),
     ];
-    let fixed = ["beachdb.opcode", "beachdb.crc_good", "beachdb.malformed", "beachdb.entry.index"];
+    let fixed = [
+        "beachdb.opcode",
+        "beachdb.crc_good",
+        "beachdb.malformed",
+        "beachdb.entry.index",
+        "beachdb.peer.cluster_uid",
+    ];
     let fields: Vec<&str> = fixed.into_iter().chain(shown.map(|(field, _)| field)).collect();
     let Some(lines) = dissect(&capture, &fields) else {
         return;
@@ -199,6 +205,9 @@ fn the_dissector_reads_every_valid_frame_between_nodes_as_the_codec_does() {
         if let Some(entries) = decoded["peer"]["entries"].as_array() {
             let indexes: Vec<String> = entries.iter().map(|e| e["index"].to_string()).collect();
             assert_eq!(line[3], indexes.join(","), "{name}");
+        }
+        if let Some(uid) = decoded["peer"]["cluster_uid"].as_str() {
+            assert_eq!(line[4], format!("0x{uid}"), "{name}");
         }
         for ((field, path), found) in shown.iter().zip(&line[fixed.len()..]) {
             if let Some(expected) = decoded.pointer(path) {

@@ -93,6 +93,37 @@ impl fmt::Display for ReplicaId {
     }
 }
 
+/// Which cluster it is, whatever its name: drawn at random when a cluster is formed, or made out of what another one left.
+///
+/// Two clusters may have the same name by mistake; this keeps them apart. [`ClusterUid::NONE`]: no cluster, or one that was
+/// formed before clusters had one.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Default)]
+pub struct ClusterUid(pub u64);
+
+impl ClusterUid {
+    /// None.
+    pub const NONE: Self = Self(0);
+
+    /// One that a cluster can have, from any 64 random bits.
+    #[must_use]
+    pub const fn drawn(random: u64) -> Self {
+        Self(if random == 0 { 1 } else { random })
+    }
+
+    /// Whether it is [`ClusterUid::NONE`].
+    #[must_use]
+    pub const fn is_none(self) -> bool {
+        self.0 == 0
+    }
+}
+
+impl fmt::Display for ClusterUid {
+    /// 16 hexadecimal digits.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:016x}", self.0)
+    }
+}
+
 impl SequenceNumber {
     /// The largest sequence number: 56 bits, because an internal key packs it beside an 8-bit kind.
     pub const MAX: Self = Self((1 << 56) - 1);

@@ -26,7 +26,7 @@ pub mod trace;
 pub mod units;
 pub mod varint;
 
-pub use ids::{LogIndex, Nanos, NodeId, ReplicaId, SequenceNumber, Term};
+pub use ids::{ClusterUid, LogIndex, Nanos, NodeId, ReplicaId, SequenceNumber, Term};
 pub use internal_op::InternalOp;
 pub use membership::{Member, MemberRole, Membership, MembershipError};
 pub(crate) use membership_history::MembershipHistory;

@@ -1,6 +1,6 @@
 //! [`NodeConfig`]: what a node must be told.
 
-use crate::base::{Membership, NodeId, ReplicaId};
+use crate::base::{ClusterUid, Membership, NodeId, ReplicaId};
 use crate::{limits, raft};
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -30,6 +30,8 @@ pub struct NodeConfig {
     pub node_id: NodeId,
     /// A random number: the node's incarnation if this open creates the data directory, ignored otherwise.
     pub new_incarnation: u64,
+    /// A random number: the uid of the cluster that this node forms, if it forms one; another number for every start.
+    pub new_cluster: ClusterUid,
     /// Size at which a memtable is flushed.
     pub memtable_bytes: usize,
     /// Size of a log segment.
@@ -70,7 +72,7 @@ pub struct NodeConfig {
 }
 
 impl NodeConfig {
-    /// The defaults of [`limits`] for a node in `dir`. The reserve is one segment and one memtable: what a restart
+    /// The defaults of [`limits`] for a node in `dir`, with a uid for a new cluster that follows from `new_incarnation`. The reserve is one segment and one memtable: what a restart
     /// may need.
     #[must_use]
     pub fn new(
@@ -84,6 +86,7 @@ impl NodeConfig {
             cluster_id: cluster_id.into(),
             node_id,
             new_incarnation,
+            new_cluster: ClusterUid::drawn(new_incarnation.rotate_left(32) ^ 0xc1u64),
             memtable_bytes: limits::DEFAULT_MEMTABLE_BYTES,
             segment_bytes: limits::DEFAULT_SEGMENT_BYTES,
             log_bytes_before_flush: limits::DEFAULT_LOG_BYTES_BEFORE_FLUSH,

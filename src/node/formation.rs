@@ -5,9 +5,12 @@
 //!    dials all ── every one linked and blank? ──no──▶ waits, and says for whom
 //!                        │yes
 //!          M0 := identities and addresses from the handshakes
+//!          uid := the number drawn at start
 //!          log.bootstrap(M0), a new Raft from it
-//!                        └── Begin(M0) ─────────────▶ holds me as a voter? log.bootstrap(M0), a new Raft from it
-//!                                                      └── Begin(M0) to whoever is linked and still blank
+//!                        └── Begin(uid, M0) ────────▶ holds me as a voter? log.bootstrap(M0), a new Raft from it
+//!                                                      └── Begin(uid, M0) to whoever is linked and still blank
+//!
+//!  waits to be added ◀── the first APPEND, SNAPSHOT, or vote of a cluster that counts it: uid := that cluster's
 //! ```
 //!
 //! A node is *blank* while its log is empty, its term is 0, and it knows of no members: it has promised nothing to anybody,
@@ -20,16 +23,21 @@
 //!   never makes a second one.
 //! - Whoever has begun tells it to each linked member that is blank *before* it sends it anything else on that link; so the
 //!   order in which nodes start, and which of them crash meanwhile, does not matter.
-//! - What a node begins with is in front of everything else in its log, and durable before its first vote.
+//! - What a node begins with is in front of everything else in its log, and durable before its first vote. So is the uid of
+//!   its cluster, whether it forms it, is told to begin, or is added: it is durable before anything is acknowledged to anybody.
+//! - A node belongs to one cluster for as long as it has its log. What comes from another one, whatever its name, is dropped.
 //!
 //! # What it does not do
-//! It adds nobody to a cluster that exists: that is a change of the membership ([`admin`](super::admin)). It does not find
-//! out that two nodes were started with *different* lists, each of which makes another node the lowest: the lists must agree.
+//! It adds nobody to a cluster that exists: that is a change of the membership ([`admin`](super::admin)). That two
+//! nodes were started with *different* lists is found out by the handshake (`server::peers`), which refuses them to each other.
 
 use super::types::PeerFacts;
 use super::{Bootstrap, Effect, Node, Phase, StateMachine};
-use crate::base::{LogIndex, Member, MemberRole, Membership, Nanos, NodeId, ReplicaId, Term};
-use crate::raft::{self, HardState, LogStore, Raft};
+use crate::base::{
+    ClusterUid, LogIndex, Member, MemberRole, Membership, Nanos, NodeId, ReplicaId, Term, checksum,
+};
+use crate::raft::message::Body;
+use crate::raft::{self, HardState, LogStore, Message, Raft};
 use std::collections::BTreeMap;
 use std::fmt::Write;
 
@@ -101,20 +109,24 @@ impl<L: LogStore, S: StateMachine> Node<L, S> {
         &mut self,
         now: Nanos,
         from: ReplicaId,
+        cluster: ClusterUid,
         members: Membership,
         out: &mut Vec<Effect>,
     ) {
-        if !self.is_blank() || self.phase != Phase::Running {
+        if !self.cluster.is_none() && self.cluster != cluster {
+            log::warn!(
+                "{from} says who the first members of cluster {cluster} are; this node is of {}",
+                self.cluster
+            );
+        } else if !self.is_blank() || self.phase != Phase::Running {
             log::debug!("{from} says who the first members are; this node knows already");
-            return;
-        }
-        let me = self.replica();
-        if let Err(error) = members.check() {
+        } else if let Err(error) = members.check() {
             log::warn!("{from} names impossible first members: {error}");
-        } else if !members.is_voter(me) {
-            log::warn!("{from} asks to begin as a member of {}; this is {me}", names(&members));
+        } else if !members.is_voter(self.replica()) {
+            let (me, names) = (self.replica(), names(&members));
+            log::warn!("{from} asks to begin as a member of {names}; this is {me}");
         } else {
-            self.begin(now, members, &format!("told by {from}"), out);
+            self.begin(now, cluster, members, &format!("told by {from}"), out);
         }
     }
 
@@ -131,7 +143,8 @@ impl<L: LogStore, S: StateMachine> Node<L, S> {
         let belongs = self.raft.membership().replica(to).is_some();
         let first = self.first_members().filter(|members| belongs && members.is_voter(to));
         if let Some(members) = first {
-            out.push(Effect::Begin { to, members: members.clone() });
+            let (cluster, members) = (self.cluster, members.clone());
+            out.push(Effect::Begin { to, cluster, members });
         }
     }
 
@@ -165,7 +178,11 @@ impl<L: LogStore, S: StateMachine> Node<L, S> {
             members.insert(voter(facts.replica, &facts.peer_address, &facts.client_address));
         }
         match members.check() {
-            Ok(()) => self.begin(now, members, "every node of --initial-cluster is here", out),
+            Ok(()) => {
+                let (cluster, why) =
+                    (self.config.new_cluster, "every node of --initial-cluster is here");
+                self.begin(now, cluster, members, why, out);
+            }
             Err(error) => log::error!("the cluster cannot be formed: {error}"),
         }
     }
@@ -179,12 +196,20 @@ impl<L: LogStore, S: StateMachine> Node<L, S> {
     }
 
     /// Begins as one of these first members.
-    fn begin(&mut self, now: Nanos, members: Membership, why: &str, out: &mut Vec<Effect>) {
+    fn begin(
+        &mut self,
+        now: Nanos,
+        cluster: ClusterUid,
+        members: Membership,
+        why: &str,
+        out: &mut Vec<Effect>,
+    ) {
         log::info!(
-            "cluster {} begins ({why}): {}",
+            "cluster {} begins ({why}), uid {cluster}: {}",
             self.identity.cluster_id,
             names_and_addresses(&members)
         );
+        self.belong(cluster, out);
         self.log.bootstrap(members.clone());
         self.replicated.begin(members.clone());
         let start = raft::Start {
@@ -200,6 +225,54 @@ impl<L: LogStore, S: StateMachine> Node<L, S> {
         self.compare_list();
         self.step_raft(now, raft::Event::Tick, out);
         self.kick_log(now);
+    }
+
+    /// This node belongs to a cluster from now on. The log says so durably before it says anything that follows.
+    fn belong(&mut self, cluster: ClusterUid, out: &mut Vec<Effect>) {
+        if self.cluster != cluster {
+            self.cluster = cluster;
+            self.log.set_cluster(cluster);
+            out.push(Effect::Belongs(cluster));
+        }
+    }
+
+    /// Whether a message comes from this node's cluster. A blank node belongs to the first one that counts it as a member: only
+    /// such a one asks for a vote, or sends a log or a snapshot, to this very replica.
+    pub(super) fn is_of_this_cluster(
+        &mut self,
+        cluster: ClusterUid,
+        message: &Message,
+        out: &mut Vec<Effect>,
+    ) -> bool {
+        if self.cluster == cluster {
+            return true;
+        }
+        let counts_me = matches!(
+            message.body,
+            Body::Append(_) | Body::Snapshot(_) | Body::Vote { .. } | Body::PreVote { .. }
+        );
+        if !self.cluster.is_none() || !self.is_blank() || !counts_me {
+            return false;
+        }
+        let name = &self.identity.cluster_id;
+        log::info!(
+            "this node belongs to cluster {name} from now on, uid {cluster}: {} counts it as a member",
+            message.from
+        );
+        self.belong(cluster, out);
+        true
+    }
+
+    /// A check of the node numbers of `--initial-cluster`, while this node is blank and may form the cluster by it; else 0.
+    #[must_use]
+    pub fn list_check(&self) -> u32 {
+        match &self.config.bootstrap {
+            Bootstrap::Initial(list) if self.is_blank() && !self.identity.joining => {
+                let numbers: Vec<u8> = list.keys().flat_map(|node| node.0.to_be_bytes()).collect();
+                checksum::crc32c(&numbers).max(1)
+            }
+            _ => 0,
+        }
     }
 
     /// A member that is linked and whose software lacks this feature. One that is down has not said what it lacks: it will

@@ -1,13 +1,14 @@
 //! Clusters that form: nodes over simulated disks, with a network that this test carries itself.
 
-use crate::base::{Membership, Nanos, NodeId, ReplicaId};
+use crate::base::{ClusterUid, LogIndex, Membership, Nanos, NodeId, ReplicaId, Term};
 use crate::env::Env;
 use crate::env::sim::{self, CrashKind, SimHandles};
 use crate::node::recover::{NewCluster, Recovery};
 use crate::node::sim::SimDriver;
 use crate::node::{Bootstrap, EngineMachine, Event, Node, NodeConfig, Origin, PeerFacts};
 use crate::proto::{ErrorCode, Request, Response};
-use crate::raft::Role;
+use crate::raft::message::{Append, Body};
+use crate::raft::{Message, Role};
 use crate::raft_log::RaftLog;
 use std::collections::BTreeMap;
 
@@ -82,7 +83,8 @@ impl World {
         drop(driver);
         sim.disk.restart();
         let wishes = NewCluster::default();
-        let recovery = Recovery::prepare(&env, &config.dir, incarnation, &wishes).unwrap();
+        let fresh = (incarnation, ClusterUid(incarnation));
+        let recovery = Recovery::prepare(&env, &config.dir, fresh, &wishes).unwrap();
         recovery.carry_out().unwrap();
         let opened = Node::open(config.clone(), env.clone()).unwrap();
         let driver = SimDriver::new(opened, &sim);
@@ -98,6 +100,7 @@ impl World {
         let known = node.raft().membership().member(NodeId(to));
         PeerFacts {
             replica: node.replica(),
+            cluster: node.cluster(),
             blank: node.is_blank(),
             known: known.map_or(0, |member| member.replica.incarnation),
             features: crate::node::FEATURES,
@@ -130,20 +133,22 @@ impl World {
                 slot.sim.clock.advance_to(Nanos::from_millis(self.now));
                 slot.driver.settle();
                 let from = slot.driver.node.replica();
-                begins.extend(slot.driver.begins.drain(..).map(|(to, m)| (from, to, m)));
-                mail.append(&mut slot.driver.sent);
+                let cluster = slot.driver.node.cluster();
+                begins.extend(slot.driver.begins.drain(..).map(|(to, uid, m)| (from, to, uid, m)));
+                mail.extend(slot.driver.sent.drain(..).map(|message| (cluster, message)));
             }
             if begins.is_empty() && mail.is_empty() {
                 return;
             }
-            for (from, to, members) in begins {
+            for (from, to, cluster, members) in begins {
                 if let Some(slot) = self.by_replica(to) {
-                    slot.driver.event(Event::Begin { from, members });
+                    slot.driver.event(Event::Begin { from, cluster, members });
                 }
             }
-            for message in mail {
+            let after = Nanos::from_millis(self.now);
+            for (cluster, message) in mail {
                 if let Some(slot) = self.by_replica(message.to) {
-                    slot.driver.event(Event::Peer(message));
+                    slot.driver.event(Event::Peer { message, cluster, after });
                 }
             }
         }
@@ -211,7 +216,7 @@ fn whoever_has_begun_tells_those_that_have_not() {
     world.link(1, 3);
     // The word to node 3 is lost, and node 1 with it.
     let slot = world.slots.get_mut(&1).unwrap();
-    slot.driver.begins.retain(|(to, _)| to.node == NodeId(2));
+    slot.driver.begins.retain(|(to, ..)| to.node == NodeId(2));
     world.settle();
     assert!(world.node(3).is_blank() && !world.node(2).is_blank());
     world.link(2, 3);
@@ -265,8 +270,8 @@ fn a_former_that_forgot_is_told_what_it_formed() {
     world.link(1, 3);
     let begins = std::mem::take(&mut world.slots.get_mut(&1).unwrap().driver.begins);
     let from = world.node(1).replica();
-    for (to, members) in begins {
-        world.by_replica(to).unwrap().driver.event(Event::Begin { from, members });
+    for (to, cluster, members) in begins {
+        world.by_replica(to).unwrap().driver.event(Event::Begin { from, cluster, members });
     }
     // Its log job never ran.
     world.power_loss(1, Bootstrap::Initial(list(&[1, 2, 3])));
@@ -300,12 +305,12 @@ fn a_node_takes_no_beginning_that_is_not_its_own() {
     world.link_all();
     world.settle();
     let members = world.node(1).raft().membership().clone();
-    let from = world.node(1).replica();
+    let (from, cluster) = (world.node(1).replica(), world.node(1).cluster());
     // Another life of node 2, and a node that waits to be added.
     world.start(2, 5, Bootstrap::Initial(list(&[1, 2, 3])));
     world.start(4, 0, Bootstrap::Join);
     for node in [2, 4] {
-        let begin = Event::Begin { from, members: members.clone() };
+        let begin = Event::Begin { from, cluster, members: members.clone() };
         world.slots.get_mut(&node).unwrap().driver.event(begin);
         assert!(world.node(node).is_blank(), "node {node}");
     }
@@ -313,7 +318,7 @@ fn a_node_takes_no_beginning_that_is_not_its_own() {
     world.pass(3_000);
     let begun = world.members(3);
     let alone = Membership::of_voters([world.node(3).replica()]);
-    let begin = Event::Begin { from, members: alone };
+    let begin = Event::Begin { from, cluster, members: alone };
     world.slots.get_mut(&3).unwrap().driver.event(begin);
     assert_eq!(world.members(3), begun, "it has begun already");
 }
@@ -356,4 +361,99 @@ fn a_node_without_a_majority_says_whom_it_misses() {
     let reason = world.reason(2);
     assert!(reason.contains("2 of the 3 voters are needed"), "{reason}");
     assert!(reason.contains("node 1 at n1:1, node 3 at n3:1"), "{reason}");
+}
+
+#[test]
+fn a_cluster_has_the_uid_that_its_former_drew_on_every_node_and_after_a_power_loss() {
+    let mut world = World::form(&[1, 2, 3]);
+    assert!((1..=3).all(|node| world.node(node).cluster().is_none()), "nobody belongs yet");
+    world.link_all();
+    world.pass(3_000);
+    let uid = world.slots[&1].config.new_cluster;
+    for node in 1..=3 {
+        assert_eq!(world.node(node).cluster(), uid, "node {node}");
+        world.power_loss(node, Bootstrap::Alone);
+        assert_eq!(world.node(node).cluster(), uid, "node {node}");
+    }
+}
+
+/// What `from` sends to `to` as its leader, in a term of its own.
+fn probe(from: ReplicaId, to: ReplicaId, term: u64) -> Message {
+    let append = Append {
+        session: 1,
+        round: 1,
+        prev: (LogIndex::ZERO, Term::ZERO),
+        commit: LogIndex::ZERO,
+        entries: Vec::new(),
+    };
+    Message { from, to, term: Term(term), body: Body::Append(append) }
+}
+
+#[test]
+fn a_node_belongs_to_the_first_cluster_that_counts_it_before_it_acknowledges_anything_and_hears_no_other()
+ {
+    let mut world = World::new();
+    world.start(9, 0, Bootstrap::Join);
+    let me = world.node(9).replica();
+    let leader = |node| ReplicaId { node: NodeId(node), incarnation: 7 };
+    let (first, second) = (ClusterUid(0xf1), ClusterUid(0x5e));
+    let tell = |world: &mut World, cluster, message| {
+        let after = Nanos::ZERO;
+        let driver = &mut world.slots.get_mut(&9).unwrap().driver;
+        driver.event(Event::Peer { message, cluster, after });
+    };
+    // An answer is no reason to belong to anybody.
+    let granted = Body::VoteReply { granted: true };
+    let reply = Message { from: leader(2), to: me, term: Term(5), body: granted };
+    tell(&mut world, second, reply);
+    assert!(world.node(9).cluster().is_none());
+    tell(&mut world, first, probe(leader(1), me, 1));
+    assert_eq!(world.node(9).cluster(), first);
+    let sent = |world: &World| world.slots[&9].driver.sent.len();
+    assert_eq!(sent(&world), 0, "nothing is durable yet");
+    world.slots.get_mut(&9).unwrap().driver.settle();
+    assert_eq!(sent(&world), 1, "the answer");
+    tell(&mut world, second, probe(leader(2), me, 9));
+    world.slots.get_mut(&9).unwrap().driver.settle();
+    assert_eq!((sent(&world), world.node(9).raft().term()), (1, Term(1)), "not heard");
+    let status = world.node(9).status(Nanos::ZERO);
+    assert_eq!(status.peers.other_cluster, 2);
+    assert_eq!(status.cluster_uid.as_deref(), Some("00000000000000f1"));
+    world.power_loss(9, Bootstrap::Join);
+    assert_eq!(world.node(9).cluster(), first, "it acknowledged, so it remembers");
+    let members = Membership::of_voters([me, leader(2)]);
+    let begin = Event::Begin { from: leader(2), cluster: second, members };
+    world.slots.get_mut(&9).unwrap().driver.event(begin);
+    assert!(world.members(9).is_empty(), "no beginning of another cluster either");
+}
+
+#[test]
+fn a_recovered_cluster_has_another_uid() {
+    let mut world = World::form(&[1, 2, 3]);
+    world.link_all();
+    world.pass(3_000);
+    let old = world.node(1).cluster();
+    world.recover(1, 7);
+    assert_eq!(world.node(1).cluster(), ClusterUid(7));
+    world.power_loss(1, Bootstrap::Alone);
+    assert_eq!(world.node(1).cluster(), ClusterUid(7));
+    assert_eq!(world.node(2).cluster(), old);
+}
+
+/// It was added to another cluster of the same name while it was linked.
+#[test]
+fn a_former_does_not_count_on_somebody_who_belongs_elsewhere_by_now() {
+    let mut world = World::form(&[1, 2, 3]);
+    world.link(1, 2);
+    let mut facts = world.facts(2, 1);
+    (facts.blank, facts.cluster) = (false, ClusterUid(0x5e));
+    world.slots.get_mut(&1).unwrap().driver.event(Event::PeerUp(facts));
+    world.link(1, 3);
+    world.pass(3_000);
+    assert!(world.node(1).is_blank() && world.node(3).is_blank());
+    assert!(
+        world.reason(1).contains("node 2 at n2:1 belongs to a cluster already"),
+        "{}",
+        world.reason(1)
+    );
 }

@@ -68,9 +68,9 @@ impl Freshness {
 }
 
 impl<L: LogStore, S: StateMachine> Node<L, S> {
-    /// The leader of `term` has committed up to `commit`, it says just now.
-    pub(super) fn leader_said(&mut self, now: Nanos, term: Term, commit: LogIndex) {
-        self.freshness.told(Told { term, commit, at: now });
+    /// The leader of `term` has committed up to `commit`; its word arrived not before `after`.
+    pub(super) fn leader_said(&mut self, now: Nanos, after: Nanos, term: Term, commit: LogIndex) {
+        self.freshness.told(Told { term, commit, at: after });
         self.look_for_freshness(now);
     }
 

@@ -103,7 +103,7 @@ pub use types::{
 
 use crate::base::batch::{BatchRef, WriteBatch};
 use crate::base::trace::{StageStats, TraceEvent, TraceRing};
-use crate::base::{LogIndex, Membership, Nanos, ReplicaId, SequenceNumber, Term};
+use crate::base::{ClusterUid, LogIndex, Membership, Nanos, ReplicaId, SequenceNumber, Term};
 use crate::env::{Completion, Env, LockGuard};
 use crate::limits::{FEW_REQUESTS, TRACE_EVENTS};
 use crate::proto::{self, ErrorCode, HelloReply, HelloRequest, Request, Response};
@@ -145,6 +145,8 @@ pub struct Node<L, S> {
     introduction: Option<Introduction>,
     introductions: u64,
     formation: Formation,
+    /// The cluster that this node belongs to; none while it is blank.
+    cluster: ClusterUid,
     /// What the driver says of its connections.
     links: Vec<LinkStatus>,
     /// What raft found to be impossible: the process must stop.
@@ -192,6 +194,8 @@ pub struct Parts<L, S> {
     pub hard_state: HardState,
     /// The memberships from the log's baseline on; see [`raft::Start::memberships`].
     pub memberships: Vec<(LogIndex, Membership)>,
+    /// The cluster that the log is of.
+    pub cluster: ClusterUid,
     /// The state machine, which has applied a prefix of the log.
     pub machine: S,
     /// What the machine's rows under the reserved prefix say.
@@ -211,6 +215,7 @@ impl<L: LogStore, S: StateMachine> Node<L, S> {
             log,
             hard_state,
             memberships,
+            cluster,
             machine,
             mut replicated,
             lock,
@@ -240,6 +245,7 @@ impl<L: LogStore, S: StateMachine> Node<L, S> {
             introduction: None,
             introductions: 0,
             formation: Formation::default(),
+            cluster,
             links: Vec::new(),
             broken: None,
             log,
@@ -284,16 +290,16 @@ impl<L: LogStore, S: StateMachine> Node<L, S> {
                 Ok(())
             }
             Event::JobDone(done) => self.job_done(now, done, out),
-            Event::Peer(message) => {
-                self.peer(now, message, out);
+            Event::Peer { message, cluster, after } => {
+                self.peer(now, message, cluster, after.min(now), out);
                 Ok(())
             }
             Event::PeerUp(facts) => {
                 self.peer_up(now, facts, out);
                 Ok(())
             }
-            Event::Begin { from, members } => {
-                self.asked_to_begin(now, from, members, out);
+            Event::Begin { from, cluster, members } => {
+                self.asked_to_begin(now, from, cluster, members, out);
                 Ok(())
             }
             Event::PeerUnreachable(peer) => {
@@ -385,6 +391,12 @@ impl<L: LogStore, S: StateMachine> Node<L, S> {
     #[must_use]
     pub fn role(&self) -> Role {
         self.raft.role()
+    }
+
+    /// The cluster that it belongs to; none while it waits to form one or to be added.
+    #[must_use]
+    pub const fn cluster(&self) -> ClusterUid {
+        self.cluster
     }
 
     /// Who it is.

@@ -18,7 +18,7 @@ use super::{
     Bootstrap, EngineMachine, Identity, IdentityError, Node, NodeConfig, Parts, ReadFault,
     Replicated, RowError, StateMachine,
 };
-use crate::base::{LogIndex, Member, MemberRole, Membership, Term};
+use crate::base::{ClusterUid, LogIndex, Member, MemberRole, Membership, Term};
 use crate::engine::{Engine, EngineError, EngineOptions};
 use crate::env::{Env, IoError};
 use crate::raft::{HardState, LogStore, LogView};
@@ -178,8 +178,19 @@ fn begin(
     identity: &Identity,
     log: &mut RaftLog,
     memberships: &mut Vec<(LogIndex, Membership)>,
+    cluster: &mut ClusterUid,
 ) -> Result<(), OpenError> {
-    if !memberships.is_empty() {
+    let me = identity.replica();
+    let has_none = cluster.is_none();
+    let mut form = |log: &mut RaftLog| {
+        *cluster = config.new_cluster;
+        log.set_cluster(config.new_cluster);
+    };
+    if let Some((_, newest)) = memberships.last() {
+        // A cluster of this node alone from before there were uids: nobody else can have another opinion.
+        if has_none && newest.is_voter(me) && newest.members().count() == 1 {
+            form(log);
+        }
         return Ok(());
     }
     let last = log.last().0;
@@ -188,7 +199,6 @@ fn begin(
         return Err(OpenError::Unfit { dir: config.dir.clone(), fault });
     }
     let wrong = |problem| OpenError::Bootstrap { dir: config.dir.clone(), problem };
-    let me = identity.replica();
     let first = match &config.bootstrap {
         _ if identity.joining => Membership::new(),
         Bootstrap::Join => Membership::new(),
@@ -201,6 +211,7 @@ fn begin(
                 client_address: config.client_address.clone(),
             });
             members.check().map_err(|e| wrong(format!("this node's own addresses: {e}")))?;
+            form(log);
             members
         }
         // Whoever has the lowest number asks the others first; see `formation`.
@@ -289,11 +300,11 @@ impl Node<RaftLog, EngineMachine> {
         let machine = EngineMachine::new(engine);
         let rows = machine.internal_rows()?;
         let replicated = Replicated::from_rows(config.max_sessions, &rows)?;
-        let RaftLogRecovery { mut hard_state, mut memberships, report, .. } = recovery;
+        let RaftLogRecovery { mut hard_state, mut memberships, mut cluster, report, .. } = recovery;
         let superseded = superseded(&log, (index, term), installed, &replicated, &memberships)
             .map_err(|fault| OpenError::Unfit { dir: dir.clone(), fault })?;
         match superseded {
-            None => begin(&config, &identity, &mut log, &mut memberships)?,
+            None => begin(&config, &identity, &mut log, &mut memberships, &mut cluster)?,
             Some(members) => {
                 if let Some(reason) = machine.read_only_reason() {
                     let reason = reason.to_owned();
@@ -320,6 +331,7 @@ impl Node<RaftLog, EngineMachine> {
             log,
             hard_state,
             memberships,
+            cluster,
             machine,
             replicated,
             lock: Some(lock),

@@ -12,12 +12,13 @@
 //!   pitfall 2), and never in a later term than it was made in.
 //! - At most [`MAX_GATED_MESSAGES`] messages wait for one replica, and [`MAX_GATED_MESSAGES_ALL`] for all: a disk that hangs
 //!   does not make the node grow. The oldest go first: the newest say more.
-//! - A message for another replica, or another incarnation of this one, is never seen by raft (pitfall 31).
+//! - A message for another replica, or another incarnation of this one, is never seen by raft (pitfall 31), nor is one of another
+//!   cluster, whatever its name.
 //!
 //! What it does not do: keep order between messages (the network does not either), or know addresses.
 
 use super::{Effect, Node, StateMachine};
-use crate::base::{Nanos, ReplicaId, Term};
+use crate::base::{ClusterUid, Nanos, ReplicaId, Term};
 use crate::limits::{MAX_GATED_MESSAGES, MAX_GATED_MESSAGES_ALL};
 use crate::raft::message::Body;
 use crate::raft::{self, IoId, LogStore, Message, Role};
@@ -32,6 +33,8 @@ pub struct PeerCounters {
     pub received: u64,
     /// Not for this replica: dropped.
     pub misaddressed: u64,
+    /// From another cluster of the same name: dropped.
+    pub other_cluster: u64,
     /// Held back for a sync, and not sent because the term moved on.
     pub dropped_stale: u64,
     /// Held back for a sync, and not sent because too many waited.
@@ -115,10 +118,21 @@ impl Outbox {
 
 impl<L: LogStore, S: StateMachine> Node<L, S> {
     /// A message arrived.
-    pub(super) fn peer(&mut self, now: Nanos, message: Message, out: &mut Vec<Effect>) {
+    pub(super) fn peer(
+        &mut self,
+        now: Nanos,
+        message: Message,
+        cluster: ClusterUid,
+        after: Nanos,
+        out: &mut Vec<Effect>,
+    ) {
         let me = self.replica();
         if message.to != me || message.from == me {
             self.outbox.counters.misaddressed += 1;
+            return;
+        }
+        if !self.is_of_this_cluster(cluster, &message, out) {
+            self.outbox.counters.other_cluster += 1;
             return;
         }
         self.outbox.counters.received += 1;
@@ -137,7 +151,7 @@ impl<L: LogStore, S: StateMachine> Node<L, S> {
         if let Some((term, commit)) = said
             && term == self.raft.term()
         {
-            self.leader_said(now, term, commit);
+            self.leader_said(now, after, term, commit);
         }
         if let Some((term, commit)) = told
             && term == self.raft.term()

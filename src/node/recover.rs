@@ -7,6 +7,7 @@
 //! ```text
 //!   IDENTITY (old)        IDENTITY (new, recovering)     IDENTITY (new, recovering)          IDENTITY (new)
 //!   log: … last    ──1──▶ log: … last             ──2──▶ log: … last, MEMBERSHIP {new}  ──3──▶ log: … last, MEMBERSHIP
+//!                                                        cluster: a new uid
 //!   the old node          refused                        refused                             a cluster of one
 //! ```
 //!
@@ -20,6 +21,8 @@
 //!   (a replica uses the newest in its log), and the row of the members and the log's state slot follow when it is applied.
 //! - The old voter is no more: whatever the others send goes to its (node, incarnation), and no vote of it is in the new
 //!   membership's terms, which begin [`RECOVERED_TERM_STEP`] above all that this node has seen.
+//! - The cluster gets a new uid, so that what is left of the old one is refused by it, and by whom it adds, even under the old
+//!   name.
 //!
 //! What it does not do: it cannot know what the others had acknowledged without this log, nor keep them from coming back
 //! on their old data, as the old cluster. It prints nothing and asks nobody: that is `server::recover`.
@@ -27,7 +30,9 @@
 use super::identity::{IdentityFile, NAME};
 use super::open::superseded;
 use super::{EngineMachine, Identity, IdentityError, Replicated, StateMachine};
-use crate::base::{LogIndex, Member, MemberRole, Membership, MembershipError, ReplicaId, Term};
+use crate::base::{
+    ClusterUid, LogIndex, Member, MemberRole, Membership, MembershipError, ReplicaId, Term,
+};
 use crate::engine::{Engine, EngineOptions};
 use crate::env::{Env, IoError, LockGuard};
 use crate::limits::{DEFAULT_SEGMENT_BYTES, MAX_SESSIONS, MAX_STORED_INDEX, RECOVERED_TERM_STEP};
@@ -137,6 +142,10 @@ pub struct RecoveryPlan {
     pub role: Option<MemberRole>,
     /// Who it will be, and of which cluster.
     pub identity: Identity,
+    /// The uid of the cluster that it was of; none if that was formed before clusters had one.
+    pub old_cluster: ClusterUid,
+    /// The uid of the new cluster.
+    pub cluster: ClusterUid,
     /// An earlier run was interrupted; this one goes on with it.
     pub resumed: bool,
     /// The members that are forgotten.
@@ -168,12 +177,12 @@ pub struct Recovery {
 }
 
 impl Recovery {
-    /// Locks `dir` and reads what is in it; the node is to come back as `new_incarnation`, or under the one that an
-    /// interrupted run drew. Changes nothing (but for a lock file, if there was none). Blocks.
+    /// Locks `dir` and reads what is in it; the node is to come back as `new_incarnation` and as the cluster
+    /// `new_cluster`, or as what an interrupted run drew. Changes nothing (but for a lock file, if there was none). Blocks.
     pub fn prepare(
         env: &Env,
         dir: &Path,
-        new_incarnation: u64,
+        (new_incarnation, new_cluster): (u64, ClusterUid),
         wishes: &NewCluster,
     ) -> Result<Self, RecoverError> {
         let no_data = |problem| RecoverError::NoData { dir: dir.to_path_buf(), problem };
@@ -225,6 +234,7 @@ impl Recovery {
         let logged = newest == Some(&only(&member));
         let old = memberships.iter().rfind(|(_, members)| members.replica(me).is_none());
         let (members_at, mut members) = old.cloned().unwrap_or_default();
+        let old_cluster = image.recovery.cluster;
         let role = members.replica(before).map(|was| was.role);
         if role.is_some() {
             members.remove(before.node);
@@ -233,6 +243,8 @@ impl Recovery {
             before,
             role,
             identity,
+            old_cluster,
+            cluster: if logged { old_cluster } else { new_cluster },
             resumed,
             others: members,
             members_at,
@@ -285,6 +297,7 @@ fn write_log(
     let term = Term(plan.highest.0 + RECOVERED_TERM_STEP);
     let payload = only(&plan.member).to_entry();
     log.use_reserve();
+    log.set_cluster(plan.cluster);
     log.submit(Persist {
         io: IoId(1),
         hard_state: Some(HardState { term, vote: None }),

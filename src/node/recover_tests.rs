@@ -20,7 +20,12 @@ fn replica(node: u64, incarnation: u64) -> ReplicaId {
 }
 
 fn prepare(disk: &SimDisk, incarnation: u64) -> Result<Recovery, RecoverError> {
-    Recovery::prepare(&machine(disk).0, dir(), incarnation, &NewCluster::default())
+    Recovery::prepare(&machine(disk).0, dir(), fresh(incarnation), &NewCluster::default())
+}
+
+/// What a run of `beachd recover` draws.
+fn fresh(incarnation: u64) -> (u64, ClusterUid) {
+    (incarnation, ClusterUid(incarnation ^ 0xff00))
 }
 
 fn recover(disk: &SimDisk, incarnation: u64) -> Result<RecoveryPlan, RecoverError> {
@@ -260,7 +265,8 @@ fn a_new_name_is_the_new_clusters_and_an_interrupted_run_keeps_it() {
         peer_address: Some("a:7401".into()),
         client_address: None,
     };
-    let run = |wishes| Recovery::prepare(&machine(&disk).0, dir(), NEW, &wishes)?.carry_out();
+    let run =
+        |wishes| Recovery::prepare(&machine(&disk).0, dir(), fresh(NEW), &wishes)?.carry_out();
     let error = run(wishes("two words")).unwrap_err().to_string();
     assert!(error.starts_with("cluster-id: must be 1 to 255"), "{error}");
     disk.crash_at(disk.op_count() + 12);

@@ -3,7 +3,7 @@
 //! fatal effect, and a drain answers everybody.
 
 use super::{Effect, Event, FatalError, Node, Observed, Origin, StateMachine};
-use crate::base::{Membership, Nanos, NodeId, ReplicaId};
+use crate::base::{ClusterUid, Membership, Nanos, NodeId, ReplicaId};
 use crate::env::sim::{SimClock, SimHandles, SimJobs};
 use crate::env::{Clock, Completion, Jobs, Lane};
 use crate::proto::{Request, Response};
@@ -28,7 +28,7 @@ pub struct SimDriver<L, S> {
     /// Messages to other replicas, for the test to carry.
     pub sent: Vec<Message>,
     /// Replicas that are to be told who the first members are, for the test to carry.
-    pub begins: Vec<(ReplicaId, Membership)>,
+    pub begins: Vec<(ReplicaId, ClusterUid, Membership)>,
     /// What the node showed of its inside, for the test to take.
     pub observed: Vec<Observed>,
     /// Nodes that it wants to be introduced to: token, number, address. For the test to take and answer.
@@ -75,7 +75,8 @@ impl<L: LogStore, S: StateMachine> SimDriver<L, S> {
                 Effect::Fatal(fatal) => self.fatal = Some(fatal),
                 Effect::Drained => self.drained = true,
                 Effect::Send(message) => self.sent.push(message),
-                Effect::Begin { to, members } => self.begins.push((to, members)),
+                Effect::Begin { to, cluster, members } => self.begins.push((to, cluster, members)),
+                Effect::Belongs(_) => {}
                 Effect::Observed(observed) => self.observed.push(observed),
                 Effect::Introduce { token, node, address } => {
                     self.introductions.push((token, node, address));

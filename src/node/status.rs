@@ -26,6 +26,8 @@ pub struct Status {
     pub node: u64,
     /// The cluster's name.
     pub cluster: String,
+    /// The cluster's uid, hexadecimal: drawn when it was formed; `null` while the node belongs to none.
+    pub cluster_uid: Option<String>,
     /// This node's incarnation, hexadecimal.
     pub incarnation: String,
     /// `follower`, `pre-candidate`, `candidate`, or `leader`.
@@ -88,6 +90,8 @@ pub struct MembersStatus {
     pub schema: u32,
     /// The cluster's name.
     pub cluster: String,
+    /// The cluster's uid, hexadecimal; `null` while the node belongs to none.
+    pub cluster_uid: Option<String>,
     /// The node that says so.
     pub node: u64,
     /// The leader's number; `null` when none is known.
@@ -269,6 +273,7 @@ impl<L: LogStore, S: StateMachine> Node<L, S> {
             version: crate::VERSION,
             node: self.identity.node_id.0,
             cluster: self.identity.cluster_id.clone(),
+            cluster_uid: self.uid(),
             incarnation: format!("{:016x}", self.identity.incarnation),
             role: self.raft.role().name(),
             term: self.raft.term().0,
@@ -305,6 +310,7 @@ impl<L: LogStore, S: StateMachine> Node<L, S> {
         MembersStatus {
             schema: 1,
             cluster: self.identity.cluster_id.clone(),
+            cluster_uid: self.uid(),
             node: self.identity.node_id.0,
             leader: self.raft.leader().map(|id| id.node.0),
             term: self.raft.term().0,
@@ -313,6 +319,10 @@ impl<L: LogStore, S: StateMachine> Node<L, S> {
             transfer_target: raft.transfer.map(|to| to.node.0),
             members: self.member_status(&raft),
         }
+    }
+
+    fn uid(&self) -> Option<String> {
+        Some(self.cluster).filter(|cluster| !cluster.is_none()).map(|cluster| cluster.to_string())
     }
 
     fn member_status(&self, raft: &RaftStatus) -> Vec<MemberStatus> {

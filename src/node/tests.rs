@@ -67,6 +67,7 @@ impl World {
             log,
             hard_state,
             memberships,
+            cluster: ClusterUid::NONE,
             machine,
             replicated,
             lock: None,

@@ -1,6 +1,8 @@
 //! What goes into a node and what comes out.
 
-use crate::base::{LogIndex, Member, Membership, Nanos, NodeId, ReplicaId, SequenceNumber, Term};
+use crate::base::{
+    ClusterUid, LogIndex, Member, Membership, Nanos, NodeId, ReplicaId, SequenceNumber, Term,
+};
 use crate::env::Completion;
 use crate::proto::{ErrorCode, Opcode, Request, Response};
 use crate::raft::{Message, Trace};
@@ -38,17 +40,28 @@ pub enum Event<'a> {
     },
     /// A job of this node finished.
     JobDone(Completion),
-    /// A message from another replica arrived. One that is not for this very replica is dropped and counted.
-    Peer(Message),
+    /// A message from another replica arrived. One that is not for this very replica is dropped and counted, and so is one from
+    /// another cluster.
+    Peer {
+        /// The message.
+        message: Message,
+        /// The cluster that its sender said it belongs to, on the connection that it came on.
+        cluster: ClusterUid,
+        /// It arrived at this machine after this time, as far as the driver knows: not later than now.
+        after: Nanos,
+    },
     /// The connection to this replica broke: what was on its way may be lost.
     PeerUnreachable(ReplicaId),
-    /// A connection to this replica is up: from now on messages to it may arrive.
+    /// A connection to this replica is up: from now on messages to it may arrive. Also when it says something else of itself
+    /// than before.
     PeerUp(PeerFacts),
     /// A member that has begun its log says who the first members of the cluster are; see
     /// `node::formation`.
     Begin {
         /// Who says so.
         from: ReplicaId,
+        /// Of which cluster.
+        cluster: ClusterUid,
         /// The first members.
         members: Membership,
     },
@@ -87,6 +100,8 @@ pub const FEATURES: u64 = FEATURE_SESSIONS;
 pub struct PeerFacts {
     /// Which life of which node it is.
     pub replica: ReplicaId,
+    /// The cluster that it belongs to; none: no one yet.
+    pub cluster: ClusterUid,
     /// Whether it had promised nothing to anybody: an empty log, term 0, no members known.
     pub blank: bool,
     /// The incarnation by which its membership knows *this* node's number; 0: it is no member there.
@@ -136,10 +151,15 @@ pub enum Effect {
     },
     /// Carry this to the replica it is addressed to. It may be lost, and need not stay in order.
     Send(Message),
+    /// This node belongs to a cluster from now on; once in a directory's life. Peers must hear of it before they are sent anything
+    /// that follows, and those of another cluster are not heard any more.
+    Belongs(ClusterUid),
     /// Tell this blank replica who the first members are ([`Event::Begin`] there), before anything that follows.
     Begin {
         /// To whom.
         to: ReplicaId,
+        /// Of which cluster.
+        cluster: ClusterUid,
         /// The first members.
         members: Membership,
     },

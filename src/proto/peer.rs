@@ -2,7 +2,7 @@
 //!
 //! ```text
 //!  byte  0        4         5         6         8
-//! row 0  length   version   opcode    flags            as a client's frame; 1; 40 to 4d; 0
+//! row 0  length   version   opcode    flags            as a client's frame; 1; 40 to 4e; 0
 //! row 1  term                                          of raft's message; 0 in the others
 //! row 2  0                  CRC32C                     never left out
 //! body   …
@@ -18,8 +18,9 @@
 //! | 47, 48 | READ_INDEX, READ_INDEX_REPLY | read; index or none |
 //! | 49, 4a | SNAPSHOT, SNAPSHOT_REPLY | a piece of a snapshot; how far the receiver is |
 //! | 4b | TRANSFER_NOW | – |
-//! | 4c | BEGIN | the first membership of a new cluster |
-//! | 4d, cd | PING and its reply | – |
+//! | 4c | BEGIN | the first membership of a new cluster, and its uid |
+//! | 4d, cd | PING and its reply | the reply: blank or not, as whom the dialer is known, the cluster's uid |
+//! | 4e | CLUSTER | the uid of the cluster that the sender belongs to from now on |
 //! | 80 | a refusal | as an error on the client port; then the connection is closed |
 //!
 //! Messages do not say from whom and to whom: a connection carries them one way, between the two replicas of its
@@ -46,7 +47,7 @@ pub use encode::encode;
 use super::body::BodyError;
 use super::error::{Effect, ErrorCode, ErrorReply};
 use super::{PROTOCOL_VERSION, REPLY_BIT};
-use crate::base::{LogIndex, Membership, MembershipError, NodeId, ReplicaId, Term};
+use crate::base::{ClusterUid, LogIndex, Membership, MembershipError, NodeId, ReplicaId, Term};
 use bytes::Bytes;
 
 /// The version of this protocol that this code speaks, and the oldest one.
@@ -60,7 +61,9 @@ pub const FIRST_PEER_OPCODE: u8 = 0x40;
 const _: () = assert!(PEER_PROTOCOL_VERSION == PROTOCOL_VERSION);
 
 /// Bytes of HELLO, and of its reply, before the texts.
-pub(super) const HELLO_BYTES: usize = 48;
+pub(super) const HELLO_BYTES: usize = 56;
+/// Bytes of the reply to PING.
+const PONG_BYTES: usize = 24;
 const APPEND_BYTES: usize = 48;
 const ENTRY_BYTES: usize = 24;
 const SNAPSHOT_BYTES: usize = 32;
@@ -100,11 +103,13 @@ pub enum PeerOpcode {
     Begin,
     /// Is the connection alive?
     Ping,
+    /// See [`PeerFrame::Cluster`].
+    Cluster,
 }
 
 impl PeerOpcode {
     /// All of them, by number.
-    pub const ALL: [Self; 14] = [
+    pub const ALL: [Self; 15] = [
         Self::Hello,
         Self::PreVote,
         Self::PreVoteReply,
@@ -119,6 +124,7 @@ impl PeerOpcode {
         Self::TransferNow,
         Self::Begin,
         Self::Ping,
+        Self::Cluster,
     ];
 
     /// The opcode for a frame's byte without [`REPLY_BIT`]; `None` for one this version does not know.
@@ -148,7 +154,7 @@ impl PeerOpcode {
     /// Whether its frames carry a term.
     #[must_use]
     pub const fn has_term(self) -> bool {
-        !matches!(self, Self::Hello | Self::Begin | Self::Ping)
+        !matches!(self, Self::Hello | Self::Begin | Self::Ping | Self::Cluster)
     }
 
     /// The byte in a frame.
@@ -175,6 +181,7 @@ impl PeerOpcode {
             Self::TransferNow => "TRANSFER_NOW",
             Self::Begin => "BEGIN",
             Self::Ping => "PING",
+            Self::Cluster => "CLUSTER",
         }
     }
 }
@@ -230,6 +237,10 @@ pub struct PeerHello {
     pub wanted: NodeId,
     /// Its log is empty, its term 0, and it knows no membership.
     pub blank: bool,
+    /// While it is blank and to form a cluster: a check of the node numbers of its `--initial-cluster`; else 0.
+    pub list: u32,
+    /// The cluster that it belongs to; none: no one yet.
+    pub cluster_uid: ClusterUid,
     /// The cluster's name: 1 to [`MAX_PEER_TEXT_BYTES`] printable ASCII characters without spaces.
     pub cluster: String,
     /// Where peers reach it, `HOST:PORT`; as in a [`Membership`].
@@ -265,6 +276,8 @@ pub struct PeerWelcome {
     pub blank: bool,
     /// The incarnation under which its membership knows the node that dialed; 0 = it is no member there.
     pub known: u64,
+    /// As [`PeerHello::cluster_uid`].
+    pub cluster_uid: ClusterUid,
     /// As [`PeerHello::cluster`].
     pub cluster: String,
     /// As [`PeerHello::peer_address`].
@@ -273,6 +286,17 @@ pub struct PeerWelcome {
     pub client_address: String,
     /// As [`PeerHello::software`].
     pub software: String,
+}
+
+/// The reply to PING: what may have changed since HELLO.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct PeerPong {
+    /// As [`PeerHello::blank`].
+    pub blank: bool,
+    /// As [`PeerWelcome::known`].
+    pub known: u64,
+    /// As [`PeerHello::cluster_uid`].
+    pub cluster_uid: ClusterUid,
 }
 
 /// A frame between nodes.
@@ -287,9 +311,11 @@ pub enum PeerFrame {
     /// Is the connection alive?
     Ping,
     /// It is.
-    Pong,
-    /// To a blank node: the cluster begins with this membership.
-    Begin(Membership),
+    Pong(PeerPong),
+    /// To a blank node: this cluster begins with this membership.
+    Begin(ClusterUid, Membership),
+    /// What follows on this connection is of this cluster: the sender has begun, or was added, since HELLO.
+    Cluster(ClusterUid),
     /// A message of raft, with its term.
     Raft(Term, PeerMessage),
 }
@@ -303,8 +329,9 @@ impl PeerFrame {
             Self::Welcome(_) => PeerOpcode::Hello.byte() | REPLY_BIT,
             Self::Refused(_) => super::CONNECTION_OPCODE | REPLY_BIT,
             Self::Ping => PeerOpcode::Ping.byte(),
-            Self::Pong => PeerOpcode::Ping.byte() | REPLY_BIT,
-            Self::Begin(_) => PeerOpcode::Begin.byte(),
+            Self::Pong(_) => PeerOpcode::Ping.byte() | REPLY_BIT,
+            Self::Begin(..) => PeerOpcode::Begin.byte(),
+            Self::Cluster(_) => PeerOpcode::Cluster.byte(),
             Self::Raft(_, message) => message.opcode().byte(),
         }
     }
@@ -514,7 +541,7 @@ pub enum PeerError {
     },
     /// An opcode this version does not know.
     #[error(
-        "unknown peer opcode {opcode:#04x}, known are 0x40 (HELLO) to 0x4d (PING), 0xc0, 0xcd, and 0x80 with a status"
+        "unknown peer opcode {opcode:#04x}, known are 0x40 (HELLO) to 0x4e (CLUSTER), 0xc0, 0xcd, and 0x80 with a status"
     )]
     UnknownOpcode {
         /// The opcode's byte.

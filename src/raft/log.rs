@@ -2,7 +2,7 @@
 //! The real one is [`raft_log`](crate::raft_log), over segments on the disk.
 
 use super::{Entry, HardState, IoId, Persist};
-use crate::base::{LogIndex, Membership, MembershipHistory, Nanos, Term};
+use crate::base::{ClusterUid, LogIndex, Membership, MembershipHistory, Nanos, Term};
 use crate::env::{Completion, JobId, Jobs, Lane};
 use std::collections::VecDeque;
 use std::convert::Infallible;
@@ -58,6 +58,10 @@ pub trait LogStore: LogView {
     /// because it was installed. At any time, also with groups in flight: their [`IoId`]s complete in order. Becomes
     /// durable with, and in front of, whatever is submitted next.
     fn reset(&mut self, baseline: (LogIndex, Term), membership: (LogIndex, Membership));
+
+    /// The cluster that this log is of, from now on; stays through resets. Becomes durable with, and in front of, whatever is
+    /// submitted next.
+    fn set_cluster(&mut self, cluster: ClusterUid);
 
     /// The first membership of a cluster, before anything else is in the log; empty: this node waits to be added.
     fn bootstrap(&mut self, membership: Membership) {
@@ -322,6 +326,11 @@ impl LogStore for MemLog {
         self.memberships.reset(membership);
         // Three records, as in the real one; they are durable with what is submitted next, or alone.
         self.pending.get_or_insert_default().records += 3;
+    }
+
+    /// Not kept: nobody asks a log in memory after a restart.
+    fn set_cluster(&mut self, _: ClusterUid) {
+        self.pending.get_or_insert_default().records += 1;
     }
 
     fn use_reserve(&mut self) {}

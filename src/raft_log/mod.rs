@@ -14,6 +14,7 @@
 //! | hard state | state, slot [`SLOT_HARD_STATE`] |
 //! | baseline: the last released entry | state, slot [`SLOT_BASELINE`] |
 //! | membership in force at the baseline | state, slot [`SLOT_MEMBERSHIP`]; those after it are entries |
+//! | cluster | state, slot [`SLOT_CLUSTER`]; none before the node belongs to one |
 //!
 //! Invariants:
 //! - `baseline <= released to <= applied`, and `baseline < first <= last + 1`; entries are contiguous.
@@ -37,11 +38,12 @@ mod tests;
 
 pub use offline::LogImage;
 pub use state::{
-    RaftLogError, SLOT_BASELINE, SLOT_HARD_STATE, SLOT_MEMBERSHIP, STATE_FORMAT, decode_baseline,
-    decode_hard_state, decode_membership, encode_baseline, encode_hard_state, encode_membership,
+    RaftLogError, SLOT_BASELINE, SLOT_CLUSTER, SLOT_HARD_STATE, SLOT_MEMBERSHIP, STATE_FORMAT,
+    decode_baseline, decode_cluster, decode_hard_state, decode_membership, encode_baseline,
+    encode_cluster, encode_hard_state, encode_membership,
 };
 
-use crate::base::{LogIndex, Membership, MembershipHistory, Nanos, Term};
+use crate::base::{ClusterUid, LogIndex, Membership, MembershipHistory, Nanos, Term};
 use crate::env::{Completion, Disk, Env, JobId, Lane, OpenMode};
 use crate::limits::{MAX_STORED_INDEX, RAFT_LOG_MEMORY_BYTES};
 use crate::raft::{
@@ -79,6 +81,8 @@ pub struct RaftLogRecovery {
     /// The memberships from the baseline on, each with the index of the entry that set it, oldest first. Empty in a log
     /// that was never begun ([`LogStore::bootstrap`]).
     pub memberships: Vec<(LogIndex, Membership)>,
+    /// The cluster that the log is of ([`LogStore::set_cluster`]).
+    pub cluster: ClusterUid,
     /// What the recovery of the record log found and did.
     pub report: RecoveryReport,
 }
@@ -478,6 +482,11 @@ impl LogStore for RaftLog {
         self.release = Some((baseline.0, id));
     }
 
+    fn set_cluster(&mut self, cluster: ClusterUid) {
+        let payload = encode_cluster(cluster);
+        self.writer.append(RecordKind::State, SLOT_CLUSTER, STATE_FORMAT, &payload);
+    }
+
     fn use_reserve(&mut self) {
         self.writer.use_reserve();
     }
@@ -696,8 +705,15 @@ impl Replay {
             // The log proves a newer term; nobody was voted for in it (pitfall 3).
             hard_state = HardState { term: last.1, vote: None };
         }
+        let cluster = match slots.state(SLOT_CLUSTER) {
+            None => ClusterUid::NONE,
+            Some((aux, payload)) => decode_cluster(aux, payload).ok_or_else(|| {
+                bad_state(dir, SLOT_CLUSTER, "a cluster's uid of format 1, 8 bytes", aux, payload)
+            })?,
+        };
         let kept = memberships.to_vec();
-        let recovery = RaftLogRecovery { hard_state, first, last, memberships: kept, report };
+        let recovery =
+            RaftLogRecovery { hard_state, first, last, memberships: kept, cluster, report };
         Ok((shape, memberships, recovery))
     }
 

@@ -1,4 +1,4 @@
-//! The three state slots of the Raft log, and its errors.
+//! The four state slots of the Raft log, and its errors.
 //!
 //! ```text
 //! slot 1, hard state, 32 bytes        slot 2, baseline, 16 bytes                 slot 3, membership at the baseline
@@ -6,11 +6,14 @@
 //!  8  has voted: 0 or 1                8  its term                                8  the membership (batch.md)
 //! 16  voted for: node (0 when it has not)
 //! 24  voted for: incarnation
+//!
+//! slot 4, cluster, 8 bytes
+//!  0  the cluster's uid, not 0
 //! ```
 //!
 //! Big-endian, eight bytes each but for the membership; `aux` is the format of the slot, 1. `proto-spec/wal.md` has an example.
 
-use crate::base::{LogIndex, Membership, NodeId, ReplicaId, Term};
+use crate::base::{ClusterUid, LogIndex, Membership, NodeId, ReplicaId, Term};
 use crate::raft::HardState;
 use crate::wal::WalError;
 use byteorder::{BigEndian, ByteOrder};
@@ -22,7 +25,9 @@ pub const SLOT_HARD_STATE: u64 = 1;
 pub const SLOT_BASELINE: u64 = 2;
 /// The slot of the membership in force at the baseline.
 pub const SLOT_MEMBERSHIP: u64 = 3;
-/// The format of all three, in `aux`.
+/// The slot of the cluster that the log is of.
+pub const SLOT_CLUSTER: u64 = 4;
+/// The format of all four, in `aux`.
 pub const STATE_FORMAT: u64 = 1;
 
 /// A failed Raft log operation. Except [`WalError::DiskFull`] all are final: stop the process.
@@ -129,6 +134,19 @@ pub fn decode_baseline(aux: u64, payload: &[u8]) -> Option<(LogIndex, Term)> {
     })
 }
 
+/// The payload of the cluster.
+#[must_use]
+pub const fn encode_cluster(cluster: ClusterUid) -> [u8; 8] {
+    cluster.0.to_be_bytes()
+}
+
+/// The cluster in a record's payload; `None` when it is not one.
+#[must_use]
+pub fn decode_cluster(aux: u64, payload: &[u8]) -> Option<ClusterUid> {
+    let uid = <[u8; 8]>::try_from(payload).ok().filter(|_| aux == STATE_FORMAT)?;
+    Some(ClusterUid(u64::from_be_bytes(uid))).filter(|cluster| !cluster.is_none())
+}
+
 /// The payload of the membership in force at the baseline and the index of the entry that set it.
 #[must_use]
 pub fn encode_membership(index: LogIndex, membership: &Membership) -> Vec<u8> {
@@ -148,6 +166,11 @@ mod tests {
 
     #[test]
     fn states_round_trip_and_others_are_refused() {
+        let bytes = encode_cluster(ClusterUid(0xbeac));
+        assert_eq!(decode_cluster(STATE_FORMAT, &bytes), Some(ClusterUid(0xbeac)));
+        assert_eq!(decode_cluster(2, &bytes), None);
+        assert_eq!(decode_cluster(STATE_FORMAT, &bytes[1..]), None);
+        assert_eq!(decode_cluster(STATE_FORMAT, &[0; 8]), None);
         for vote in [None, Some(ReplicaId { node: NodeId(3), incarnation: 7 })] {
             let state = HardState { term: Term(9), vote };
             let bytes = encode_hard_state(state);

@@ -399,13 +399,21 @@ impl<S: Service> EventLoop<S> {
         self.peers.turn(now, &self.service, &mut self.scratch, &mut happened);
         for what in happened.drain(..) {
             let event = match what {
-                Happened::Message(message) => Event::Peer(message),
-                Happened::Begin { from, members } => Event::Begin { from, members },
+                Happened::Message { message, cluster, after } => {
+                    Event::Peer { message, cluster, after }
+                }
+                Happened::Begin { from, cluster, members } => {
+                    Event::Begin { from, cluster, members }
+                }
+                Happened::Changed(facts) => Event::PeerUp(facts),
                 Happened::Down(replica) => Event::PeerUnreachable(replica),
                 Happened::Up { token, facts } => {
                     // What the node said before it knew of the link does not leave on it.
                     self.carry_out(now)?;
-                    self.peers.activate(now, token, facts.replica);
+                    if !self.peers.activate(now, token, facts.replica) {
+                        // It ended before the node heard of it.
+                        continue;
+                    }
                     Event::PeerUp(facts)
                 }
                 Happened::Introduced { callback, result } => {
@@ -602,7 +610,10 @@ impl<S: Service> EventLoop<S> {
                         self.reply(now, origin, opcode, &response);
                     }
                     Effect::Send(message) => self.peers.send(now, &message),
-                    Effect::Begin { to, members } => self.peers.begin(now, to, members),
+                    Effect::Belongs(cluster) => self.peers.belongs(now, cluster),
+                    Effect::Begin { to, cluster, members } => {
+                        self.peers.begin(now, to, cluster, members);
+                    }
                     Effect::Introduce { token, node, address } => {
                         self.peers.introduce(now, node, &address, token);
                     }

@@ -36,6 +36,7 @@ mod service;
 
 pub use config::{Cli, Config, ConfigError};
 
+use crate::base::ClusterUid;
 use crate::env::os;
 use crate::env::{Env, Random};
 use crate::node::{Bootstrap, EngineMachine, FatalError, Node, NodeConfig, OpenError};
@@ -112,6 +113,7 @@ pub fn run(config: &Config) -> Result<(), ServerError> {
     let node = open_node(config, &advertised, &env)?;
     let me = Me {
         replica: node.replica(),
+        cluster_uid: node.cluster(),
         cluster: config.cluster_id.clone(),
         peer_address: advertised.peer,
         client_address: advertised.client,
@@ -165,6 +167,7 @@ fn open_node(
     let incarnation = os::OsRandom::new().next_u64();
     let cluster = config.cluster_id.as_str();
     let mut node = NodeConfig::new(&config.data_dir, cluster, config.node_id, incarnation);
+    node.new_cluster = ClusterUid::drawn(os::OsRandom::new().next_u64());
     node.memtable_bytes = usize::try_from(config.memtable_size).unwrap_or(usize::MAX);
     node.segment_bytes = config.segment_size;
     // What a restart may need: one segment and one memtable.

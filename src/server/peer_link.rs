@@ -24,8 +24,8 @@ mod tests;
 
 pub use outbound::{Class, NotTaken};
 
-use crate::base::{Membership, Nanos, Term};
-use crate::proto::peer::{self, PeerFrame, PeerHello, PeerMessage, PeerWelcome};
+use crate::base::{ClusterUid, Membership, Nanos, Term};
+use crate::proto::peer::{self, PeerFrame, PeerHello, PeerMessage, PeerPong, PeerWelcome};
 use crate::proto::{Effect, ErrorCode, ErrorReply};
 use inbox::Inbox;
 use outbound::Outbound;
@@ -81,8 +81,12 @@ pub enum Heard {
     Hello(PeerHello),
     /// The peer answered our HELLO: the link is up.
     Welcome(PeerWelcome),
-    /// The first members of the cluster.
-    Begin(Membership),
+    /// What the peer answers to PING.
+    Pong(PeerPong),
+    /// The first members of this cluster.
+    Begin(ClusterUid, Membership),
+    /// What follows is of this cluster.
+    Cluster(ClusterUid),
     /// A message of raft.
     Message(Term, PeerMessage),
 }
@@ -120,6 +124,8 @@ pub struct PeerLink {
     asked_at: Option<Nanos>,
     round_trip_ns: Option<u64>,
     dropped_at: Option<Nanos>,
+    /// What PING is answered.
+    pong: PeerPong,
 }
 
 impl PeerLink {
@@ -137,6 +143,7 @@ impl PeerLink {
             asked_at: None,
             round_trip_ns: None,
             dropped_at: None,
+            pong: PeerPong::default(),
         }
     }
 
@@ -206,14 +213,20 @@ impl PeerLink {
                 heard.push(Heard::Welcome(welcome));
             }
             (Side::Dialed, _, PeerFrame::Refused(error)) => return Err(Broken::Refused(error)),
-            (Side::Dialed, Stage::Up, PeerFrame::Pong) => {
+            (Side::Dialed, Stage::Up, PeerFrame::Pong(pong)) => {
                 if let Some(asked_at) = self.asked_at.take() {
                     self.round_trip_ns = Some(now.since(asked_at));
                 }
+                heard.push(Heard::Pong(pong));
             }
-            (Side::Accepted, Stage::Up, PeerFrame::Ping) => self.say(now, &PeerFrame::Pong),
-            (Side::Accepted, Stage::Up, PeerFrame::Begin(members)) => {
-                heard.push(Heard::Begin(members));
+            (Side::Accepted, Stage::Up, PeerFrame::Ping) => {
+                self.say(now, &PeerFrame::Pong(self.pong));
+            }
+            (Side::Accepted, Stage::Up, PeerFrame::Begin(cluster, members)) => {
+                heard.push(Heard::Begin(cluster, members));
+            }
+            (Side::Accepted, Stage::Up, PeerFrame::Cluster(cluster)) => {
+                heard.push(Heard::Cluster(cluster));
             }
             (Side::Accepted, Stage::Up, PeerFrame::Raft(term, message)) => {
                 heard.push(Heard::Message(term, message));
@@ -221,7 +234,7 @@ impl PeerLink {
             (_, _, frame) => {
                 let opcode = frame.opcode();
                 let expected = match (self.side, self.stage) {
-                    (Side::Accepted, Stage::Up) => "a message, BEGIN, or PING",
+                    (Side::Accepted, Stage::Up) => "a message, BEGIN, CLUSTER, or PING",
                     (Side::Accepted, _) => "HELLO, and then nothing before its reply",
                     (Side::Dialed, Stage::Up) => "the reply to PING",
                     (Side::Dialed, _) => "the reply to HELLO",
@@ -244,6 +257,11 @@ impl PeerLink {
     pub fn welcome(&mut self, now: Nanos, welcome: PeerWelcome) {
         self.enter(now, Stage::Up);
         self.say(now, &PeerFrame::Welcome(welcome));
+    }
+
+    /// What PING is answered from now on.
+    pub const fn set_pong(&mut self, pong: PeerPong) {
+        self.pong = pong;
     }
 
     /// The peer is told why not; then the link ends.

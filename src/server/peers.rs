@@ -14,12 +14,15 @@
 //! |---|---|
 //! | `dialing` | whom to dial, when, at which address; what HELLO's reply means |
 //! | `accepting` | the listener; judging HELLO |
+//! | `clusters` | nodes of two clusters do not talk |
 //! | `backoff`, `quiet` | when to try again; not to say everything twice |
 //!
 //! # Invariants
 //! - A message leaves only on a link whose handshake named the very replica that it is addressed to (pitfall 31), and only
 //!   after the node has heard of the link ([`Peers::activate`]): what the node says to a new link comes first.
 //! - A link that was up and ends is told to the node once.
+//! - Nodes of two clusters do not talk, whatever the clusters' names (`clusters`). A node that comes to belong to one says so on
+//!   each link before it sends anything else ([`Peers::belongs`]).
 //! - Bounded: connections, bytes of unsent frames, bytes read in one turn; see [`crate::limits`]. Nothing here blocks: names are
 //!   resolved in a lane of their own, sockets never wait.
 //! - Tokens are never reused while the process lives (four billion connections), so a late event meets nobody.
@@ -28,6 +31,7 @@
 
 mod accepting;
 mod backoff;
+mod clusters;
 mod dialing;
 mod quiet;
 mod status;
@@ -36,11 +40,11 @@ pub use status::PeerMetrics;
 
 use super::link::read_once;
 use super::peer_link::{Broken, Class, Heard, NotTaken, PeerLink};
-use crate::base::{Member, Membership, Nanos, NodeId, ReplicaId};
+use crate::base::{ClusterUid, Member, Membership, Nanos, NodeId, ReplicaId};
 use crate::env::{JobId, Jobs, Random};
 use crate::limits::PEER_TURN_BYTES;
 use crate::node::{PeerFacts, wire};
-use crate::proto::peer::{Lane, PeerFrame};
+use crate::proto::peer::{Lane, PeerFrame, PeerPong};
 use crate::raft::Message;
 use crate::raft::message::{Append, Body};
 use dialing::{Dial, Introduction, Peer, Purpose};
@@ -65,6 +69,8 @@ pub struct Me {
     pub replica: ReplicaId,
     /// The cluster's name.
     pub cluster: String,
+    /// The cluster that it belongs to.
+    pub cluster_uid: ClusterUid,
     /// Where peers reach it.
     pub peer_address: String,
     /// Where clients reach it.
@@ -75,6 +81,8 @@ pub struct Me {
 pub trait Standing {
     /// Whether it has promised nothing to anybody.
     fn is_blank(&self) -> bool;
+    /// While it is blank and to form a cluster: a check of who is to be in it; else 0.
+    fn list(&self) -> u32;
     /// The incarnation by which its membership knows a node; 0: not at all.
     fn known(&self, node: NodeId) -> u64;
     /// Everybody it should reach, with the address it knows.
@@ -91,17 +99,28 @@ pub enum Happened {
         /// What the peer says of itself.
         facts: PeerFacts,
     },
+    /// What the peer of a link that is up says of itself is not what it said before.
+    Changed(PeerFacts),
     /// The link to this replica is gone.
     Down(ReplicaId),
     /// A member says who the first members are.
     Begin {
         /// Which one.
         from: ReplicaId,
+        /// Of which cluster.
+        cluster: ClusterUid,
         /// They.
         members: Membership,
     },
     /// A message of raft.
-    Message(Message),
+    Message {
+        /// It.
+        message: Message,
+        /// Of which cluster its sender is.
+        cluster: ClusterUid,
+        /// When it had not arrived yet.
+        after: Nanos,
+    },
     /// The answer to [`Peers::introduce`].
     Introduced {
         /// As given there.
@@ -120,13 +139,26 @@ struct Socket {
     read_closed: bool,
     queued: bool,
     dirty: bool,
+    /// What is read now was not there yet at this time: a read had left nothing behind.
+    drained_at: Nanos,
 }
 
 enum Kind {
-    /// We dialed it. `connected`: the kernel says so.
-    Dialed { purpose: Purpose, connected: bool },
+    /// We dialed it. `connected`: the kernel says so. `said`: the cluster of which we are, as it was told.
+    Dialed { purpose: Purpose, connected: bool, said: ClusterUid },
     /// It dialed us, from this address; who it is, when it has said so.
-    Accepted { address: SocketAddr, from: Option<(ReplicaId, Lane)> },
+    Accepted { address: SocketAddr, from: Option<Dialer> },
+}
+
+/// Who has dialed us.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+struct Dialer {
+    replica: ReplicaId,
+    lane: Lane,
+    /// Of which cluster, as it said last.
+    cluster: ClusterUid,
+    /// Whether it was blank when it dialed.
+    blank: bool,
 }
 
 /// Counts since the start of the process.
@@ -149,6 +181,8 @@ pub struct Peers {
     me: Me,
     /// Whether this node has promised nothing yet, as of this turn.
     blank: bool,
+    /// [`Standing::list`], as of this turn.
+    list: u32,
     registry: Registry,
     jobs: Arc<dyn Jobs>,
     random: Box<dyn Random>,
@@ -181,6 +215,7 @@ impl Peers {
         Self {
             me,
             blank: false,
+            list: 0,
             registry,
             jobs,
             random,
@@ -241,7 +276,7 @@ impl Peers {
         scratch: &mut [u8],
         happened: &mut Vec<Happened>,
     ) {
-        self.blank = standing.is_blank();
+        (self.blank, self.list) = (standing.is_blank(), standing.list());
         self.follow(now, standing);
         self.accept(now);
         self.tick(now);
@@ -296,8 +331,13 @@ impl Peers {
         standing: &dyn Standing,
         scratch: &mut [u8],
     ) -> usize {
+        let cluster_uid = self.me.cluster_uid;
         let Some(socket) = self.sockets.get_mut(&token) else { return 0 };
         socket.queued = false;
+        if let Kind::Accepted { from: Some(from), .. } = &socket.kind {
+            let (blank, known) = (self.blank, standing.known(from.replica.node));
+            socket.link.set_pong(PeerPong { blank, known, cluster_uid });
+        }
         let read = socket.read(scratch);
         let mut heard = std::mem::take(&mut self.heard);
         let (total, broken) = match &read {
@@ -315,6 +355,9 @@ impl Peers {
             self.hear(now, token, heard, standing);
         }
         self.heard = heard;
+        if let Some(socket) = self.sockets.get_mut(&token).filter(|socket| !socket.readable) {
+            socket.drained_at = now;
+        }
         if let Some(why) = broken {
             self.broken(now, token, &why);
         }
@@ -334,13 +377,21 @@ impl Peers {
                 let purpose = *purpose;
                 self.welcomed(now, token, purpose, welcome);
             }
-            (Heard::Begin(members), Kind::Accepted { from: Some((from, _)), .. }) => {
-                self.happened.push(Happened::Begin { from: *from, members });
+            (Heard::Pong(pong), Kind::Dialed { .. }) => self.refreshed(now, token, pong),
+            (Heard::Cluster(cluster), Kind::Accepted { .. }) => {
+                self.sender_belongs(now, token, cluster);
             }
-            (Heard::Message(term, message), Kind::Accepted { from: Some((from, _)), .. }) => {
+            (Heard::Begin(cluster, members), Kind::Accepted { from: Some(from), .. }) => {
+                let from = from.replica;
+                if self.sender_belongs(now, token, cluster) {
+                    self.happened.push(Happened::Begin { from, cluster, members });
+                }
+            }
+            (Heard::Message(term, message), Kind::Accepted { from: Some(from), .. }) => {
                 self.counts.received += 1;
-                let message = wire::from_wire(*from, self.me.replica, term, message);
-                self.happened.push(Happened::Message(message));
+                let message = wire::from_wire(from.replica, self.me.replica, term, message);
+                let (cluster, after) = (from.cluster, socket.drained_at);
+                self.happened.push(Happened::Message { message, cluster, after });
             }
             // The link takes each of these only after the handshake that decides it.
             (heard, _) => log::debug!("connection {token}: dropped {heard:?}"),
@@ -354,7 +405,7 @@ impl Peers {
             Kind::Dialed { .. } => self.close(now, token, &why.to_string()),
             Kind::Accepted { address, from } => {
                 let who = match from {
-                    Some((replica, _)) => format!("node {replica}"),
+                    Some(from) => format!("node {}", from.replica),
                     None => "a stranger".to_owned(),
                 };
                 let line = format!("{who} at {} is disconnected: {why}", address.ip());
@@ -388,7 +439,13 @@ impl Peers {
     }
 
     /// Registers a connection.
-    fn insert(&mut self, mut stream: TcpStream, link: PeerLink, kind: Kind) -> io::Result<usize> {
+    fn insert(
+        &mut self,
+        now: Nanos,
+        mut stream: TcpStream,
+        link: PeerLink,
+        kind: Kind,
+    ) -> io::Result<usize> {
         while self.sockets.contains_key(&self.next_token) {
             self.next_token = if self.next_token + 1 < END { self.next_token + 1 } else { FIRST };
         }
@@ -405,6 +462,7 @@ impl Peers {
             read_closed: false,
             queued: readable,
             dirty: false,
+            drained_at: now,
         };
         self.sockets.insert(token, socket);
         if readable {
@@ -434,13 +492,18 @@ impl Peers {
         }
     }
 
-    /// The node knows of this link now: messages may leave on it.
-    pub fn activate(&mut self, now: Nanos, token: usize, replica: ReplicaId) {
-        let Some(slot) = self.slot_of(token) else { return };
+    /// The node is about to know of this link: messages may leave on it. False when it has ended meanwhile.
+    pub fn activate(&mut self, now: Nanos, token: usize, replica: ReplicaId) -> bool {
+        let Some(slot) = self.slot_of(token) else { return false };
         slot.replica = Some(replica);
-        for message in std::mem::take(&mut slot.held) {
+        let held = std::mem::take(&mut slot.held);
+        if !self.tell_cluster(now, token) {
+            return false;
+        }
+        for message in held {
             self.send(now, &message);
         }
+        true
     }
 
     /// Carries a message, if a link to exactly that replica is up.
@@ -469,12 +532,12 @@ impl Peers {
     }
 
     /// Tells a blank replica who the first members are.
-    pub fn begin(&mut self, now: Nanos, to: ReplicaId, members: Membership) {
+    pub fn begin(&mut self, now: Nanos, to: ReplicaId, cluster: ClusterUid, members: Membership) {
         let slot = self.peers.get_mut(&to.node).map(|peer| peer.slot_mut(Lane::Raft));
         match slot.filter(|slot| slot.replica == Some(to)).map(|slot| slot.dial) {
             Some(Dial::Open(token)) => {
                 let weight = crate::limits::MAX_MEMBERSHIP_BYTES;
-                let frame = PeerFrame::Begin(members);
+                let frame = PeerFrame::Begin(cluster, members);
                 self.send_frame(now, token, Class::Urgent, weight, &frame);
             }
             _ => log::debug!("no link to {to}: it is told who the first members are when there is"),

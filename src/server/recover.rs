@@ -5,7 +5,7 @@
 //! cluster's name on stdin. Exit codes: 0 done, 1 failed or not confirmed, 2 wrong usage.
 
 use super::rejoin::is_confirmed;
-use crate::base::Member;
+use crate::base::{ClusterUid, Member};
 use crate::env::{Env, Random};
 use crate::limits::MAX_ADDRESS_BYTES;
 use crate::node::{
@@ -88,7 +88,8 @@ pub fn run(
         peer_address: args.advertise_peer.clone(),
         client_address: args.advertise.clone(),
     };
-    let recovery = Recovery::prepare(env, &args.data_dir, random.next_u64(), &wishes)?;
+    let fresh = (random.next_u64(), ClusterUid::drawn(random.next_u64()));
+    let recovery = Recovery::prepare(env, &args.data_dir, fresh, &wishes)?;
     explain(&args.data_dir, recovery.plan(), out)?;
     if !args.yes && !is_confirmed(&recovery.plan().identity.cluster_id, input, out)? {
         return Err(RecoverCommandError::NotConfirmed);
@@ -109,6 +110,9 @@ fn explain(dir: &Path, plan: &RecoveryPlan, out: &mut dyn Write) -> io::Result<(
         .map_or("NO MEMBER: it was removed, and may lack all that came after", |r| r.name());
     writeln!(out, "  was        incarnation {:016x}, {role}", plan.before.incarnation)?;
     writeln!(out, "  becomes    incarnation {:016x}, the only voter", plan.identity.incarnation)?;
+    let old = plan.old_cluster;
+    let from = if old.is_none() || plan.resumed { String::new() } else { format!(", not {old}") };
+    writeln!(out, "  cluster    {cluster}, uid {}{from}", plan.cluster)?;
     let mut what = "forgets";
     for Member { replica, role, peer_address, .. } in plan.others.members() {
         let (node, incarnation, role) = (replica.node, replica.incarnation, role.name());
@@ -138,7 +142,8 @@ WHAT THIS CAN DO TO YOUR DATA
 - The {above} entries above {applied} become committed, also those that were never acknowledged to anybody.
 - Prefer the survivor whose last entry has the highest term, of those the one with the highest index.
 - The other members must never be started on their old data again: they would be the old cluster, with another truth.
-  Wipe each, or let it give up its copy with beachd rejoin.
+  Wipe each, or let it give up its copy with beachd rejoin. The new cluster refuses them as WRONG_CLUSTER, also under the
+  same name: it has another uid. Two of three of them would still serve the old one among themselves.
 - It cannot be undone. Copy {dir} away first if there is room.
 ",
         plan.highest
@@ -151,13 +156,14 @@ fn report(dir: &Path, plan: &RecoveryPlan, out: &mut dyn Write) -> io::Result<()
     let cluster = &plan.identity.cluster_id;
     writeln!(
         out,
-        "Node {node} of cluster {cluster} is now incarnation {incarnation:016x}, and the only voter.
+        "Node {node} of cluster {cluster}, uid {}, is now incarnation {incarnation:016x}, and the only voter.
 
 Next:
   beachd --data-dir {dir} --node-id {node} --cluster-id {cluster} …   start it with its other settings as before; it leads at once
   beachctl scan                              look at what is there
   beachd rejoin --data-dir …                 on each other old member, or an empty directory there
-  beachctl member add N …                    add each again, and promote it when it has caught up"
+  beachctl member add N …                    add each again, and promote it when it has caught up",
+        plan.cluster
     )
 }
 
@@ -229,8 +235,11 @@ mod tests {
             let me = node.replica();
             assert_ne!(me.incarnation, 7);
             assert_eq!(node.raft().membership().replica(me).unwrap().client_address, "h:1");
-            let line =
-                format!("Node 3 of cluster beach is now incarnation {:016x}", me.incarnation);
+            let (uid, incarnation) = (node.cluster(), me.incarnation);
+            let line = format!(
+                "Node 3 of cluster beach, uid {uid}, is now incarnation {incarnation:016x}"
+            );
+            assert_ne!(uid, NodeConfig::new("data", "beach", NodeId(3), 7).new_cluster);
             assert!(out.contains(&line) && out.contains("beachctl member add"), "{out}");
         }
     }

@@ -83,6 +83,10 @@ impl<L: LogStore, S: StateMachine> Standing for Node<L, S> {
         self.is_blank()
     }
 
+    fn list(&self) -> u32 {
+        self.list_check()
+    }
+
     fn known(&self, node: NodeId) -> u64 {
         self.raft().membership().member(node).map_or(0, |member| member.replica.incarnation)
     }

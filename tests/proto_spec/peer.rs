@@ -3,11 +3,11 @@
 use super::{
     blocks, check_frames_of_page, hex_of, membership, put_batch, run_vectors, spec, vectors,
 };
-use beachdb::base::{LogIndex, NodeId, ReplicaId, Term, checksum};
+use beachdb::base::{ClusterUid, LogIndex, NodeId, ReplicaId, Term, checksum};
 use beachdb::proto::explain::{explain, peer_frame_json};
 use beachdb::proto::frame::{CrcPolicy, Decoded, decode};
 use beachdb::proto::peer::{
-    self, AppendAnswer, Lane, PeerFrame, PeerHello, PeerMessage, PeerOpcode, PeerWelcome,
+    self, AppendAnswer, Lane, PeerFrame, PeerHello, PeerMessage, PeerOpcode, PeerPong, PeerWelcome,
     SnapshotAnswer, WireEntry, WireSnapshotMeta,
 };
 use beachdb::proto::text::to_hex;
@@ -20,6 +20,7 @@ use std::collections::BTreeSet;
 fn frames() -> Vec<(&'static str, PeerFrame)> {
     let replica = |node, incarnation| ReplicaId { node: NodeId(node), incarnation };
     let (first, second) = (replica(1, 0x9f3c_62a1_d04e_77b8), replica(2, 0xab));
+    let uid = ClusterUid(0x51c0_ffee_5eed_beac);
     let hello = PeerHello {
         min_version: 1,
         max_version: 1,
@@ -28,6 +29,8 @@ fn frames() -> Vec<(&'static str, PeerFrame)> {
         replica: second,
         wanted: NodeId(1),
         blank: true,
+        list: 0x1f58_0d1b,
+        cluster_uid: ClusterUid::NONE,
         cluster: "beach".into(),
         peer_address: "10.0.0.2:7401".into(),
         client_address: "10.0.0.2:7400".into(),
@@ -39,6 +42,7 @@ fn frames() -> Vec<(&'static str, PeerFrame)> {
         replica: first,
         blank: false,
         known: 0,
+        cluster_uid: uid,
         cluster: "beach".into(),
         peer_address: "10.0.0.1:7401".into(),
         client_address: "10.0.0.1:7400".into(),
@@ -92,7 +96,7 @@ fn frames() -> Vec<(&'static str, PeerFrame)> {
         ("peer-hello-reply", PeerFrame::Welcome(welcome)),
         ("peer-refused", PeerFrame::Refused(refused)),
         ("peer-ping", PeerFrame::Ping),
-        ("peer-pong", PeerFrame::Pong),
+        ("peer-pong", PeerFrame::Pong(PeerPong { blank: false, known: 0xab, cluster_uid: uid })),
         ("peer-pre-vote", raft(PeerMessage::PreVote { last })),
         ("peer-pre-vote-reply", raft(PeerMessage::PreVoteReply { granted: true })),
         ("peer-vote", raft(PeerMessage::Vote { last, transfer: false })),
@@ -112,7 +116,8 @@ fn frames() -> Vec<(&'static str, PeerFrame)> {
         ),
         ("peer-snapshot-reply-refused", snapshot_reply(no_room)),
         ("peer-transfer-now", raft(PeerMessage::TransferNow)),
-        ("peer-begin", PeerFrame::Begin(membership())),
+        ("peer-begin", PeerFrame::Begin(uid, membership())),
+        ("peer-cluster", PeerFrame::Cluster(uid)),
     ]
 }
 

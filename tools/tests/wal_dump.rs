@@ -4,13 +4,15 @@
 #![expect(clippy::disallowed_methods, reason = "tests read and write files directly")]
 
 use beachdb::base::batch::WriteBatch;
-use beachdb::base::{LogIndex, Member, MemberRole, Membership, NodeId, ReplicaId, Term};
+use beachdb::base::{
+    ClusterUid, LogIndex, Member, MemberRole, Membership, NodeId, ReplicaId, Term,
+};
 use beachdb::env::Disk;
 use beachdb::env::os::OsDisk;
 use beachdb::raft::HardState;
 use beachdb::raft_log::{
-    SLOT_BASELINE, SLOT_HARD_STATE, SLOT_MEMBERSHIP, STATE_FORMAT, encode_baseline,
-    encode_hard_state, encode_membership,
+    SLOT_BASELINE, SLOT_CLUSTER, SLOT_HARD_STATE, SLOT_MEMBERSHIP, STATE_FORMAT, encode_baseline,
+    encode_cluster, encode_hard_state, encode_membership,
 };
 use beachdb::wal::segment::SegmentWriter;
 use beachdb::wal::{LogKind, Options, RecordKind, Writer, open};
@@ -122,6 +124,8 @@ fn raft_log() -> TempDir {
     let voter = ReplicaId { node: NodeId(1), incarnation: 7 };
     let slot = encode_membership(LogIndex(0), &Membership::of_voters([voter]));
     writer.append(RecordKind::State, SLOT_MEMBERSHIP, STATE_FORMAT, &slot);
+    let cluster = encode_cluster(ClusterUid(0x51c0_ffee_5eed_beac));
+    writer.append(RecordKind::State, SLOT_CLUSTER, STATE_FORMAT, &cluster);
     let mut members = Membership::of_voters([voter]);
     members.insert(Member {
         replica: ReplicaId { node: NodeId(2), incarnation: 0xab },

@@ -2,7 +2,7 @@
 //! or cuts links.
 
 use crate::base::batch::{BatchRef, WriteBatch};
-use crate::base::{LogIndex, Membership, Nanos, NodeId, ReplicaId, SequenceNumber};
+use crate::base::{ClusterUid, LogIndex, Membership, Nanos, NodeId, ReplicaId, SequenceNumber};
 use crate::env::Lane;
 use crate::env::sim::{self, CrashKind, SimHandles};
 use crate::env::{Env, Jobs};
@@ -169,7 +169,9 @@ impl Cluster {
                     continue;
                 };
                 if let Some(driver) = slot.driver.as_mut().filter(|driver| !driver.drained) {
-                    driver.event(Event::Peer(message));
+                    // As if of the same cluster: what is tested here must hold by incarnations alone.
+                    let (cluster, after) = (driver.node.cluster(), self.now);
+                    driver.event(Event::Peer { message, cluster, after });
                 }
             }
         }
@@ -426,7 +428,8 @@ impl Cluster {
         slot.sim.disk.restart();
         let last = LogImage::read(&slot.env, RAFT_DIR.as_ref()).expect("a whole log").last().0;
         let (dir, wishes) = (&slot.config.dir, NewCluster::default());
-        let recovery = Recovery::prepare(&slot.env, dir, incarnation(node, life), &wishes)?;
+        let fresh = (incarnation(node, life), ClusterUid(life));
+        let recovery = Recovery::prepare(&slot.env, dir, fresh, &wishes)?;
         let plan = recovery.carry_out()?;
         slot.sim.disk.crash(CrashKind::PowerLoss);
         Ok((plan, last))

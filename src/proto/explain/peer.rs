@@ -9,7 +9,7 @@ use crate::proto::error::ErrorCode;
 use crate::proto::frame::CrcPolicy;
 use crate::proto::peer::{
     self, AppendAnswer, FLAG_BLANK, HELLO_BYTES, Lane, PeerFrame, PeerHello, PeerMessage,
-    PeerOpcode, PeerWelcome, SnapshotAnswer, WireEntry, WireSnapshotMeta,
+    PeerOpcode, PeerPong, PeerWelcome, SnapshotAnswer, WireEntry, WireSnapshotMeta,
 };
 use bytes::Bytes;
 use serde_json::{Value, json};
@@ -95,11 +95,33 @@ pub(super) fn explain_body(rows: &mut Rows<'_>, opcode: PeerOpcode, reply: bool)
                 }
             }
         }
+        PeerOpcode::Ping if reply => {
+            yes_or_no(rows, "blank", "not blank");
+            named(rows, known_as);
+            named(rows, of_cluster);
+        }
+        PeerOpcode::Cluster => named(rows, of_cluster),
         PeerOpcode::Begin => {
+            named(rows, of_cluster);
             let rest = rows.left();
             explain_membership(rows, rest);
         }
         PeerOpcode::TransferNow | PeerOpcode::Ping => {}
+    }
+}
+
+/// As whom the one who answers knows the one who dialed.
+fn known_as(incarnation: u64) -> String {
+    match incarnation {
+        0 => "you are no member here".to_owned(),
+        n => format!("a member here as incarnation {n:016x}"),
+    }
+}
+
+fn of_cluster(uid: u64) -> String {
+    match uid {
+        0 => "of no cluster yet".to_owned(),
+        uid => format!("cluster uid {uid:016x}"),
     }
 }
 
@@ -118,18 +140,22 @@ fn explain_hello(rows: &mut Rows<'_>, reply: bool) {
         format!("version {}, {}", bytes[0], blank(bytes[1]))
     } else {
         let lane = Lane::from_u8(bytes[2]).map_or("BAD", Lane::name);
-        format!("versions {} to {}, lane {lane}, {}", bytes[0], bytes[1], blank(bytes[3]))
+        let shown = format!("versions {} to {}, lane {lane}", bytes[0], bytes[1]);
+        match rows.u32(4) {
+            0 => format!("{shown}, {}", blank(bytes[3])),
+            list => format!("{shown}, {}, list {list:08x}", blank(bytes[3])),
+        }
     };
     rows.row(8, first);
     named(rows, |features| format!("features {features:016x}"));
     number(rows, "node");
     named(rows, |incarnation| format!("incarnation {incarnation:016x}"));
     named(rows, |n| match (reply, n) {
-        (true, 0) => "you are no member here".to_owned(),
-        (true, n) => format!("a member here as incarnation {n:016x}"),
+        (true, n) => known_as(n),
         (false, 0) => "wants whoever is there".to_owned(),
         (false, n) => format!("wants node {n}"),
     });
+    named(rows, of_cluster);
     let lens = [0, 2, 4, 6].map(|at| usize::from(rows.u16(at)));
     let names = ["cluster", "peer address", "client address", "software"];
     let shown: Vec<String> =
@@ -221,9 +247,16 @@ fn frame_json(frame: &PeerFrame) -> Value {
         PeerFrame::Welcome(welcome) => welcome_json(welcome),
         PeerFrame::Refused(error) => error_json(error),
         PeerFrame::Ping => json!({"kind": "PING"}),
-        PeerFrame::Pong => json!({"kind": "PONG"}),
-        PeerFrame::Begin(membership) => {
-            json!({"kind": "BEGIN", "members": membership_json(membership)})
+        PeerFrame::Pong(PeerPong { blank, known, cluster_uid }) => json!({
+            "kind": "PONG", "blank": blank, "known": format!("{known:016x}"),
+            "cluster_uid": cluster_uid.to_string(),
+        }),
+        PeerFrame::Begin(cluster, membership) => json!({
+            "kind": "BEGIN", "cluster_uid": cluster.to_string(),
+            "members": membership_json(membership),
+        }),
+        PeerFrame::Cluster(cluster) => {
+            json!({"kind": "CLUSTER", "cluster_uid": cluster.to_string()})
         }
         PeerFrame::Raft(_, message) => {
             let mut out = message_json(message);
@@ -238,7 +271,8 @@ fn hello_json(h: &PeerHello) -> Value {
         "kind": "HELLO", "min_version": h.min_version, "max_version": h.max_version,
         "lane": h.lane.name(), "features": h.features, "node": h.replica.node.0,
         "incarnation": format!("{:016x}", h.replica.incarnation), "wanted": h.wanted.0,
-        "blank": h.blank, "cluster": h.cluster, "peer_address": h.peer_address,
+        "blank": h.blank, "list": h.list, "cluster_uid": h.cluster_uid.to_string(),
+        "cluster": h.cluster, "peer_address": h.peer_address,
         "client_address": h.client_address, "software": h.software,
     })
 }
@@ -247,7 +281,8 @@ fn welcome_json(w: &PeerWelcome) -> Value {
     json!({
         "kind": "WELCOME", "version": w.version, "features": w.features,
         "node": w.replica.node.0, "incarnation": format!("{:016x}", w.replica.incarnation),
-        "known": format!("{:016x}", w.known), "blank": w.blank, "cluster": w.cluster,
+        "known": format!("{:016x}", w.known), "blank": w.blank,
+        "cluster_uid": w.cluster_uid.to_string(), "cluster": w.cluster,
         "peer_address": w.peer_address, "client_address": w.client_address, "software": w.software,
     })
 }

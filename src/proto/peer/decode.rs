@@ -2,10 +2,12 @@
 
 use super::{
     APPEND_BYTES, AppendAnswer, ENTRY_BYTES, FLAG_BLANK, HELLO_BYTES, Lane, MAX_PEER_TEXT_BYTES,
-    META_BYTES, PeerError, PeerFrame, PeerHello, PeerMessage, PeerOpcode, PeerWelcome,
-    SNAPSHOT_BYTES, SnapshotAnswer, WireEntry, WireSnapshotMeta,
+    META_BYTES, PONG_BYTES, PeerError, PeerFrame, PeerHello, PeerMessage, PeerOpcode, PeerPong,
+    PeerWelcome, SNAPSHOT_BYTES, SnapshotAnswer, WireEntry, WireSnapshotMeta,
 };
-use crate::base::{LogIndex, Membership, MembershipError, NodeId, ReplicaId, Term, membership};
+use crate::base::{
+    ClusterUid, LogIndex, Membership, MembershipError, NodeId, ReplicaId, Term, membership,
+};
 use crate::limits::{
     MAX_APPEND_ENTRIES, MAX_BATCH_BYTES, MAX_MEMBERSHIP_BYTES, MAX_SNAPSHOT_BODY_BYTES,
 };
@@ -88,7 +90,7 @@ fn decode_refusal(header: &FrameHeader, body: &Bytes) -> Result<PeerFrame, PeerE
 }
 
 fn decode_hello(r: &Reader<'_>) -> Result<PeerHello, Fault> {
-    r.len_at_least(HELLO_BYTES, "at least 48")?;
+    r.len_at_least(HELLO_BYTES, "at least 56")?;
     let [min_version, max_version, lane, flags] = [0, 1, 2, 3].map(|at: usize| r.body[at]);
     if min_version == 0 || max_version < min_version {
         let found = u64::from(r.u16(0));
@@ -100,7 +102,10 @@ fn decode_hello(r: &Reader<'_>) -> Result<PeerHello, Fault> {
         return Err(r.bad("lane", 2, "1 (raft) or 2 (bulk)", lane.into()).into());
     };
     let blank = flag(r, 3, flags, "flags")?;
-    r.zero(4, 4, "reserved")?;
+    let list = r.u32(4);
+    if list != 0 && !blank {
+        return Err(r.bad("list", 4, "0 when not blank", list.into()).into());
+    }
     let (replica, texts) = decode_who(r)?;
     let [cluster, peer_address, client_address, software] = texts;
     Ok(PeerHello {
@@ -111,6 +116,8 @@ fn decode_hello(r: &Reader<'_>) -> Result<PeerHello, Fault> {
         replica,
         wanted: NodeId(r.u64(32)),
         blank,
+        list,
+        cluster_uid: ClusterUid(r.u64(40)),
         cluster,
         peer_address,
         client_address,
@@ -119,7 +126,7 @@ fn decode_hello(r: &Reader<'_>) -> Result<PeerHello, Fault> {
 }
 
 fn decode_welcome(r: &Reader<'_>) -> Result<PeerWelcome, Fault> {
-    r.len_at_least(HELLO_BYTES, "at least 48")?;
+    r.len_at_least(HELLO_BYTES, "at least 56")?;
     let version = r.body[0];
     if version == 0 {
         return Err(r.bad("version", 0, "not 0", 0).into());
@@ -134,6 +141,7 @@ fn decode_welcome(r: &Reader<'_>) -> Result<PeerWelcome, Fault> {
         replica,
         blank,
         known: r.u64(32),
+        cluster_uid: ClusterUid(r.u64(40)),
         cluster,
         peer_address,
         client_address,
@@ -147,16 +155,16 @@ fn decode_who(r: &Reader<'_>) -> Result<(ReplicaId, [String; 4]), Fault> {
     if replica.node == NodeId::ZERO {
         return Err(r.bad("node", 16, "not 0", 0).into());
     }
-    let lens = [40, 42, 44, 46].map(|at| usize::from(r.u16(at)));
+    let lens = [48, 50, 52, 54].map(|at| usize::from(r.u16(at)));
     for (i, field) in [(0, "cluster length"), (3, "software length")] {
         if lens[i] > MAX_PEER_TEXT_BYTES {
-            return Err(r.bad(field, 40 + 2 * i, "at most 255", lens[i] as u64).into());
+            return Err(r.bad(field, 48 + 2 * i, "at most 255", lens[i] as u64).into());
         }
     }
     if lens[0] == 0 {
-        return Err(r.bad("cluster length", 40, "not 0", 0).into());
+        return Err(r.bad("cluster length", 48, "not 0", 0).into());
     }
-    r.len_is(HELLO_BYTES + lens.iter().sum::<usize>(), "48 and the four texts")?;
+    r.len_is(HELLO_BYTES + lens.iter().sum::<usize>(), "56 and the four texts")?;
     let mut at = HELLO_BYTES;
     let mut texts = [const { String::new() }; 4];
     for (i, text) in texts.iter_mut().enumerate() {
@@ -213,10 +221,25 @@ fn decode_body(
         PeerOpcode::Hello if reply => return decode_welcome(r).map(PeerFrame::Welcome),
         PeerOpcode::Hello => return decode_hello(r).map(PeerFrame::Hello),
         PeerOpcode::Ping => {
+            if reply {
+                return Ok(decode_pong(r).map(PeerFrame::Pong)?);
+            }
             r.len_is(0, "0")?;
-            return Ok(if reply { PeerFrame::Pong } else { PeerFrame::Ping });
+            return Ok(PeerFrame::Ping);
         }
-        PeerOpcode::Begin => return Ok(PeerFrame::Begin(Membership::decode(body)?)),
+        PeerOpcode::Begin => {
+            r.len_at_least(8, "at least 8")?;
+            let cluster = ClusterUid(r.u64(0));
+            return Ok(PeerFrame::Begin(cluster, Membership::decode(&body[8..])?));
+        }
+        PeerOpcode::Cluster => {
+            r.len_is(8, "8")?;
+            let cluster = ClusterUid(r.u64(0));
+            if cluster.is_none() {
+                return Err(r.bad("cluster uid", 0, "not 0", 0).into());
+            }
+            return Ok(PeerFrame::Cluster(cluster));
+        }
         PeerOpcode::PreVote => {
             r.len_is(16, "16")?;
             PeerMessage::PreVote { last: last() }
@@ -255,6 +278,12 @@ fn decode_body(
         }
     };
     Ok(PeerFrame::Raft(term, message))
+}
+
+fn decode_pong(r: &Reader<'_>) -> Result<PeerPong, BodyError> {
+    r.len_is(PONG_BYTES, "24")?;
+    let blank = flag_row(r, 0, "blank")?;
+    Ok(PeerPong { blank, known: r.u64(8), cluster_uid: ClusterUid(r.u64(16)) })
 }
 
 fn decode_append(r: &Reader<'_>) -> Result<PeerMessage, BodyError> {

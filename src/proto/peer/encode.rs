@@ -1,7 +1,7 @@
 //! [`PeerFrame`] -> bytes. Each payload is copied once, from where it is into the frame.
 
 use super::{
-    AppendAnswer, FLAG_BLANK, PEER_PROTOCOL_VERSION, PeerFrame, PeerHello, PeerMessage,
+    AppendAnswer, FLAG_BLANK, PEER_PROTOCOL_VERSION, PeerFrame, PeerHello, PeerMessage, PeerPong,
     PeerWelcome, SnapshotAnswer, WireEntry, WireSnapshotMeta,
 };
 use crate::base::{LogIndex, Membership, Term};
@@ -31,9 +31,17 @@ pub fn encode(frame: &PeerFrame, out: &mut Vec<u8>) -> Result<(), EncodeTooLarge
     match frame {
         PeerFrame::Hello(hello) => put_hello(out, hello),
         PeerFrame::Welcome(welcome) => put_welcome(out, welcome),
-        PeerFrame::Begin(membership) => out.extend_from_slice(&membership.encode()),
+        PeerFrame::Begin(cluster, membership) => {
+            put_u64s(out, [cluster.0]);
+            out.extend_from_slice(&membership.encode());
+        }
+        PeerFrame::Cluster(cluster) => put_u64s(out, [cluster.0]),
+        PeerFrame::Pong(PeerPong { blank, known, cluster_uid }) => {
+            put_byte(out, (*blank).into());
+            put_u64s(out, [*known, cluster_uid.0]);
+        }
         PeerFrame::Raft(_, message) => put_message(out, message),
-        PeerFrame::Ping | PeerFrame::Pong | PeerFrame::Refused(_) => {}
+        PeerFrame::Ping | PeerFrame::Refused(_) => {}
     }
     open.finish(out)
 }
@@ -42,17 +50,17 @@ fn put_hello(out: &mut Vec<u8>, hello: &PeerHello) {
     let flags = if hello.blank { FLAG_BLANK } else { 0 };
     let bytes = [hello.min_version, hello.max_version, hello.lane as u8, flags];
     out.extend_from_slice(&bytes);
-    out.extend_from_slice(&[0; 4]);
-    let PeerHello { replica, wanted, .. } = hello;
-    put_u64s(out, [hello.features, replica.node.0, replica.incarnation, wanted.0]);
+    out.extend_from_slice(&hello.list.to_be_bytes());
+    let PeerHello { features, replica, wanted, cluster_uid, .. } = hello;
+    put_u64s(out, [*features, replica.node.0, replica.incarnation, wanted.0, cluster_uid.0]);
     put_texts(out, [&hello.cluster, &hello.peer_address, &hello.client_address, &hello.software]);
 }
 
 fn put_welcome(out: &mut Vec<u8>, welcome: &PeerWelcome) {
     let flags = if welcome.blank { FLAG_BLANK } else { 0 };
     out.extend_from_slice(&[welcome.version, flags, 0, 0, 0, 0, 0, 0]);
-    let PeerWelcome { replica, known, .. } = welcome;
-    put_u64s(out, [welcome.features, replica.node.0, replica.incarnation, *known]);
+    let PeerWelcome { features, replica, known, cluster_uid, .. } = welcome;
+    put_u64s(out, [*features, replica.node.0, replica.incarnation, *known, cluster_uid.0]);
     let PeerWelcome { cluster, peer_address, client_address, software, .. } = welcome;
     put_texts(out, [cluster, peer_address, client_address, software]);
 }

@@ -61,9 +61,9 @@ fn texts() -> impl Strategy<Value = (String, String, String, String)> {
 }
 
 fn handshake() -> impl Strategy<Value = PeerFrame> {
-    let numbers = (any::<u64>(), any::<u64>(), 1..=255u8, 0..=255u8);
+    let numbers = (any::<[u64; 3]>(), any::<u32>(), 1..=255u8, 0..=255u8);
     (numbers, replica(), texts(), any::<[bool; 3]>()).prop_map(
-        |((features, other, version, more), replica, texts, [hello, blank, bulk])| {
+        |(([features, other, uid], list, version, more), replica, texts, [hello, blank, bulk])| {
             let (cluster, peer_address, client_address, software) = texts;
             match hello {
                 true => PeerFrame::Hello(PeerHello {
@@ -74,6 +74,8 @@ fn handshake() -> impl Strategy<Value = PeerFrame> {
                     replica,
                     wanted: NodeId(other),
                     blank,
+                    list: if blank { list } else { 0 },
+                    cluster_uid: ClusterUid(uid),
                     cluster,
                     peer_address,
                     client_address,
@@ -85,6 +87,7 @@ fn handshake() -> impl Strategy<Value = PeerFrame> {
                     replica,
                     blank,
                     known: other,
+                    cluster_uid: ClusterUid(uid),
                     cluster,
                     peer_address,
                     client_address,
@@ -107,6 +110,17 @@ fn membership() -> impl Strategy<Value = Membership> {
     })
 }
 
+fn begin() -> impl Strategy<Value = PeerFrame> {
+    (any::<u64>(), membership())
+        .prop_map(|(uid, members)| PeerFrame::Begin(ClusterUid(uid), members))
+}
+
+fn pong() -> impl Strategy<Value = PeerFrame> {
+    any::<(bool, u64, u64)>().prop_map(|(blank, known, uid)| {
+        PeerFrame::Pong(PeerPong { blank, known, cluster_uid: ClusterUid(uid) })
+    })
+}
+
 fn refusal() -> impl Strategy<Value = PeerFrame> {
     (0..ErrorCode::ALL.len(), any::<u32>(), ".{0,60}").prop_map(|(code, retry, message)| {
         let mut error = ErrorReply::new(ErrorCode::ALL[code], Effect::NotApplied, message);
@@ -118,15 +132,15 @@ fn refusal() -> impl Strategy<Value = PeerFrame> {
 proptest! {
     #[test]
     fn every_frame_of_a_connection_decodes_to_what_was_encoded(
-        frame in prop_oneof![handshake(), refusal(), membership().prop_map(PeerFrame::Begin),
-                             Just(PeerFrame::Ping), Just(PeerFrame::Pong)]) {
+        frame in prop_oneof![handshake(), refusal(), begin(), pong(), Just(PeerFrame::Ping),
+                             (1..=u64::MAX).prop_map(|uid| PeerFrame::Cluster(ClusterUid(uid)))]) {
         prop_assert_eq!(decode(bytes_of(&frame)), Ok(frame));
     }
 
     /// Any body under any opcode: no panic, and what is taken has one spelling.
     #[test]
     fn arbitrary_bodies_never_panic_and_have_one_spelling(
-        opcode in FIRST_PEER_OPCODE..=0x4d, reply in any::<bool>(), term in any::<u64>(),
+        opcode in FIRST_PEER_OPCODE..=0x4e, reply in any::<bool>(), term in any::<u64>(),
         body in proptest::collection::vec(prop_oneof![3 => Just(0u8), 1 => Just(1), 1 => any::<u8>()], 0..160)) {
         let mut out = Vec::new();
         let term = if PeerOpcode::from_u8(opcode).unwrap().has_term() { term } else { 0 };
@@ -245,7 +259,7 @@ fn opcodes_follow_on_each_other_and_only_two_have_replies() {
         let reply = PeerOpcode::of_frame(opcode.byte() | REPLY_BIT);
         assert_eq!(reply.is_some(), matches!(opcode, PeerOpcode::Hello | PeerOpcode::Ping));
     }
-    assert_eq!(PeerOpcode::of_frame(0x4e), None);
+    assert_eq!(PeerOpcode::of_frame(0x4f), None);
     assert_eq!(PeerOpcode::of_frame(FIRST_PEER_OPCODE - 1), None);
 }
 
@@ -259,6 +273,8 @@ fn the_highest_common_version_is_chosen() {
         replica: ReplicaId::default(),
         wanted: NodeId(1),
         blank: false,
+        list: 0,
+        cluster_uid: ClusterUid::NONE,
         cluster: "beach".into(),
         peer_address: String::new(),
         client_address: String::new(),

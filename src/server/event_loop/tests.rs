@@ -4,7 +4,7 @@
 #![allow(clippy::disallowed_methods, reason = "clients of the loop are threads, and wait")]
 
 use super::*;
-use crate::base::{NodeId, ReplicaId, SequenceNumber};
+use crate::base::{ClusterUid, NodeId, ReplicaId, SequenceNumber};
 use crate::env::sim;
 use crate::proto::frame::{self, CrcPolicy, Decoded};
 use crate::server::peers::{Me, Standing};
@@ -75,6 +75,10 @@ impl Service for Small {
 }
 
 impl Standing for Small {
+    fn list(&self) -> u32 {
+        0
+    }
+
     fn is_blank(&self) -> bool {
         false
     }
@@ -115,6 +119,7 @@ impl Running {
             let me = Me {
                 replica: ReplicaId { node: NodeId(1), incarnation: 1 },
                 cluster: "beach".into(),
+                cluster_uid: ClusterUid::NONE,
                 peer_address: String::new(),
                 client_address: String::new(),
             };

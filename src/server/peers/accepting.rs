@@ -4,6 +4,8 @@
 //! |---|---|---|
 //! | no common version | `BAD_VERSION` | the versions |
 //! | another cluster | `WRONG_CLUSTER` | both names |
+//! | another cluster of the same name | `WRONG_CLUSTER` | both uids |
+//! | both are to form a cluster, of different nodes | `WRONG_CLUSTER` | the numbers of this one's `--initial-cluster` |
 //! | this node's own number | `DUPLICATE_NODE` | which two |
 //! | wants another node than this one | `WRONG_NODE` | both numbers |
 //! | anything else | taken; `known` says as whom the membership knows the sender | a changed disk |
@@ -11,8 +13,9 @@
 //! A stranger is taken, too: a node that waits to be added must be able to talk with those that add it. What it sends reaches
 //! raft, which counts members only.
 
-use super::{Kind, Peers, Standing};
-use crate::base::Nanos;
+use super::clusters::may_meet;
+use super::{Dialer, Kind, Peers, Standing};
+use crate::base::{Nanos, NodeId};
 use crate::limits::MAX_PEER_CONNECTIONS;
 use crate::node::FEATURES;
 use crate::proto::peer::{Lane, PEER_PROTOCOL_VERSION, PeerHello, PeerWelcome};
@@ -76,7 +79,7 @@ impl Peers {
             self.counts.refused += 1;
         }
         self.counts.accepted += 1;
-        match self.insert(stream, link, Kind::Accepted { address, from: None }) {
+        match self.insert(now, stream, link, Kind::Accepted { address, from: None }) {
             Ok(token) => self.mark_dirty(token),
             Err(e) => log::warn!("{address}: cannot register the connection: {e}"),
         }
@@ -90,7 +93,7 @@ impl Peers {
         hello: PeerHello,
         standing: &dyn Standing,
     ) {
-        let answer = self.check_hello(&hello);
+        let answer = self.check_hello(&hello, standing);
         let known = standing.known(hello.replica.node);
         let Some(socket) = self.sockets.get_mut(&token) else { return };
         let Kind::Accepted { address, from } = &mut socket.kind else { return };
@@ -102,13 +105,19 @@ impl Peers {
             self.mark_dirty(token);
             return self.warn(now, &line);
         }
-        *from = Some((hello.replica, hello.lane));
+        *from = Some(Dialer {
+            replica: hello.replica,
+            lane: hello.lane,
+            cluster: hello.cluster_uid,
+            blank: hello.blank,
+        });
         let welcome = PeerWelcome {
             version: PEER_PROTOCOL_VERSION,
             features: FEATURES,
             replica: self.me.replica,
             blank: standing.is_blank(),
             known,
+            cluster_uid: self.me.cluster_uid,
             cluster: self.me.cluster.clone(),
             peer_address: self.me.peer_address.clone(),
             client_address: self.me.client_address.clone(),
@@ -134,7 +143,7 @@ impl Peers {
         }
     }
 
-    fn check_hello(&self, hello: &PeerHello) -> Result<(), ErrorReply> {
+    fn check_hello(&self, hello: &PeerHello, standing: &dyn Standing) -> Result<(), ErrorReply> {
         let me = &self.me;
         let refused = |code, message| Err(ErrorReply::new(code, Effect::NotApplied, message));
         if hello.common_version().is_none() {
@@ -174,6 +183,28 @@ impl Peers {
                 ),
             );
         }
+        let (here, there) = ((me.cluster_uid, self.blank), (hello.cluster_uid, hello.blank));
+        if !may_meet(here, there) {
+            let message = self.other_cluster("the one that dials", hello.cluster_uid);
+            return refused(ErrorCode::WrongCluster, message);
+        }
+        let list = standing.list();
+        if hello.list != 0 && list != 0 && hello.list != list {
+            let mut nodes = vec![me.replica.node];
+            standing.each_wanted(&mut |node, _| nodes.push(node));
+            nodes.sort_unstable();
+            let nodes: Vec<String> = nodes.iter().map(NodeId::to_string).collect();
+            return refused(
+                ErrorCode::WrongCluster,
+                format!(
+                    "node {} and the one that dials, node {}, were started with --initial-cluster of different nodes: here {}; \
+                     give every node the same list",
+                    me.replica.node,
+                    hello.replica.node,
+                    nodes.join(", ")
+                ),
+            );
+        }
         if hello.wanted.0 != 0 && hello.wanted != me.replica.node {
             return refused(
                 ErrorCode::WrongNode,
@@ -188,9 +219,10 @@ impl Peers {
 
     /// The same replica has dialed again: its earlier connection of that lane is a dead one.
     fn supersede(&mut self, now: Nanos, token: usize, hello: &PeerHello) {
-        let wanted = Some((hello.replica, hello.lane));
+        let is_same = |from: &Dialer| from.replica == hello.replica && from.lane == hello.lane;
         let is_older = |(at, socket): &(&usize, &super::Socket)| {
-            **at != token && matches!(&socket.kind, Kind::Accepted { from, .. } if *from == wanted)
+            **at != token
+                && matches!(&socket.kind, Kind::Accepted { from: Some(from), .. } if is_same(from))
         };
         let older: Vec<usize> =
             self.sockets.iter().filter(is_older).map(|(token, _)| *token).collect();
@@ -203,7 +235,7 @@ impl Peers {
     pub(super) fn forget_sender(&mut self, token: usize) {
         let Some(socket) = self.sockets.get_mut(&token) else { return };
         let Kind::Accepted { from, .. } = &mut socket.kind else { return };
-        if let Some((replica, Lane::Raft)) = from.take() {
+        if let Some(Dialer { replica, lane: Lane::Raft, .. }) = from.take() {
             self.dialed_no_more(replica);
         }
     }

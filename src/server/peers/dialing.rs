@@ -11,6 +11,7 @@
 //! stranger under a member's number is not dialed in its place.
 
 use super::backoff::Backoff;
+use super::clusters::may_meet;
 use super::{Happened, Kind, Peers, Standing};
 use crate::base::{Member, MemberRole, Nanos, NodeId, ReplicaId};
 use crate::env::{Completion, JobOutput};
@@ -63,6 +64,8 @@ pub struct Slot {
     pub dial: Dial,
     /// The handshake named this one, and the node knows.
     pub replica: Option<ReplicaId>,
+    /// What it said of itself; lane `raft` only.
+    pub facts: Option<PeerFacts>,
     backoff: Backoff,
     /// Addresses of the name that were not tried yet.
     addresses: VecDeque<SocketAddr>,
@@ -81,6 +84,7 @@ impl Default for Slot {
         Self {
             dial: Dial::Idle,
             replica: None,
+            facts: None,
             backoff: Backoff::default(),
             addresses: VecDeque::new(),
             held: Vec::new(),
@@ -111,6 +115,7 @@ impl Slot {
 
     fn clear(&mut self) {
         self.replica = None;
+        self.facts = None;
         self.held = Vec::new();
     }
 }
@@ -423,14 +428,18 @@ impl Peers {
             replica: self.me.replica,
             wanted,
             blank: self.blank,
+            list: self.list,
+            cluster_uid: self.me.cluster_uid,
             cluster: self.me.cluster.clone(),
             peer_address: self.me.peer_address.clone(),
             client_address: self.me.client_address.clone(),
             software: software(),
         };
         let link = PeerLink::dialed(now, hello);
-        let kind = Kind::Dialed { purpose, connected: false };
-        let opened = TcpStream::connect(address).and_then(|stream| self.insert(stream, link, kind));
+        let said = self.me.cluster_uid;
+        let kind = Kind::Dialed { purpose, connected: false, said };
+        let opened =
+            TcpStream::connect(address).and_then(|stream| self.insert(now, stream, link, kind));
         match opened {
             Ok(token) => match purpose {
                 Purpose::Lane(node, lane) => {
@@ -499,6 +508,7 @@ impl Peers {
         let said = Some(welcome.peer_address).filter(|said| !said.is_empty());
         let facts = PeerFacts {
             replica,
+            cluster: welcome.cluster_uid,
             blank: welcome.blank,
             known: welcome.known,
             features: welcome.features,
@@ -518,8 +528,10 @@ impl Peers {
                 }
                 if lane == Lane::Bulk {
                     log::debug!("connected to node {replica} at {address} (lane bulk)");
-                    return self.activate(now, token, replica);
+                    self.activate(now, token, replica);
+                    return;
                 }
+                slot.facts = Some(facts.clone());
                 self.inform(now, &connected(replica, &address));
                 self.happened.push(Happened::Up { token, facts });
             }
@@ -555,6 +567,11 @@ impl Peers {
                 "it is of cluster {}, this node of cluster {}: correct --cluster-id or the address",
                 welcome.cluster, self.me.cluster
             ));
+        }
+        let (here, there) =
+            ((self.me.cluster_uid, self.blank), (welcome.cluster_uid, welcome.blank));
+        if !may_meet(here, there) {
+            return Err(self.other_cluster("it", welcome.cluster_uid));
         }
         match purpose {
             Purpose::Lane(node, _) if welcome.replica.node != node => {

@@ -10,8 +10,8 @@ use beachdb::env::os::OsDisk;
 use beachdb::env::{Disk, OpenMode};
 use beachdb::proto::explain::membership_json;
 use beachdb::raft_log::{
-    SLOT_BASELINE, SLOT_HARD_STATE, SLOT_MEMBERSHIP, decode_baseline, decode_hard_state,
-    decode_membership,
+    SLOT_BASELINE, SLOT_CLUSTER, SLOT_HARD_STATE, SLOT_MEMBERSHIP, decode_baseline, decode_cluster,
+    decode_hard_state, decode_membership,
 };
 use beachdb::wal::recovery::Chain;
 use beachdb::wal::segment::{ScanEnd, SegmentReader, scan};
@@ -493,6 +493,10 @@ fn state_line(record: &Record<'_>) -> String {
             }
             None => unknown(),
         },
+        SLOT_CLUSTER => match decode_cluster(record.aux, record.payload) {
+            Some(cluster) => format!("cluster uid: {cluster}"),
+            None => unknown(),
+        },
         _ => unknown(),
     }
 }
@@ -523,6 +527,11 @@ fn decode_json(record: &Record<'_>, doc: &mut Value) {
             if let Some((index, membership)) = decode_membership(record.aux, record.payload) {
                 let members = membership_json(&membership);
                 doc["membership"] = json!({ "index": index.0, "members": members });
+            }
+        }
+        (RecordKind::State, SLOT_CLUSTER) => {
+            if let Some(cluster) = decode_cluster(record.aux, record.payload) {
+                doc["cluster_uid"] = cluster.to_string().into();
             }
         }
         _ => {}

@@ -39,6 +39,7 @@ pub fn status(session: &mut Session) -> Result<(), Failure> {
             "READY",
             "DISK FREE",
             "VERSION",
+            "CLUSTER",
         ]
         .map(str::to_owned)
         .to_vec(),
@@ -99,7 +100,17 @@ fn status_row(endpoint: &str, document: &Value) -> Vec<String> {
         if document["ready"] == true { "yes" } else { "no" }.to_owned(),
         free,
         cell(&document["version"]),
+        cluster(document),
     ]
+}
+
+/// Its cluster's name and uid: two clusters may have one name.
+fn cluster(document: &Value) -> String {
+    let name = cell(&document["cluster"]);
+    match document["cluster_uid"].as_str() {
+        Some(uid) => format!("{name}/{uid}"),
+        None => name,
+    }
 }
 
 /// `stats`.

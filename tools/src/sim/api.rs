@@ -40,6 +40,7 @@ pub fn digest(effect: &Effect) -> u64 {
         Effect::Fatal(_) => 7,
         Effect::Drained => 8,
         Effect::Introduce { token, node, .. } => mix(mix(9, *token), node.0),
+        Effect::Belongs(cluster) => mix(11, cluster.0),
         Effect::Begin { to, .. } => mix(mix(10, to.node.0), to.incarnation),
     }
 }

@@ -26,7 +26,7 @@ use super::operator::Operator;
 use super::shape::{RunOptions, Shape, between};
 use super::slot::{CrashPlan, Health, Item, Slot};
 use super::trace::Tracer;
-use beachdb::base::{LogIndex, Membership, Nanos};
+use beachdb::base::{ClusterUid, LogIndex, Membership, Nanos};
 use beachdb::env::sim::{CrashKind, SimRandom};
 use beachdb::env::{Completion, Jobs, Lane};
 use beachdb::node::{Bootstrap, Effect, Event, FatalError, Node, OpenError, Origin};
@@ -562,7 +562,11 @@ impl World {
                     let text = super::api::describe_message(&message);
                     self.core.note(format_args!("n{} <- {text}", slot + 1));
                 }
-                self.step(slot, StepKind::Peer, Event::Peer(*message))
+                self.step(
+                    slot,
+                    StepKind::Peer,
+                    Event::Peer { message: *message, cluster: ClusterUid::NONE, after: local },
+                )
             }
             Item::Unreachable(replica) => {
                 self.step(slot, StepKind::PeerUnreachable, Event::PeerUnreachable(replica))
@@ -634,7 +638,10 @@ impl World {
                 Effect::Send(message) => self.core.send(slot, message),
                 // The simulated operator names members by their replicas, so nobody is to be asked who he is; and simulated
                 // nodes are told who the first members are (`Bootstrap::Members`).
-                Effect::Observed(_) | Effect::Introduce { .. } | Effect::Begin { .. } => {}
+                Effect::Observed(_)
+                | Effect::Introduce { .. }
+                | Effect::Begin { .. }
+                | Effect::Belongs(_) => {}
                 Effect::Fatal(fatal) => stop = Some(Some(fatal)),
                 Effect::Drained => stop = Some(None),
             }
@@ -781,7 +788,9 @@ impl World {
 
 /// What an event lets a follower commit, if it is an append.
 fn appended(event: &Event<'_>) -> Option<Appended> {
-    let Event::Peer(Message { body: Body::Append(append), .. }) = event else { return None };
+    let Event::Peer { message: Message { body: Body::Append(append), .. }, .. } = event else {
+        return None;
+    };
     let verified = LogIndex(append.prev.0.0 + append.entries.len() as u64);
     Some(Appended { verified, commit: append.commit })
 }
