@@ -156,7 +156,7 @@ fn report(dir: &Path, plan: &RecoveryPlan, out: &mut dyn Write) -> io::Result<()
     let cluster = &plan.identity.cluster_id;
     writeln!(
         out,
-        "Node {node} of cluster {cluster}, uid {}, is now incarnation {incarnation:016x}, and the only voter.
+        "Node {node} of cluster {cluster} is now incarnation {incarnation:016x}, and the only voter. The cluster's uid is {}.
 
 Next:
   beachd --data-dir {dir} --node-id {node} --cluster-id {cluster} …   start it with its other settings as before; it leads at once
@@ -235,10 +235,10 @@ mod tests {
             let me = node.replica();
             assert_ne!(me.incarnation, 7);
             assert_eq!(node.raft().membership().replica(me).unwrap().client_address, "h:1");
-            let (uid, incarnation) = (node.cluster(), me.incarnation);
-            let line = format!(
-                "Node 3 of cluster beach, uid {uid}, is now incarnation {incarnation:016x}"
-            );
+            let line =
+                format!("Node 3 of cluster beach is now incarnation {:016x}", me.incarnation);
+            let uid = node.cluster();
+            assert!(out.contains(&format!("The cluster's uid is {uid}.")), "{out}");
             assert_ne!(uid, NodeConfig::new("data", "beach", NodeId(3), 7).new_cluster);
             assert!(out.contains(&line) && out.contains("beachctl member add"), "{out}");
         }
