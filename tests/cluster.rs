@@ -274,7 +274,7 @@ fn an_address_where_the_wrong_one_is_or_nobody_is_not_added() {
 #[test]
 fn a_follower_far_behind_gets_a_snapshot_on_a_lane_of_its_own() {
     let mut cluster = Cluster::prepared(3);
-    cluster.args = vec!["--memtable-size".into(), "1MiB".into()];
+    cluster.args.extend(["--memtable-size", "1MiB"].map(str::to_owned));
     for node in 1..=3 {
         cluster.spawn(node);
     }

@@ -13,7 +13,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
-/// Settings that every node of a test cluster has.
+/// What the nodes of a test cluster are set to, if nothing else is asked for.
 const FAST: [&str; 4] = ["--heartbeat", "20ms", "--election-timeout", "200ms"];
 
 /// What a daemon says whose port is taken.
@@ -95,8 +95,7 @@ impl Node {
             ["--peer-listen", &peer],
             ["--http", &http],
         ];
-        let all: Vec<&str> =
-            own.iter().flatten().copied().chain(FAST).chain(args.iter().copied()).collect();
+        let all: Vec<&str> = own.iter().flatten().chain(args).copied().collect();
         let wrap: Vec<&str> = self.wrap.iter().map(String::as_str).collect();
         command(&wrap, &self.data, &all)
     }
@@ -137,7 +136,7 @@ impl Node {
 pub struct Cluster {
     /// The nodes, by their numbers from 1 on.
     pub nodes: Vec<Node>,
-    /// Settings of every node besides.
+    /// Settings of every node: the timing, unless it is changed before the start.
     pub args: Vec<String>,
     /// Removed at the end.
     pub dir: tempfile::TempDir,
@@ -154,7 +153,7 @@ impl Cluster {
         let dir = tempfile::tempdir().expect("a directory");
         let node = |(id, place)| Node::new(dir.path(), id, place);
         let nodes = (1..).zip(places).map(node).collect();
-        Self { nodes, args: Vec::new(), dir }
+        Self { nodes, args: FAST.map(str::to_owned).to_vec(), dir }
     }
 
     /// `nodes` nodes that have formed a cluster and serve.
