@@ -11,9 +11,12 @@
 //! ```
 //!
 //! Invariant: the state holds everything that was committed, as far as the leader of that moment knew, when the age began. The
-//! age counts from when the word arrived, so it is short by the message's way.
+//! age counts from a moment when the word had not arrived yet: the driver's last look at the socket that found nothing more
+//! ([`Event::Peer`](super::Event::Peer)). So a pause of this process is in the age, and so is the time between two looks.
 //!
-//! What it does not do: it says nothing of what another leader has committed that this node has not heard of.
+//! What it does not do: the word's way through the network is not in the age. It says nothing of what another leader has
+//! committed that this node has not heard of: a leader that is cut off together with this node keeps the age small until it
+//! finds that it has no majority, an election timeout later.
 
 use super::{Node, StateMachine};
 use crate::base::{LogIndex, Nanos, Term};

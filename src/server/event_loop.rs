@@ -70,6 +70,8 @@ const TURN_BUDGET: u64 = 10_000_000;
 const ACCEPTS_PER_TURN: usize = 256;
 /// How long accepting rests after it failed for want of descriptors or memory.
 const ACCEPT_PAUSE: u64 = 100_000_000;
+/// The loop stood still when it comes back this much later than it wanted to: the process was stopped, or the machine.
+const STOOD_STILL: u64 = 500_000_000;
 /// How long the loop waits awake for a log group that only a few requests wait for; longer than a fast disk's sync.
 const AWAKE: u64 = 300_000;
 /// How long a closed connection is kept to let the client read its last reply: closing a socket with unread input
@@ -207,6 +209,10 @@ pub struct Driven<S> {
     pub peers: Peers,
 }
 
+fn nanos(duration: Duration) -> u64 {
+    u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX)
+}
+
 impl<S: Service> EventLoop<S> {
     /// Puts the loop together. Each of `signals` asks it to drain, the second one to give up.
     pub fn new(
@@ -257,14 +263,21 @@ impl<S: Service> EventLoop<S> {
     /// Turns until it is told to stop. `Ok` after a clean drain.
     pub fn run(&mut self) -> Result<(), ServerError> {
         let mut events = Events::with_capacity(EVENTS_PER_POLL);
+        let mut turned_at = self.clock.now();
         loop {
-            let timeout = self.timeout(self.clock.now());
+            let slept_at = self.clock.now();
+            let timeout = self.timeout(slept_at);
             match self.poll.poll(&mut events, timeout) {
                 Ok(()) => {}
                 Err(e) if e.kind() == io::ErrorKind::Interrupted => continue,
                 Err(e) => return Err(e.into()),
             }
             let now = self.clock.now();
+            let wanted = timeout.map_or(Nanos::MAX, |wait| slept_at.plus(nanos(wait)));
+            if now.since(wanted).max(slept_at.since(turned_at)) >= STOOD_STILL {
+                self.peers.stood_still(now);
+            }
+            turned_at = now;
             if self.turn(now, &events)? {
                 return Ok(());
             }
@@ -285,7 +298,8 @@ impl<S: Service> EventLoop<S> {
         if self.service.next_wakeup().is_some_and(|at| at <= now) {
             self.service.step(now, Event::Tick, &mut self.effects);
         }
-        self.service.step(now, Event::EndOfTurn, &mut self.effects);
+        // As of after the reads: what says how old it is must not leave out a pause between them and the beginning of the turn.
+        self.service.step(self.clock.now(), Event::EndOfTurn, &mut self.effects);
         self.respond(now)?;
         self.sweep(now);
         self.announce(now)?;

@@ -23,6 +23,8 @@
 //! - A link that was up and ends is told to the node once.
 //! - Nodes of two clusters do not talk, whatever the clusters' names (`clusters`). A node that comes to belong to one says so on
 //!   each link before it sends anything else ([`Peers::belongs`]).
+//! - What is read from a socket that had been read empty arrived after that: each message comes with that time, and what waited
+//!   while the process stood still is dropped ([`Peers::stood_still`]), so that no old word makes an old state look fresh.
 //! - Bounded: connections, bytes of unsent frames, bytes read in one turn; see [`crate::limits`]. Nothing here blocks: names are
 //!   resolved in a lane of their own, sockets never wait.
 //! - Tokens are never reused while the process lives (four billion connections), so a late event meets nobody.
@@ -282,6 +284,28 @@ impl Peers {
         self.tick(now);
         self.read_all(now, standing, scratch);
         happened.append(&mut self.happened);
+    }
+
+    /// The process was stopped for a while, or the machine. What its peers sent meanwhile waits in the sockets on both sides, for
+    /// as long as it takes to read, and looks as if it came now. So they dial again: what comes on the new connections is new.
+    pub fn stood_still(&mut self, now: Nanos) {
+        let is_raft = |socket: &Socket| {
+            matches!(
+                socket.kind,
+                Kind::Accepted { from: Some(Dialer { lane: Lane::Raft, .. }), .. }
+            )
+        };
+        let tokens: Vec<usize> =
+            self.sockets.iter().filter(|(_, s)| is_raft(s)).map(|(token, _)| *token).collect();
+        if !tokens.is_empty() {
+            self.inform(
+                now,
+                "this process stood still for a while: what its peers said meanwhile is dropped",
+            );
+        }
+        for token in tokens {
+            self.close(now, token, "this process stood still for a while");
+        }
     }
 
     /// When [`Peers::turn`] is wanted; a time in the past: at once.
