@@ -57,8 +57,19 @@ pub const MAX_OUTPUT_BYTES: usize = 512 << 20;
 pub const PEER_OUTPUT_BYTES: usize = 24 << 20;
 /// Unsent bytes beside those for what must not wait behind data: heartbeats, votes, and replies; above it they are dropped.
 pub const PEER_URGENT_BYTES: usize = 1 << 20;
-/// Connections from peers at once; the next one is told `TOO_MANY_CONNECTIONS` and closed.
+/// Connections from peers at once. The next one is told `TOO_MANY_CONNECTIONS` and closed; but if it is a member's, the oldest one of
+/// somebody who is no member is closed instead.
 pub const MAX_PEER_CONNECTIONS: usize = 256;
+/// Of these, those of nodes that are no members, while this node knows its members; the next one is told `TOO_MANY_CONNECTIONS`.
+pub const MAX_STRANGER_CONNECTIONS: usize = 16;
+/// Nodes that are dialed only because they have dialed this one; one more is heard, and not dialed. As many as a cluster has
+/// members, which are all strangers to a node that waits to be added.
+pub const MAX_STRANGERS_DIALED: usize = MAX_MEMBERS;
+/// Bytes of half-received frames from peers, all connections together, as their headers announce them; above it the largest one of
+/// somebody who is no member is given up, with its connection, else the newest one.
+pub const MAX_PEER_INPUT_BYTES: usize = 256 << 20;
+/// The same for nodes that are no members, while this node knows its members: two frames of the largest kind.
+pub const MAX_STRANGER_INPUT_BYTES: usize = 2 * MAX_FRAME_BYTES;
 /// Bytes read from peers in one turn of the loop before clients have theirs.
 pub const PEER_TURN_BYTES: usize = 4 << 20;
 /// Addresses that the operator asked to look at and that have not answered yet; one more is told to try again.

@@ -123,3 +123,31 @@ fn nodes_that_were_given_different_lists_refuse_to_form_and_both_say_so() {
         assert_eq!(cluster.node(node).field("members"), "[]", "node {node} has formed something");
     }
 }
+
+/// Two processes on copies of one directory are one replica to everybody: nobody can refuse either, but it must not go unsaid.
+#[test]
+fn a_directory_that_is_copied_and_run_twice_is_found_out() {
+    let mut cluster = Cluster::start(3);
+    cluster.put(b"k", b"v");
+    cluster.terminate(3);
+    let double = cluster.add_place() as usize - 1;
+    common::copy_dir(&cluster.node(3).data, &cluster.nodes[double].data);
+    cluster.spawn(3);
+    let copy = &cluster.nodes[double];
+    let (listen, peer, http) =
+        (copy.listen.to_string(), copy.peer.to_string(), copy.http.to_string());
+    let args = ["--node-id", "3", "--listen", &listen, "--peer-listen", &peer, "--http", &http];
+    let command = common::command(&[], &copy.data, &args);
+    let daemon = common::Daemon::spawn(command, &copy.data, copy.listen, copy.http);
+    cluster.nodes[double].daemon = Some(daemon);
+    let words = "dials from two places in turn, 127.0.0.1 (";
+    wait_until("somebody says so", || {
+        [1, 2].iter().any(|n| cluster.node(*n).log().contains(words))
+    });
+    let saying = [1, 2].into_iter().find(|n| cluster.node(*n).log().contains(words)).expect("one");
+    for at in [&cluster.node(3).peer, &cluster.nodes[double].peer] {
+        assert!(cluster.node(saying).log().contains(&format!("127.0.0.1 ({at})")), "{at}");
+    }
+    let lines = cluster.node(saying).log().matches(words).count();
+    assert_eq!(lines, 1, "said once");
+}

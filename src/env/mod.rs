@@ -166,7 +166,7 @@ pub trait File: Send + Sync + fmt::Debug {
 pub trait LockGuard: Send + Sync + fmt::Debug {}
 
 /// The lanes of blocking work. Jobs of one lane run one after the other in the order they were submitted
-/// ([`Lane::Read`] may run several at once); lanes never wait for each other.
+/// (those that are [unordered](Lane::is_unordered) may run several at once); lanes never wait for each other.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub enum Lane {
     /// Log write + sync. At most one group in flight.
@@ -196,6 +196,12 @@ impl Lane {
         Self::Maintenance,
         Self::Names,
     ];
+    /// Whether several of its jobs may run at once.
+    #[must_use]
+    pub const fn is_unordered(self) -> bool {
+        matches!(self, Self::Read | Self::Names)
+    }
+
     /// A name for thread names, traces, and metrics.
     #[must_use]
     pub const fn name(self) -> &'static str {

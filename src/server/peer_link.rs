@@ -13,6 +13,7 @@
 //!   is told why, and the connection ends.
 //! - A dialed link that hears no PONG for [`DEAD_NS`] is dead, unless the peer takes bytes meanwhile; an accepted one on which
 //!   nothing arrives for [`SILENT_NS`] as well. So a peer that vanished without a word is noticed on both sides.
+//! - A frame that does not end is given up ([`inbox`]): who drips bytes holds no memory for long.
 //! - Unsent bytes and half-received frames are bounded ([`outbound`], [`inbox`]).
 //!
 //! What it does not do: it knows no sockets, no other links, and nothing of what raft means by its messages.
@@ -25,13 +26,14 @@ mod tests;
 pub use outbound::{Class, NotTaken};
 
 use crate::base::{ClusterUid, Membership, Nanos, Term};
+use crate::limits::MAX_FRAME_BYTES;
 use crate::proto::peer::{self, PeerFrame, PeerHello, PeerMessage, PeerPong, PeerWelcome};
 use crate::proto::{Effect, ErrorCode, ErrorReply};
 use inbox::Inbox;
 use outbound::Outbound;
 use std::io::{self, Write};
 
-/// No frame of a handshake is longer: strangers hold no more memory than this.
+/// No frame of a handshake is longer, nor any that the one who was dialed says: strangers hold no more memory than this.
 const MAX_HANDSHAKE_BYTES: usize = 4 << 10;
 /// From the first byte of a connection to the end of its handshake.
 pub const HANDSHAKE_NS: u64 = 3_000_000_000;
@@ -170,7 +172,8 @@ impl PeerLink {
             return Ok(());
         }
         self.heard_at = now;
-        self.inbox.push(fresh);
+        let block = self.frame_limit().min(inbox::BLOCK_BYTES);
+        self.inbox.push(now, fresh, block);
         if self.side == Side::Accepted
             && self.stage == Stage::Greeting
             && self.inbox.first_byte().is_some_and(|byte| byte != 0)
@@ -179,14 +182,12 @@ impl PeerLink {
             return Err(Broken::Nonsense("it speaks no protocol of BeachDB".into()));
         }
         loop {
-            let frame = match self.inbox.next_frame() {
+            let frame = match self.inbox.next_frame(now) {
                 Ok(Some(frame)) => frame,
-                Ok(None) if self.stage == Stage::Up || self.inbox.need() <= MAX_HANDSHAKE_BYTES => {
-                    return Ok(());
-                }
+                Ok(None) if self.inbox.need() <= self.frame_limit() => return Ok(()),
                 Ok(None) => {
                     let what = format!(
-                        "a frame of {} bytes before the handshake, at most {MAX_HANDSHAKE_BYTES} are taken",
+                        "a frame of {} bytes before the handshake or in answer to it, at most {MAX_HANDSHAKE_BYTES} are taken",
                         self.inbox.need()
                     );
                     let reply = ErrorReply::new(ErrorCode::FrameTooLarge, Effect::NotApplied, what);
@@ -199,6 +200,14 @@ impl PeerLink {
                 Err(e) => return Err(self.nonsense(now, e.reply())),
             };
             self.take(now, frame, heard)?;
+        }
+    }
+
+    /// The longest frame that is taken now.
+    fn frame_limit(&self) -> usize {
+        match (self.side, self.stage) {
+            (Side::Accepted, Stage::Up) => MAX_FRAME_BYTES,
+            _ => MAX_HANDSHAKE_BYTES,
         }
     }
 
@@ -286,6 +295,9 @@ impl PeerLink {
 
     fn enter(&mut self, now: Nanos, stage: Stage) {
         (self.stage, self.since) = (stage, now);
+        if stage == Stage::Closing {
+            self.inbox = Inbox::default();
+        }
     }
 
     /// A frame of the handshake, or a sign of life.
@@ -315,6 +327,7 @@ impl PeerLink {
         if self.deadline() <= now {
             return Err(Broken::Silent(match (self.side, self.stage) {
                 (_, Stage::Closing) => "its last words were said",
+                (_, Stage::Up) if self.inbox.deadline() <= now => "a frame that does not end",
                 (Side::Dialed, Stage::Up) => "no answer to PING for 3 s",
                 (Side::Dialed, _) => "no answer to HELLO for 3 s",
                 (Side::Accepted, Stage::Up) => "silent for 10 s",
@@ -331,16 +344,17 @@ impl PeerLink {
 
     /// When it is given up if nothing happens.
     fn deadline(&self) -> Nanos {
-        match (self.side, self.stage) {
-            (_, Stage::Closing) => self.since.plus(CLOSING_NS),
+        let silent = match (self.side, self.stage) {
+            (_, Stage::Closing) => return self.since.plus(CLOSING_NS),
+            (_, Stage::Greeting | Stage::Judging) => return self.since.plus(HANDSHAKE_NS),
             (Side::Dialed, Stage::Up) => match self.asked_at {
                 None => Nanos::MAX,
                 // A peer that takes what waited lives, too: its answer comes when it has read up to the question.
                 Some(at) => at.max(self.moved_at).plus(DEAD_NS),
             },
             (Side::Accepted, Stage::Up) => self.heard_at.plus(SILENT_NS),
-            (_, Stage::Greeting | Stage::Judging) => self.since.plus(HANDSHAKE_NS),
-        }
+        };
+        silent.min(self.inbox.deadline())
     }
 
     /// When [`PeerLink::tick`] is wanted.
@@ -365,6 +379,11 @@ impl PeerLink {
     /// Unsent bytes.
     pub const fn unsent(&self) -> usize {
         self.out.len()
+    }
+
+    /// Bytes held of a frame that is not complete, or promised to it.
+    pub fn held(&self) -> usize {
+        self.inbox.held()
     }
 
     /// Whether the handshake is complete.

@@ -13,7 +13,9 @@
 //! | file | what |
 //! |---|---|
 //! | `dialing` | whom to dial, when, at which address; what HELLO's reply means |
+//! | `names` | addresses of names, members' first |
 //! | `accepting` | the listener; judging HELLO |
+//! | `places` | how many connections, and how much memory, members and strangers may have |
 //! | `clusters` | nodes of two clusters do not talk |
 //! | `backoff`, `quiet` | when to try again; not to say everything twice |
 //!
@@ -35,6 +37,8 @@ mod accepting;
 mod backoff;
 mod clusters;
 mod dialing;
+mod names;
+mod places;
 mod quiet;
 mod status;
 
@@ -43,7 +47,7 @@ pub use status::PeerMetrics;
 use super::link::read_once;
 use super::peer_link::{Broken, Class, Heard, NotTaken, PeerLink};
 use crate::base::{ClusterUid, Member, Membership, Nanos, NodeId, ReplicaId};
-use crate::env::{JobId, Jobs, Random};
+use crate::env::{Jobs, Random};
 use crate::limits::PEER_TURN_BYTES;
 use crate::node::{PeerFacts, wire};
 use crate::proto::peer::{Lane, PeerFrame, PeerPong};
@@ -52,6 +56,7 @@ use crate::raft::message::{Append, Body};
 use dialing::{Dial, Introduction, Peer, Purpose};
 use mio::net::{TcpListener, TcpStream};
 use mio::{Interest, Registry, Token};
+use names::Names;
 use quiet::Quiet;
 use std::collections::{BTreeMap, VecDeque};
 use std::io;
@@ -87,6 +92,8 @@ pub trait Standing {
     fn list(&self) -> u32;
     /// The incarnation by which its membership knows a node; 0: not at all.
     fn known(&self, node: NodeId) -> u64;
+    /// Whether it knows any members.
+    fn has_members(&self) -> bool;
     /// Everybody it should reach, with the address it knows.
     fn each_wanted(&self, tell: &mut dyn FnMut(NodeId, &str));
 }
@@ -153,10 +160,12 @@ enum Kind {
 }
 
 /// Who has dialed us.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, PartialEq, Eq, Debug)]
 struct Dialer {
     replica: ReplicaId,
     lane: Lane,
+    /// Where it says that it is reached.
+    peer_address: String,
     /// Of which cluster, as it said last.
     cluster: ClusterUid,
     /// Whether it was blank when it dialed.
@@ -196,7 +205,7 @@ pub struct Peers {
     peers: BTreeMap<NodeId, Peer>,
     introductions: BTreeMap<u64, Introduction>,
     introduced: u64,
-    resolving: BTreeMap<JobId, Purpose>,
+    names: Names,
     ready: VecDeque<usize>,
     dirty: Vec<usize>,
     heard: Vec<Heard>,
@@ -229,7 +238,7 @@ impl Peers {
             peers: BTreeMap::new(),
             introductions: BTreeMap::new(),
             introduced: 0,
-            resolving: BTreeMap::new(),
+            names: Names::default(),
             ready: VecDeque::new(),
             dirty: Vec::new(),
             heard: Vec::new(),
@@ -385,6 +394,7 @@ impl Peers {
         if let Some(why) = broken {
             self.broken(now, token, &why);
         }
+        self.check_input(now, token, standing);
         match read {
             Ok(Some(0)) => self.close(now, token, "the other side closed the connection"),
             Err(e) => self.close(now, token, &e.to_string()),

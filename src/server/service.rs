@@ -91,6 +91,10 @@ impl<L: LogStore, S: StateMachine> Standing for Node<L, S> {
         self.raft().membership().member(node).map_or(0, |member| member.replica.incarnation)
     }
 
+    fn has_members(&self) -> bool {
+        !self.raft().membership().is_empty()
+    }
+
     fn each_wanted(&self, tell: &mut dyn FnMut(NodeId, &str)) {
         for (node, address) in self.wants_links() {
             tell(node, address);

@@ -18,8 +18,8 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-/// Threads of [`Lane::Read`], the only lane with more than one: reads have no order among them.
-const READ_THREADS: usize = 2;
+/// Threads of [`Lane::Read`] and [`Lane::Names`], the only lanes with more than one: their jobs have no order among them.
+const UNORDERED_THREADS: usize = 2;
 
 /// Helper threads.
 pub struct OsJobs {
@@ -85,7 +85,7 @@ impl OsJobs {
     }
 
     fn start(&self, lane: Lane) {
-        let count = if lane == Lane::Read { READ_THREADS } else { 1 };
+        let count = if lane.is_unordered() { UNORDERED_THREADS } else { 1 };
         for n in 0..count {
             let (queue, shared) =
                 (Arc::clone(&self.lanes[lane as usize]), Arc::clone(&self.shared));

@@ -75,6 +75,10 @@ impl Service for Small {
 }
 
 impl Standing for Small {
+    fn has_members(&self) -> bool {
+        false
+    }
+
     fn list(&self) -> u32 {
         0
     }

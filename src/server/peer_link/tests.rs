@@ -164,6 +164,45 @@ fn a_stranger_cannot_have_memory_reserved_for_it() {
     assert_eq!(carry(at(1), &mut dialed, &mut accepted).unwrap().len(), 1);
 }
 
+/// Ten seconds, and one more for each 64 KiB that came.
+#[test]
+fn a_frame_that_does_not_end_ends_the_link_and_a_slow_one_may_take_its_time() {
+    let mut bytes = Vec::new();
+    peer::encode(&append(4 << 20), &mut bytes).unwrap();
+    let drips = |piece: usize, every_ms: u64| {
+        let (_, mut accepted) = linked(at(0));
+        let mut heard = Vec::new();
+        for (n, piece) in bytes.chunks(piece).enumerate() {
+            let now = at(n as u64 * every_ms);
+            if let Err(why) = accepted.tick(now) {
+                return Err((now, why.to_string()));
+            }
+            accepted.receive(now, piece, &mut heard).unwrap();
+        }
+        Ok(heard.len())
+    };
+    let (when, why) = drips(1, 1_000).unwrap_err();
+    assert_eq!((when, why.as_str()), (at(11_000), "a frame that does not end"));
+    assert_eq!(drips(64 << 10, 900), Ok(1), "64 KiB and some a second");
+    // Complete frames, however many, are no reason.
+    let (mut dialed, mut accepted) = linked(at(0));
+    for second in 0..30 {
+        dialed.send(at(second * 1_000), Class::Urgent, 10, &append(0)).unwrap();
+        accepted.tick(at(second * 1_000)).unwrap();
+        assert_eq!(carry(at(second * 1_000), &mut dialed, &mut accepted).unwrap().len(), 1);
+        assert_eq!(accepted.held(), 0);
+    }
+}
+
+#[test]
+fn whoever_answers_cannot_have_memory_reserved_for_it_either() {
+    let (mut dialed, _) = linked(at(0));
+    let mut bytes = Vec::new();
+    peer::encode(&append(1 << 20), &mut bytes).unwrap();
+    let why = dialed.receive(at(1), &bytes[..100], &mut Vec::new()).unwrap_err().to_string();
+    assert!(why.contains("in answer to it, at most 4096"), "{why}");
+}
+
 #[test]
 fn a_client_on_the_peer_port_is_told_where_it_is() {
     for said in [&b"GET / HTTP/1.1\r\n\r\n"[..], b"PUT k v\n", &[0x16, 3, 1, 2, 0]] {

@@ -8,6 +8,7 @@
 //! | both are to form a cluster, of different nodes | `WRONG_CLUSTER` | the numbers of this one's `--initial-cluster` |
 //! | this node's own number | `DUPLICATE_NODE` | which two |
 //! | wants another node than this one | `WRONG_NODE` | both numbers |
+//! | no place left ([`places`](super::places)) | `TOO_MANY_CONNECTIONS` | whose places are taken |
 //! | anything else | taken; `known` says as whom the membership knows the sender | a changed disk |
 //!
 //! A stranger is taken, too: a node that waits to be added must be able to talk with those that add it. What it sends reaches
@@ -16,7 +17,6 @@
 use super::clusters::may_meet;
 use super::{Dialer, Kind, Peers, Standing};
 use crate::base::{Nanos, NodeId};
-use crate::limits::MAX_PEER_CONNECTIONS;
 use crate::node::FEATURES;
 use crate::proto::peer::{Lane, PEER_PROTOCOL_VERSION, PeerHello, PeerWelcome};
 use crate::proto::{Effect, ErrorCode, ErrorReply};
@@ -27,10 +27,12 @@ use std::net::SocketAddr;
 
 /// Connections accepted in one turn.
 const ACCEPTS_PER_TURN: usize = 64;
+/// A connection on which something was heard within this time is alive: who dialed it PINGs every second.
+const ALIVE_NS: u64 = 1_500_000_000;
+/// A replica whose living connection is displaced from elsewhere this often runs twice.
+const DISPLACED: u64 = 3;
 /// How long accepting rests after it failed.
 const ACCEPT_PAUSE: u64 = 100_000_000;
-/// Connections above the limit that are kept while they are told.
-const MAX_REFUSED: usize = 16;
 
 impl Peers {
     pub(super) fn accept(&mut self, now: Nanos) {
@@ -59,25 +61,11 @@ impl Peers {
     }
 
     fn admit(&mut self, now: Nanos, stream: TcpStream, address: SocketAddr) {
-        let accepted =
-            self.sockets.values().filter(|s| matches!(s.kind, Kind::Accepted { .. })).count();
-        if accepted >= MAX_PEER_CONNECTIONS + MAX_REFUSED {
-            return;
-        }
+        self.make_place_to_greet(now);
         if let Err(e) = stream.set_nodelay(true) {
             log::debug!("{address}: {e}");
         }
-        let mut link = PeerLink::accepted(now);
-        if accepted >= MAX_PEER_CONNECTIONS {
-            let message =
-                format!("this node has its limit of {MAX_PEER_CONNECTIONS} connections from peers");
-            self.warn(now, &message);
-            let mut error =
-                ErrorReply::new(ErrorCode::TooManyConnections, Effect::NotApplied, message);
-            error.retry_after_ms = 1_000;
-            link.refuse(now, error);
-            self.counts.refused += 1;
-        }
+        let link = PeerLink::accepted(now);
         self.counts.accepted += 1;
         match self.insert(now, stream, link, Kind::Accepted { address, from: None }) {
             Ok(token) => self.mark_dirty(token),
@@ -93,8 +81,11 @@ impl Peers {
         hello: PeerHello,
         standing: &dyn Standing,
     ) {
-        let answer = self.check_hello(&hello, standing);
         let known = standing.known(hello.replica.node);
+        let answer = self.check_hello(&hello, standing).and_then(|()| {
+            self.supersede(now, token, &hello);
+            self.find_place(now, &hello.replica, standing)
+        });
         let Some(socket) = self.sockets.get_mut(&token) else { return };
         let Kind::Accepted { address, from } = &mut socket.kind else { return };
         let at = address.ip();
@@ -108,6 +99,7 @@ impl Peers {
         *from = Some(Dialer {
             replica: hello.replica,
             lane: hello.lane,
+            peer_address: hello.peer_address.clone(),
             cluster: hello.cluster_uid,
             blank: hello.blank,
         });
@@ -125,7 +117,6 @@ impl Peers {
         };
         socket.link.welcome(now, welcome);
         self.mark_dirty(token);
-        self.supersede(now, token, &hello);
         log::debug!("node {} at {at} dialed this one (lane {})", hello.replica, hello.lane.name());
         if known != 0 && known != hello.replica.incarnation {
             self.warn(
@@ -217,17 +208,44 @@ impl Peers {
         Ok(())
     }
 
-    /// The same replica has dialed again: its earlier connection of that lane is a dead one.
+    /// The same replica has dialed again: its earlier connection of that lane is a dead one. If it is not, and comes from elsewhere,
+    /// and that again and again, then two processes run on copies of one data directory.
     fn supersede(&mut self, now: Nanos, token: usize, hello: &PeerHello) {
-        let is_same = |from: &Dialer| from.replica == hello.replica && from.lane == hello.lane;
-        let is_older = |(at, socket): &(&usize, &super::Socket)| {
-            **at != token
-                && matches!(&socket.kind, Kind::Accepted { from: Some(from), .. } if is_same(from))
+        let at = |address: &SocketAddr, stated: &str| format!("{} ({stated})", address.ip());
+        let here = match self.sockets.get(&token).map(|socket| &socket.kind) {
+            Some(Kind::Accepted { address, .. }) => at(address, &hello.peer_address),
+            _ => return,
         };
-        let older: Vec<usize> =
-            self.sockets.iter().filter(is_older).map(|(token, _)| *token).collect();
+        let mut older = Vec::new();
+        let mut elsewhere = None;
+        for (other, socket) in &self.sockets {
+            if let Kind::Accepted { address, from: Some(from) } = &socket.kind
+                && *other != token
+                && (from.replica, from.lane) == (hello.replica, hello.lane)
+            {
+                older.push(*other);
+                let there = at(address, &from.peer_address);
+                let lives = now.since(socket.link.heard_at()) < ALIVE_NS;
+                elsewhere = Some(there).filter(|there| lives && *there != here).or(elsewhere);
+            }
+        }
         for token in older {
             self.close(now, token, "the same node has dialed again");
+        }
+        let Some(there) = elsewhere else { return };
+        let Some(peer) = self.peers.get_mut(&hello.replica.node) else { return };
+        peer.displaced += 1;
+        if peer.displaced >= DISPLACED {
+            let (mut one, mut other) = (&there, &here);
+            if one > other {
+                std::mem::swap(&mut one, &mut other);
+            }
+            let line = format!(
+                "node {} dials from two places in turn, {one} and {other}: two processes run on copies of one data directory, and \
+                 vote as one; stop one of them, and wipe its directory",
+                hello.replica
+            );
+            self.warn(now, &line);
         }
     }
 

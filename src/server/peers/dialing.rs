@@ -1,7 +1,7 @@
 //! Whom to dial, when, and at which address; and what the reply to HELLO means.
 //!
 //! ```text
-//!  Idle ─▶ Resolving (a name; Lane::Names) ─▶ Open: connecting ─▶ greeting ─▶ up
+//!  Idle ─▶ Resolving (a name; `names`) ─▶ Open: connecting ─▶ greeting ─▶ up
 //!    ▲                    │failed                     │failed, refused, ended
 //!    └── the time comes ──┴──── Waiting, 50 ms … 2 s ◀┘
 //! ```
@@ -12,17 +12,17 @@
 
 use super::backoff::Backoff;
 use super::clusters::may_meet;
+use super::names::RESOLVE_NS;
 use super::{Happened, Kind, Peers, Standing};
 use crate::base::{Member, MemberRole, Nanos, NodeId, ReplicaId};
-use crate::env::{Completion, JobOutput};
-use crate::limits::{MAX_INTRODUCTIONS, PEER_OUTPUT_BYTES};
+use crate::limits::{MAX_INTRODUCTIONS, MAX_STRANGERS_DIALED, PEER_OUTPUT_BYTES};
 use crate::node::{FEATURES, PeerFacts};
 use crate::proto::peer::{Lane, PEER_PROTOCOL_VERSION, PeerHello, PeerWelcome};
 use crate::raft::Message;
 use crate::server::peer_link::PeerLink;
 use mio::net::TcpStream;
 use std::collections::VecDeque;
-use std::net::{SocketAddr, ToSocketAddrs};
+use std::net::SocketAddr;
 
 /// A bulk connection without messages is closed after this long.
 const BULK_IDLE_NS: u64 = 10_000_000_000;
@@ -52,8 +52,8 @@ pub enum Dial {
     Idle,
     /// The next attempt is at this time.
     Waiting(Nanos),
-    /// A name is being resolved.
-    Resolving,
+    /// A name is being resolved, until this time at most.
+    Resolving(Nanos),
     /// There is a connection, up or on its way.
     Open(usize),
 }
@@ -68,7 +68,7 @@ pub struct Slot {
     pub facts: Option<PeerFacts>,
     backoff: Backoff,
     /// Addresses of the name that were not tried yet.
-    addresses: VecDeque<SocketAddr>,
+    pub addresses: VecDeque<SocketAddr>,
     /// Messages that wait for the connection; bulk only.
     pub held: Vec<Message>,
     held_bytes: usize,
@@ -129,6 +129,8 @@ pub struct Peer {
     told: Option<(ReplicaId, String)>,
     /// How many connections it has dialed to us.
     pub inbound: usize,
+    /// How often a connection of it that was alive was displaced by one from elsewhere.
+    pub displaced: u64,
     slots: [Slot; 2],
 }
 
@@ -145,6 +147,11 @@ impl Peer {
     pub fn address(&self) -> &str {
         let told = self.told.as_ref().map(|(_, address)| address.as_str());
         told.or(self.stated.as_deref()).unwrap_or_default()
+    }
+
+    /// Whether the membership, or `--initial-cluster`, names it.
+    pub fn is_stated(&self) -> bool {
+        self.stated.is_some()
     }
 
     fn is_wanted(&self) -> bool {
@@ -168,8 +175,8 @@ impl Peer {
 pub struct Introduction {
     callback: u64,
     node: NodeId,
-    address: String,
-    addresses: VecDeque<SocketAddr>,
+    pub address: String,
+    pub addresses: VecDeque<SocketAddr>,
     token: Option<usize>,
     deadline: Nanos,
 }
@@ -195,43 +202,6 @@ impl Peers {
         };
         self.introductions.insert(self.introduced, introduction);
         self.dial(now, Purpose::Introduction(self.introduced), address);
-    }
-
-    /// Whether a resolver is at work; the process must not wait for it when it ends.
-    pub fn is_resolving(&self) -> bool {
-        !self.resolving.is_empty()
-    }
-
-    /// Takes the completion of a name's resolution, and passes on any other.
-    pub fn job_done(&mut self, now: Nanos, done: Completion) -> Option<Completion> {
-        let Some(purpose) = self.resolving.remove(&done.id) else { return Some(done) };
-        if let Purpose::Lane(node, lane) = purpose
-            && self.peers.get(&node).is_none_or(|peer| peer.slot(lane).dial != Dial::Resolving)
-        {
-            // Nobody waits for it any more.
-            return None;
-        }
-        let found = done.output.downcast::<Result<Vec<SocketAddr>, String>>();
-        let found = found.map_or_else(|_| Err("no addresses".to_owned()), |found| *found);
-        let addresses = match found {
-            Ok(addresses) => VecDeque::from(addresses),
-            Err(why) => {
-                self.dial_ended(now, purpose, &format!("the name cannot be resolved: {why}"), 0);
-                return None;
-            }
-        };
-        match purpose {
-            Purpose::Lane(node, lane) => {
-                let peer = self.peers.get_mut(&node)?;
-                peer.slot_mut(lane).addresses = addresses;
-            }
-            Purpose::Introduction(id) => {
-                let introduction = self.introductions.get_mut(&id)?;
-                introduction.addresses = addresses;
-            }
-        }
-        self.dial_next(now, purpose);
-        None
     }
 
     /// Brings the book of peers up to date with what the node wants.
@@ -279,6 +249,14 @@ impl Peers {
     /// A node dialed us. `trusted`: it is the member of its number, or its number is no member's.
     pub(super) fn dialed_by(&mut self, now: Nanos, hello: &PeerHello, trusted: bool) {
         let node = hello.replica.node;
+        let strangers = self.peers.values().filter(|peer| !peer.is_stated()).count();
+        if strangers >= MAX_STRANGERS_DIALED && !self.peers.contains_key(&node) {
+            let line = format!(
+                "node {} is no member and is not dialed: {strangers} others that are none are dialed already",
+                hello.replica
+            );
+            return self.warn(now, &line);
+        }
         let peer = self.peers.entry(node).or_default();
         peer.inbound += 1;
         if hello.peer_address.is_empty() {
@@ -323,7 +301,7 @@ impl Peers {
     pub(super) fn next_dial(&self) -> Option<Nanos> {
         let lane = |peer: &Peer, lane| match peer.slot(lane).dial {
             Dial::Waiting(_) | Dial::Idle if peer.address().is_empty() => None,
-            Dial::Waiting(at) => Some(at),
+            Dial::Waiting(at) | Dial::Resolving(at) => Some(at),
             Dial::Idle if lane == Lane::Raft || !peer.slot(lane).held.is_empty() => {
                 Some(Nanos::ZERO)
             }
@@ -345,6 +323,10 @@ impl Peers {
                 let slot = peer.slot_mut(lane);
                 let due = match slot.dial {
                     Dial::Waiting(at) if at <= now => true,
+                    Dial::Resolving(until) if until <= now => {
+                        self.stop_resolving(now, Purpose::Lane(node, lane));
+                        continue;
+                    }
                     Dial::Idle => lane == Lane::Raft || !slot.held.is_empty(),
                     Dial::Open(token)
                         if lane == Lane::Bulk && now.since(slot.used_at) >= BULK_IDLE_NS =>
@@ -381,25 +363,16 @@ impl Peers {
         if let Ok(address) = address.parse::<SocketAddr>() {
             return self.connect(now, purpose, address);
         }
-        let name = address.to_owned();
-        let job = Box::new(move || -> JobOutput {
-            let found = name.to_socket_addrs().map(Iterator::collect::<Vec<SocketAddr>>);
-            Box::new(match found {
-                Ok(found) if found.is_empty() => Err("it has no address".to_owned()),
-                found => found.map_err(|e| e.to_string()),
-            })
-        });
-        let job = self.jobs.submit(crate::env::Lane::Names, job);
-        self.resolving.insert(job, purpose);
         if let Purpose::Lane(node, lane) = purpose
             && let Some(peer) = self.peers.get_mut(&node)
         {
-            peer.slot_mut(lane).dial = Dial::Resolving;
+            peer.slot_mut(lane).dial = Dial::Resolving(now.plus(RESOLVE_NS));
         }
+        self.resolve(purpose, address);
     }
 
     /// The next address of a resolved name; whether there was one.
-    fn dial_next(&mut self, now: Nanos, purpose: Purpose) -> bool {
+    pub(super) fn dial_next(&mut self, now: Nanos, purpose: Purpose) -> bool {
         let next = match purpose {
             Purpose::Lane(node, lane) => {
                 self.peers.get_mut(&node).and_then(|peer| peer.slot_mut(lane).addresses.pop_front())
@@ -583,6 +556,7 @@ impl Peers {
 
     fn answer_introduction(&mut self, now: Nanos, id: u64, result: Result<Member, String>) {
         let Some(introduction) = self.introductions.remove(&id) else { return };
+        self.names.forget(Purpose::Introduction(id));
         let callback = introduction.callback;
         self.happened.push(Happened::Introduced { callback, result });
         if let Some(token) = introduction.token {

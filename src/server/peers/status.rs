@@ -46,7 +46,7 @@ impl Peers {
                 Kind::Dialed { connected: true, .. } => "greeting",
                 _ => "connecting",
             },
-            (Dial::Resolving, _) => "resolving",
+            (Dial::Resolving(_), _) => "resolving",
             (Dial::Waiting(_), _) => "waiting",
             _ => "idle",
         };
