@@ -12,19 +12,21 @@
 //!
 //! # Why this structure
 //!
-//! Measured with `cargo run --release --example memtable_bench` on the 2-core reference machine (busy with other
-//! builds, so ±20 %): 1 M entries, 100-byte values, M operations/s, best of two runs.
+//! Measured with `cargo run --release --example memtable_bench` on the 2-core reference machine (2026-11-23, nothing else
+//! building): 1 M entries, 100-byte values, M operations/s, best of three runs.
 //!
 //! | keys | insert | get hit | get miss | scan | bytes/entry |
 //! |---|---|---|---|---|---|
-//! | random, 16 hex digits | 1.70 | 0.74 | 0.77 | 8.1 | 144.9 |
-//! | `user:` + 20 digits, random | 1.43 | 0.86 | 1.07 | 15 | 153.3 |
-//! | sequential, 16 hex digits | 7.05 | 0.91 | – | 143 | 139.3 |
-//! | 1000 hot keys, 1000 versions each | 1.38 | 0.94 | 1.64 | 21 | 151.6 |
-//! | random, `BTreeMap` of boxed keys and values | 0.49 | | | | ≈ 208 |
+//! | random, 16 hex digits | 4.5 | 1.3 | 1.8 | 15 | 144.9 |
+//! | `user:` + 20 digits, random | 3.4 | 1.3 | 1.7 | 14 | 153.3 |
+//! | sequential, 16 hex digits | 8.8 | 1.3 | – | 138 | 139.3 |
+//! | 1000 hot keys, 1000 versions each | 5.2 | 1.9 | 7.6 | 21 | 151.6 |
+//! | random, `BTreeMap` of boxed keys and values | 0.76 | | | | ≈ 208 |
 //!
-//! Key and value are 116 of the 144.9 bytes. 100 k random entries, which fit in the cache: 4.5 inserted, 1.7 found.
-//! Against the alternatives (a spike of the same day, same machine): an arena skiplist inserts 0.39, `crossbeam`'s
+//! Key and value are 116 of the 144.9 bytes. 100 k random entries: 8.1 inserted, 2.9 found. What bounds it is memory: reading all
+//! lines of a node at once, before the binary search asks for them one after the other (`tree.rs`, `touch`), made inserts 1.9
+//! and gets 1.5 times as fast in the same run (2.1 and 0.8 before).
+//! Against the alternatives (a spike on the same machine when the tree inserted 1.7 and found 0.74): an arena skiplist inserts 0.39, `crossbeam`'s
 //! 0.20; a log with a hash index inserts 3.0 and finds 11 but has no order before it is sorted, and scans and
 //! snapshots need order at all times. A hash index *beside* the tree finds 8.8 for 17 bytes an entry and a quarter of
 //! the insert rate: worth having when gets of memory-resident keys bound the engine, which they do not yet.

@@ -165,6 +165,7 @@ impl Tree {
         let (leaf_id, path) = self.descend(arena, key, trailer);
         let new_id = self.leaves.len;
         let leaf = self.leaves.get_mut(leaf_id);
+        touch(&leaf.loc, 16);
         let prefix = prefix_at(key, leaf.skip);
         let at =
             count_below(arena, &leaf.prefix[..leaf.len as usize], &leaf.loc, prefix, key, trailer);
@@ -452,6 +453,13 @@ fn child_for(arena: &Arena, inner: &Inner, key: &[u8], trailer: u64) -> usize {
 
 /// How many of the node's keys are below (`key`, `trailer`), of which `prefix` is the prefix.
 #[inline]
+/// Reads one of every `line` values, so that all their cache lines come at once: the steps of a binary search would wait
+/// for one after the other.
+fn touch<T: Copy + Into<u64>>(values: &[T], line: usize) {
+    let sum = values.iter().step_by(line).fold(0, |sum: u64, value| sum ^ (*value).into());
+    std::hint::black_box(sum);
+}
+
 fn count_below(
     arena: &Arena,
     prefixes: &[u64],
@@ -460,6 +468,7 @@ fn count_below(
     key: &[u8],
     trailer: u64,
 ) -> usize {
+    touch(prefixes, 8);
     let start = prefixes.partition_point(|&p| p < prefix);
     if prefixes.get(start) != Some(&prefix) {
         return start;
