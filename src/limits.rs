@@ -141,6 +141,11 @@ pub const SNAPSHOT_WINDOW_CHUNKS: u64 = 4;
 /// Bytes of a snapshot that wait to be written by the receiver (one piece may exceed it alone); above it pieces are
 /// dropped, and the sender goes back.
 pub const SNAPSHOT_QUEUE_BYTES: usize = 16 << 20;
+/// After this many bytes of a table that comes with a snapshot, what it has so far is synced, so that a disk never has
+/// much to do at once: whoever syncs a log on it waits for as long.
+pub const SNAPSHOT_SYNC_BYTES: u64 = 8 << 20;
+/// Smallest bound on the bytes a second of snapshots sent that may be set.
+pub const MIN_SNAPSHOT_RATE: u64 = 64 << 10;
 /// Payload bytes applied in one step of the node before other work has its turn.
 pub const APPLY_SLICE_BYTES: usize = 4 << 20;
 /// Entries that the scans of one turn look at, together (at least one slice).

@@ -13,7 +13,7 @@ use beachdb::proto::peer::{self, Lane, PEER_PROTOCOL_VERSION, PeerFrame, PeerHel
 use beachdb::proto::request::AdminRequest;
 use beachdb::proto::{ErrorCode, Request, Response};
 use common::cluster::{Cluster, free_address};
-use common::{PATIENCE, Wire, http_get, netcat, wait_until};
+use common::{PATIENCE, http_get, netcat, wait_until};
 use std::fs;
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
@@ -210,13 +210,6 @@ fn admin(cluster: &Cluster, request: AdminRequest<'_>) {
     }
 }
 
-/// On this connection, or, when the server is busy or has lost the leadership on a slow machine, until it is written.
-fn put_on(cluster: &Cluster, wire: &mut Wire, key: &[u8], value: &[u8]) {
-    if !matches!(wire.put(key, value).response, Response::Written { .. }) {
-        cluster.put(key, value);
-    }
-}
-
 #[test]
 fn a_node_joins_by_its_address_catches_up_votes_and_replaces_another() {
     let mut cluster = Cluster::start(3);
@@ -281,14 +274,7 @@ fn a_follower_far_behind_gets_a_snapshot_on_a_lane_of_its_own() {
     cluster.wait_ready(&[1, 2, 3]);
     let late = cluster.follower();
     cluster.kill(late);
-    let leader = cluster.leader();
-    let mut wire = cluster.node(leader).connect();
-    let value = vec![7; 256 << 10];
-    // More than two segments of the log, and enough entries that a tail is not all there is.
-    for n in 0..1_400_u32 {
-        let value = if n % 5 == 0 { &value[..] } else { b"small" };
-        put_on(&cluster, &mut wire, format!("key-{n}").as_bytes(), value);
-    }
+    cluster.outgrow();
     cluster.spawn(late);
     cluster.wait_ready(&[late]);
     cluster.settle();
@@ -309,13 +295,13 @@ fn a_follower_that_stops_reading_costs_no_memory_and_no_write() {
     let mut wire = cluster.node(leader).connect();
     let value = vec![7; 1 << 20];
     for n in 0..20_u32 {
-        put_on(&cluster, &mut wire, format!("warm-{n}").as_bytes(), &value);
+        cluster.put_on(&mut wire, format!("warm-{n}").as_bytes(), &value);
     }
     daemon(deaf).signal("STOP");
     let before = daemon(leader).rss_bytes();
     let mut most = 0;
     for n in 0..150_u32 {
-        put_on(&cluster, &mut wire, format!("key-{n}").as_bytes(), &value);
+        cluster.put_on(&mut wire, format!("key-{n}").as_bytes(), &value);
         most = most.max(daemon(leader).rss_bytes());
     }
     wait_until("it is noticed", || {

@@ -10,61 +10,11 @@
 mod common;
 
 use beachdb::proto::{Effect, ErrorCode, Response};
+use common::small_disk::SmallDisk;
 use common::{Daemon, is_root, skip};
 use std::fs;
-use std::io::{BufRead, BufReader};
-use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
-
-/// Holds the mount namespace.
-struct SmallDisk {
-    holder: Child,
-    at: PathBuf,
-}
-
-impl SmallDisk {
-    fn new(at: &Path, mib: u32) -> Result<Self, String> {
-        fs::create_dir_all(at).map_err(|e| e.to_string())?;
-        let script =
-            format!("mount -t tmpfs -o size={mib}m small \"$0\" && echo mounted && exec sleep 600");
-        let mut holder = Command::new("unshare")
-            .args(["--mount", "--propagation", "private", "sh", "-c", &script])
-            .arg(at)
-            .stdout(Stdio::piped())
-            .stderr(Stdio::null())
-            .spawn()
-            .map_err(|e| format!("unshare: {e}"))?;
-        let mut line = String::new();
-        let stdout = holder.stdout.take().expect("piped");
-        let read = BufReader::new(stdout).read_line(&mut line);
-        let disk = Self { holder, at: at.to_path_buf() };
-        if read.is_err() || line != "mounted\n" {
-            return Err("cannot mount a tmpfs here".into());
-        }
-        Ok(disk)
-    }
-
-    /// `nsenter` into it.
-    fn wrap(&self) -> [String; 4] {
-        ["nsenter".into(), "-t".into(), self.holder.id().to_string(), "-m".into()]
-    }
-
-    /// A path on it, as seen from outside.
-    fn outside(&self, name: &str) -> PathBuf {
-        let inside = self.at.join(name);
-        let relative = inside.strip_prefix("/").expect("absolute");
-        PathBuf::from(format!("/proc/{}/root", self.holder.id())).join(relative)
-    }
-}
-
-impl Drop for SmallDisk {
-    fn drop(&mut self) {
-        drop(self.holder.kill());
-        drop(self.holder.wait());
-    }
-}
 
 #[test]
 fn a_full_disk_refuses_writes_serves_reads_and_heals_by_itself() {
@@ -82,7 +32,7 @@ fn a_full_disk_refuses_writes_serves_reads_and_heals_by_itself() {
     fs::write(&balloon, vec![1; 150 << 20]).expect("room for the balloon");
     let wrap = disk.wrap();
     let wrap: Vec<&str> = wrap.iter().map(String::as_str).collect();
-    let data = disk.at.join("data");
+    let data = disk.at().join("data");
     let args = ["--segment-size", "32MiB", "--memtable-size", "4MiB"];
     let daemon = Daemon::start_under(&wrap, &data, &args);
     let mut client = daemon.connect();

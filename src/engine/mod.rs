@@ -53,7 +53,7 @@ pub mod version;
 pub use db::{Db, DbError, DbIter, DbOptions, DbStats, Effect, Snapshot, WriteOptions};
 pub use error::EngineError;
 pub use scan::{Scan, ScanEntry, ScanJob, ScanOptions, ScanSlice};
-pub use snapshot::{FileSnapshot, SnapshotFiles};
+pub use snapshot::{FileSnapshot, InstallFault, SnapshotFiles};
 pub use stats::{EngineStats, FrozenSize};
 
 use crate::base::batch::{BatchRef, Op, RESERVED_KEY_END, RESERVED_KEY_PREFIX};

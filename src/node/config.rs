@@ -64,6 +64,8 @@ pub struct NodeConfig {
     pub max_held_log_bytes: u64,
     /// Size of the pieces in which a snapshot is sent.
     pub snapshot_chunk_bytes: usize,
+    /// Most bytes a second of snapshots sent, all followers together; `None`: no bound.
+    pub snapshot_rate: Option<u64>,
     /// Sessions at once; see [`limits::MAX_SESSIONS`]. The same on every node, or they would evict different ones: no
     /// setting of `beachd`, but tests make it small.
     pub max_sessions: usize,
@@ -103,6 +105,7 @@ impl NodeConfig {
             max_unapplied_bytes: limits::DEFAULT_MAX_UNAPPLIED_BYTES,
             max_held_log_bytes: limits::DEFAULT_MAX_HELD_LOG_BYTES,
             snapshot_chunk_bytes: limits::DEFAULT_SNAPSHOT_CHUNK_BYTES,
+            snapshot_rate: None,
             max_sessions: limits::MAX_SESSIONS,
             observe: false,
         }

@@ -7,8 +7,8 @@ use super::state_machine::{
 use crate::base::batch::BatchRef;
 use crate::base::{InternalOp, LogIndex, Membership, Nanos, SequenceNumber, Term};
 use crate::engine::{
-    Engine, EngineError, FileSnapshot, FrozenSize, Get, JobOutcome, Scan, ScanOptions, ScanSlice,
-    SnapshotFiles, WriteRoom,
+    Engine, EngineError, FileSnapshot, FrozenSize, Get, InstallFault, JobOutcome, Scan,
+    ScanOptions, ScanSlice, SnapshotFiles, WriteRoom,
 };
 use crate::env::{Completion, IoError};
 use crate::proto::ScanEntry;
@@ -246,7 +246,12 @@ impl SnapshotSink for EngineSink {
 
     fn write(&mut self, offset: u64, data: Bytes) -> SinkJob {
         let job = self.files.write(offset, data);
-        Box::new(move || job.run().map_err(SinkFault))
+        Box::new(move || {
+            job.run().map_err(|fault| match fault {
+                InstallFault::Refused(reason) => SinkFault::Refused(reason),
+                InstallFault::Fatal(error) => SinkFault::Fatal(MachineError(Box::new(error))),
+            })
+        })
     }
 
     fn into_any(self: Box<Self>) -> Box<dyn Any> {

@@ -315,8 +315,9 @@ fn a_damaged_or_incomplete_stream_changes_nothing<M: Kind>() {
         bad[at] ^= 0x20;
         let mut sink = to.machine.begin_install(source.meta()).unwrap();
         let write = sink.write(0, bad.into());
-        to.run(Lane::Maintenance, write).unwrap();
-        assert!(to.install(sink).is_err(), "byte {at}");
+        // A table is checked when its last piece is written.
+        let written = to.run(Lane::Maintenance, write);
+        assert!(written.is_err() || to.install(sink).is_err(), "byte {at}");
     }
     let mut sink = to.machine.begin_install(source.meta()).unwrap();
     let write = sink.write(0, stream.slice(..stream.len() - 1));

@@ -156,7 +156,7 @@ impl SnapshotSink for MapSink {
                 self.written(),
                 self.meta.bytes
             );
-            return Box::new(move || Err(SinkFault(fault)));
+            return Box::new(move || Err(SinkFault::Refused(fault)));
         }
         self.stream.extend_from_slice(&data);
         Box::new(|| Ok(()))

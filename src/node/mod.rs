@@ -51,6 +51,7 @@ mod identity;
 mod map_machine;
 mod map_snapshot;
 mod open;
+mod pace;
 mod peers;
 mod reads;
 mod recover;
@@ -86,7 +87,7 @@ pub use rejoin::{RejoinError, Rejoined, Stated, rejoin};
 pub use replicated::Replicated;
 pub use sessions::{RowError, SessionStats};
 pub use snapshot_receive::SnapshotReceiveCounters;
-pub use snapshot_send::{SnapshotSendCounters, TransferStatus};
+pub use snapshot_send::{SnapshotSendCounters, TransferStatus, WaitingStatus};
 pub use state_machine::{
     Applied, DiskRead, Frozen, Lookup, MachineError, MachineOutcome, ReadFault, Room, SinkFault,
     SinkJob, Slice, SliceRange, SnapshotRead, SnapshotSink, SnapshotSource, StateMachine,
@@ -238,7 +239,7 @@ impl<L: LogStore, S: StateMachine> Node<L, S> {
             outbox: Outbox::default(),
             durable: Durable::new(log.last().0),
             fetches: Fetches::default(),
-            sender: Sender::default(),
+            sender: Sender::new(config.snapshot_rate),
             receiver: Receiver::default(),
             holds: Holds::default(),
             handover: None,
@@ -305,6 +306,10 @@ impl<L: LogStore, S: StateMachine> Node<L, S> {
             Event::PeerUnreachable(peer) => {
                 self.peer_down(peer);
                 self.step_raft(now, raft::Event::PeerUnreachable(peer), out);
+                Ok(())
+            }
+            Event::BulkLinkLost(peer) => {
+                self.snapshot_link_lost(now, peer, out);
                 Ok(())
             }
             Event::Admin { origin, command, deadline } => {

@@ -16,7 +16,9 @@
 //! - The log is changed only after the machine stands at the snapshot durably. A crash between the two is found at open
 //!   (design.md rule 2).
 
+use super::pace::Meter;
 use super::state_machine::{SinkFault, SnapshotSink};
+use super::status::ReceiveStatus;
 use super::{Effect, FatalError, Node, Observed, StateMachine};
 use crate::base::checksum::crc32c;
 use crate::base::{LogIndex, Membership, Nanos, ReplicaId, Term};
@@ -42,6 +44,10 @@ pub struct SnapshotReceiveCounters {
     pub refused: u64,
     /// Replaced by another one, or forgotten.
     pub abandoned: u64,
+    /// Bytes written of all.
+    pub bytes: u64,
+    /// Bytes that came once more, after something was lost.
+    pub repeated_bytes: u64,
     /// Pieces that were damaged, came in the wrong order, or found no room.
     pub dropped_chunks: u64,
 }
@@ -61,6 +67,7 @@ struct Incoming {
     /// A piece was lost: say so when the queue is written.
     hole: bool,
     heard_at: Nanos,
+    came: Meter,
 }
 
 struct Installing {
@@ -76,6 +83,8 @@ pub(super) struct Receiver {
     installing: Option<Installing>,
     /// Writes on their way, also those that nobody waits for any more.
     writes: BTreeSet<JobId>,
+    /// Why the last snapshot was refused, until one is taken.
+    refusal: Option<String>,
     pub counters: SnapshotReceiveCounters,
 }
 
@@ -91,9 +100,19 @@ impl Receiver {
         self.installing.is_some()
     }
 
-    /// Index, size, and what is written of the transfer that is under way.
-    pub fn progress(&self) -> Option<(LogIndex, u64, u64)> {
-        self.incoming.as_ref().map(|i| (i.meta.index, i.meta.bytes, i.written))
+    /// The transfer that is under way.
+    pub fn progress(&self, now: Nanos) -> Option<ReceiveStatus> {
+        self.incoming.as_ref().map(|incoming| ReceiveStatus {
+            index: incoming.meta.index.0,
+            bytes: incoming.meta.bytes,
+            written: incoming.written,
+            bytes_per_s: incoming.came.bytes_per_s(now),
+        })
+    }
+
+    /// Why the last snapshot was refused; `None` once one was taken.
+    pub fn refusal(&self) -> Option<&str> {
+        self.refusal.as_deref()
     }
 
     /// When it is forgotten if no piece comes.
@@ -130,6 +149,7 @@ impl<L: LogStore, S: StateMachine> Node<L, S> {
             Word::Refused(reason) => {
                 log::warn!("snapshot of {to} refused: {reason}");
                 self.receiver.counters.refused += 1;
+                self.receiver.refusal = Some(reason.clone());
                 SnapshotOutcome::Refused { reason }
             }
         };
@@ -165,12 +185,13 @@ impl<L: LogStore, S: StateMachine> Node<L, S> {
             self.receiver.abandon();
             return Some(Word::Refused(format!("a piece ends at {end}, the snapshot at {bytes}")));
         }
+        if chunk.data.is_empty() && !incoming.is_complete() {
+            // A question. While something is being written, the word on it comes anyway.
+            return incoming.writing.is_none().then_some(Word::Next(incoming.written));
+        }
         let waiting = (incoming.taken - incoming.written) as usize;
         let fits = waiting == 0 || waiting + chunk.data.len() <= SNAPSHOT_QUEUE_BYTES;
         if chunk.offset == incoming.taken && fits && crc32c(&chunk.data) == chunk.crc {
-            if chunk.data.is_empty() && !incoming.is_complete() {
-                return Some(Word::Next(incoming.written));
-            }
             incoming.taken = end;
             if !chunk.data.is_empty() {
                 incoming.queue.push_back(chunk.data);
@@ -179,6 +200,8 @@ impl<L: LogStore, S: StateMachine> Node<L, S> {
             return None;
         }
         self.receiver.counters.dropped_chunks += 1;
+        self.receiver.counters.repeated_bytes +=
+            incoming.taken.min(end) - incoming.taken.min(chunk.offset);
         incoming.hole |= chunk.offset >= incoming.taken;
         // While something is being written, the word on it comes anyway.
         incoming.writing.is_none().then_some(Word::Next(incoming.written))
@@ -194,6 +217,10 @@ impl<L: LogStore, S: StateMachine> Node<L, S> {
         let Some(meta) = chunk.meta.as_ref().filter(|_| chunk.offset == 0) else {
             return Err(Word::Next(0));
         };
+        if !self.space.has_looked() {
+            // This node has just begun: asked again, it knows whether there is room.
+            return Err(Word::Next(0));
+        }
         self.receiver.abandon();
         self.judge_snapshot(meta).map_err(Word::Refused)?;
         let sink = self.machine.begin_install(meta).map_err(Word::Refused)?;
@@ -210,7 +237,9 @@ impl<L: LogStore, S: StateMachine> Node<L, S> {
             writing: None,
             hole: false,
             heard_at: now,
+            came: Meter::new(now),
         });
+        self.receiver.refusal = None;
         Ok(())
     }
 
@@ -274,6 +303,8 @@ impl<L: LogStore, S: StateMachine> Node<L, S> {
         match *done.output.downcast::<Result<(), SinkFault>>().expect("a write's output") {
             Ok(()) => {
                 incoming.written += len;
+                incoming.came.note(now, len);
+                self.receiver.counters.bytes += len;
                 let written = incoming.written;
                 let told_twice = std::mem::take(&mut incoming.hole) && incoming.queue.is_empty();
                 self.reply_to_chunk(id, session, Word::Next(written));
@@ -282,9 +313,14 @@ impl<L: LogStore, S: StateMachine> Node<L, S> {
                 }
                 self.write_next();
             }
-            Err(fault) => {
+            Err(SinkFault::Refused(reason)) => {
                 self.receiver.abandon();
-                self.reply_to_chunk(id, session, Word::Refused(fault.to_string()));
+                self.reply_to_chunk(id, session, Word::Refused(reason));
+            }
+            Err(SinkFault::Fatal(error)) => {
+                self.receiver.abandon();
+                let fatal = FatalError::new("the engine", error);
+                self.broken.get_or_insert(fatal);
             }
         }
         self.run_raft(now, out);
@@ -346,6 +382,7 @@ impl<L: LogStore, S: StateMachine> Node<L, S> {
         self.apply.installed(index);
         self.writes.installed(now, index, &self.raft, &mut self.desk, out);
         self.receiver.counters.installed += 1;
+        self.receiver.refusal = None;
         log::info!("snapshot of entry {index} is installed");
         if self.config.observe {
             out.push(Effect::Observed(Observed::Installed { index, term }));

@@ -10,14 +10,19 @@
 //! Invariants:
 //! - At most [`MAX_SNAPSHOT_TRANSFERS`] at a time, each with one pinned source and at most [`SNAPSHOT_WINDOW_CHUNKS`] pieces
 //!   between what the receiver has written and what was sent; the other followers wait their turn.
-//! - `acked <= next <= bytes`. Pieces leave in order; after a loss it goes back to `acked` (go-back-N), once for each
-//!   position, or when nothing was heard for one election timeout.
+//! - No more bytes are read than the [`Pace`] lets through, all transfers together; who has waited longest comes first.
+//! - `acked <= next <= bytes`. Pieces leave in order. When nothing was heard for one election timeout, or the connection broke,
+//!   the receiver is *asked* how far it is (a piece without bytes), and not sent anything again: a slow one has it all, and
+//!   where pieces were lost it goes on at the receiver's offset (go-back-N, once for each position).
 //! - The log keeps what is above a source's index (see [`release`](super::release)), also for a while afterwards.
 //! - A snapshot never forces a flush, with one exception: there is none that anybody could take, and somebody needs one.
+//! - After a failure the follower rests for one election timeout, after the next for two, up to [`MOST_REST_TIMEOUTS`]: one whose
+//!   disk is full refuses each time before anything is written, and is helped soon after it has space. STATUS says why.
 //!
 //! A transfer goes on across replication sessions (the follower restarted, the connection broke): the next piece carries
 //! the description again, and the receiver says where to go on, from 0 if it knows nothing of it (pitfall 27).
 
+use super::pace::{Meter, Pace};
 use super::state_machine::SnapshotSource;
 use super::{Effect, Node, StateMachine};
 use crate::base::checksum::crc32c;
@@ -25,15 +30,17 @@ use crate::base::{LogIndex, Nanos, ReplicaId, Term};
 use crate::env::{Completion, JobId, JobOutput, Lane};
 use crate::limits::{MAX_SNAPSHOT_TRANSFERS, SNAPSHOT_WINDOW_CHUNKS};
 use crate::raft::message::{SnapshotChunk, SnapshotOutcome, SnapshotReply};
-use crate::raft::{self, LogStore};
+use crate::raft::{self, FollowerStatus, LogStore, ProgressState};
 use bytes::Bytes;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 
 /// Election timeouts without a word from the receiver after which a transfer is given up.
 const GIVE_UP_TIMEOUTS: u64 = 20;
 /// Election timeouts for which the log is kept after a transfer, for the follower to catch up.
 const HOLD_TIMEOUTS: u64 = 10;
+/// Most election timeouts for which a follower rests after transfers that failed.
+const MOST_REST_TIMEOUTS: u64 = 8;
 
 /// Transfers since start-up, for STATUS.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default, serde::Serialize)]
@@ -46,6 +53,8 @@ pub struct SnapshotSendCounters {
     pub failed: u64,
     /// Pieces sent.
     pub chunks: u64,
+    /// Bytes in them, those that were sent again included.
+    pub bytes: u64,
     /// Times that a transfer went back after a loss.
     pub rewinds: u64,
 }
@@ -61,11 +70,28 @@ pub struct TransferStatus {
     pub bytes: u64,
     /// How much of it the receiver has written.
     pub acked: u64,
+    /// Bytes sent in the last second, about.
+    pub bytes_per_s: u64,
+}
+
+/// A follower that needs a snapshot and is not being sent one, for STATUS.
+#[derive(Clone, PartialEq, Eq, Debug, serde::Serialize)]
+pub struct WaitingStatus {
+    /// Which node.
+    pub to: u64,
+    /// Transfers to it that failed in a row.
+    pub failures: u32,
+    /// Why the last one did; `null`: it waits for its turn.
+    pub reason: Option<String>,
+    /// Milliseconds until the next attempt.
+    pub retry_ms: u64,
 }
 
 struct Transfer {
     session: u64,
     id: u64,
+    /// Most bytes between `acked` and `next` with which a piece is begun.
+    window: u64,
     source: Box<dyn SnapshotSource>,
     acked: u64,
     next: u64,
@@ -79,6 +105,9 @@ struct Transfer {
     doubt: Option<u64>,
     heard_at: Nanos,
     moved_at: Nanos,
+    sent: Meter,
+    /// The turn in which it last read.
+    turn: u64,
 }
 
 /// A follower that needs a snapshot and waits for its turn.
@@ -88,15 +117,25 @@ struct Waiting {
     not_before: Nanos,
 }
 
+/// A follower whose transfers failed.
+#[derive(Clone, Debug)]
+struct Rest {
+    until: Nanos,
+    failures: u32,
+    reason: String,
+}
+
 /// See the module.
 #[derive(Default)]
 pub(super) struct Sender {
+    pace: Pace,
+    turns: u64,
     transfers: BTreeMap<ReplicaId, Transfer>,
     waiting: BTreeMap<ReplicaId, Waiting>,
     /// Reads on their way, also those that nobody waits for any more.
     reads: BTreeMap<JobId, ReplicaId>,
-    /// Followers whose transfer failed a moment ago.
-    rest_until: BTreeMap<ReplicaId, Nanos>,
+    /// Followers whose last transfer failed, until one succeeds.
+    rests: BTreeMap<ReplicaId, Rest>,
     names: u64,
     /// Somebody needs a snapshot and there is none: a flush would make one.
     pub wants_flush: bool,
@@ -104,20 +143,47 @@ pub(super) struct Sender {
 }
 
 impl Sender {
+    /// At most so many bytes a second, all transfers together.
+    pub fn new(bytes_per_s: Option<u64>) -> Self {
+        Self { pace: Pace::new(bytes_per_s), ..Self::default() }
+    }
+
+    /// The bound on bytes a second.
+    pub const fn bytes_per_s(&self) -> Option<u64> {
+        self.pace.bytes_per_s()
+    }
+
     /// The lowest index of a snapshot that is being sent.
     pub fn lowest_source(&self) -> Option<LogIndex> {
         self.transfers.values().map(|t| t.source.meta().index).min()
     }
 
     /// The transfers, for STATUS.
-    pub fn status(&self) -> Vec<TransferStatus> {
+    pub fn status(&self, now: Nanos) -> Vec<TransferStatus> {
         let status = |(to, t): (&ReplicaId, &Transfer)| TransferStatus {
             to: to.node.0,
             index: t.source.meta().index.0,
             bytes: t.source.meta().bytes,
             acked: t.acked,
+            bytes_per_s: t.sent.bytes_per_s(now),
         };
         self.transfers.iter().map(status).collect()
+    }
+
+    /// Who waits, and why, for STATUS.
+    pub fn waiting(&self, now: Nanos) -> Vec<WaitingStatus> {
+        let ids: BTreeSet<&ReplicaId> = self.waiting.keys().chain(self.rests.keys()).collect();
+        let idle = ids.into_iter().filter(|to| !self.transfers.contains_key(to));
+        let status = |to: &ReplicaId| {
+            let rest = self.rests.get(to);
+            WaitingStatus {
+                to: to.node.0,
+                failures: rest.map_or(0, |rest| rest.failures),
+                reason: rest.map(|rest| rest.reason.clone()),
+                retry_ms: rest.map_or(0, |rest| rest.until.since(now) / 1_000_000),
+            }
+        };
+        idle.map(status).collect()
     }
 
     /// A name for a transfer that no other one of this replica's has: terms in which it leads differ from each other.
@@ -128,27 +194,36 @@ impl Sender {
 
     /// When something is due if nothing is heard.
     pub fn next_deadline(&self, election_timeout_ns: u64) -> Option<Nanos> {
-        let resend = self.transfers.values().map(|t| t.moved_at.plus(election_timeout_ns));
+        let asks = self.transfers.values().filter(|t| t.is_owed_a_word());
+        let asks = asks.map(|t| t.moved_at.plus(election_timeout_ns));
+        let paced = self.transfers.values().any(Transfer::wants_piece);
         let begin = self.waiting.values().map(|w| w.not_before);
         let may_begin = self.transfers.len() < MAX_SNAPSHOT_TRANSFERS && !self.wants_flush;
-        resend.chain(begin.filter(|_| may_begin)).min()
+        let paced = paced.then(|| self.pace.open_at());
+        asks.chain(begin.filter(|_| may_begin)).chain(paced).min()
     }
 
     /// Leadership ended: every transfer is over.
     pub fn clear(&mut self) {
         self.transfers.clear();
         self.waiting.clear();
-        self.rest_until.clear();
+        self.rests.clear();
         self.wants_flush = false;
     }
 }
 
 impl Transfer {
     /// Nothing of it was sent yet.
-    fn new(now: Nanos, session: u64, id: u64, source: Box<dyn SnapshotSource>) -> Self {
+    fn new(
+        now: Nanos,
+        (session, id): (u64, u64),
+        window: u64,
+        source: Box<dyn SnapshotSource>,
+    ) -> Self {
         Self {
             session,
             id,
+            window,
             source,
             acked: 0,
             next: 0,
@@ -158,7 +233,19 @@ impl Transfer {
             doubt: None,
             heard_at: now,
             moved_at: now,
+            sent: Meter::new(now),
+            turn: 0,
         }
+    }
+
+    /// Whether the next piece may be read, if the pace allows.
+    fn wants_piece(&self) -> bool {
+        self.reading.is_none() && self.next < self.bytes() && self.next - self.acked < self.window
+    }
+
+    /// Whether the receiver should say something: pieces are on their way, or all are.
+    fn is_owed_a_word(&self) -> bool {
+        self.reading.is_some() || self.next > self.acked || self.next == self.bytes()
     }
 
     fn bytes(&self) -> u64 {
@@ -202,6 +289,19 @@ impl Transfer {
         self.next += data.len() as u64;
         SnapshotChunk { session: self.session, transfer: self.id, meta, offset, data, crc }
     }
+
+    /// How far is the receiver? In the middle it need not be told again what this is about: if it does not know, it says 0.
+    fn question(&mut self) -> SnapshotChunk {
+        self.rewound = None;
+        SnapshotChunk {
+            session: self.session,
+            transfer: self.id,
+            meta: (self.next == self.bytes()).then(|| self.source.meta().clone()),
+            offset: self.acked,
+            data: Bytes::new(),
+            crc: crc32c(&[]),
+        }
+    }
 }
 
 impl<L: LogStore, S: StateMachine> Node<L, S> {
@@ -217,7 +317,7 @@ impl<L: LogStore, S: StateMachine> Node<L, S> {
             }
             return;
         }
-        let not_before = self.sender.rest_until.remove(&to).unwrap_or(Nanos::ZERO);
+        let not_before = self.sender.rests.get(&to).map_or(Nanos::ZERO, |rest| rest.until);
         self.sender.waiting.insert(to, Waiting { session, not_before });
         self.start_snapshots(now);
     }
@@ -250,38 +350,61 @@ impl<L: LogStore, S: StateMachine> Node<L, S> {
                 meta.bytes
             );
             self.sender.counters.started += 1;
-            let transfer = Transfer::new(now, session, id, source);
+            let window = SNAPSHOT_WINDOW_CHUNKS * self.config.snapshot_chunk_bytes as u64;
+            let transfer = Transfer::new(now, (session, id), window, source);
             self.sender.transfers.insert(to, transfer);
             self.pump_snapshot(now, to);
         }
     }
 
-    /// Reads the next piece, if the window has room for it.
+    /// Goes on with a transfer: asks how it ended when all is sent, else reads what may be read.
     fn pump_snapshot(&mut self, now: Nanos, to: ReplicaId) {
-        let piece = self.config.snapshot_chunk_bytes as u64;
         let Some(transfer) = self.sender.transfers.get_mut(&to) else { return };
-        if transfer.reading.is_some() {
-            return;
+        if transfer.reading.is_none() && transfer.next == transfer.bytes() && transfer.tell_meta {
+            let question = transfer.chunk(Bytes::new(), crc32c(&[]));
+            self.ask_receiver(now, to, question);
         }
-        let left = transfer.bytes() - transfer.next;
-        if left == 0 {
-            if transfer.tell_meta {
-                // All is sent: ask how far the receiver is.
-                let chunk = transfer.chunk(Bytes::new(), crc32c(&[]));
-                transfer.moved_at = now;
-                self.sender.counters.chunks += 1;
-                self.raft_next.push_back(raft::Event::SendChunk { to, chunk });
+        self.pump_snapshots(now);
+    }
+
+    /// Reads the next pieces, as far as the windows have room and the pace lets them through.
+    fn pump_snapshots(&mut self, now: Nanos) {
+        let piece = self.sender.pace.piece(self.config.snapshot_chunk_bytes as u64);
+        while self.sender.pace.open_at() <= now {
+            let wanting = self.sender.transfers.iter_mut().filter(|(_, t)| t.wants_piece());
+            let Some((&to, transfer)) = wanting.min_by_key(|(_, t)| t.turn) else { return };
+            if transfer.next == transfer.acked {
+                // Nobody owed us a word while it waited for the pace.
+                (transfer.heard_at, transfer.moved_at) = (now, now);
             }
-            return;
+            let len = piece.min(transfer.bytes() - transfer.next);
+            let read = transfer.source.read(transfer.next, len as usize);
+            let job = Box::new(move || -> JobOutput { Box::new(read()) });
+            let job = self.env.jobs.submit(Lane::Read, job);
+            transfer.reading = Some(job);
+            self.sender.turns += 1;
+            transfer.turn = self.sender.turns;
+            self.sender.reads.insert(job, to);
+            self.sender.pace.take(now, len);
         }
-        if transfer.next - transfer.acked >= SNAPSHOT_WINDOW_CHUNKS * piece {
-            return;
+    }
+
+    /// A piece without bytes: the receiver says how far it is.
+    fn ask_receiver(&mut self, now: Nanos, to: ReplicaId, question: SnapshotChunk) {
+        let Some(transfer) = self.sender.transfers.get_mut(&to) else { return };
+        transfer.moved_at = now;
+        self.sender.counters.chunks += 1;
+        self.raft_next.push_back(raft::Event::SendChunk { to, chunk: question });
+    }
+
+    /// The connection for pieces broke: what was on its way is lost, or is not.
+    pub(super) fn snapshot_link_lost(&mut self, now: Nanos, to: ReplicaId, out: &mut Vec<Effect>) {
+        let Some(transfer) = self.sender.transfers.get_mut(&to) else { return };
+        if transfer.reading.is_none() && transfer.is_owed_a_word() {
+            let question = transfer.question();
+            self.ask_receiver(now, to, question);
+            self.run_raft(now, out);
         }
-        let read = transfer.source.read(transfer.next, left.min(piece) as usize);
-        let job = Box::new(move || -> JobOutput { Box::new(read()) });
-        let job = self.env.jobs.submit(Lane::Read, job);
-        transfer.reading = Some(job);
-        self.sender.reads.insert(job, to);
     }
 
     /// Takes the completion of a piece's read.
@@ -300,6 +423,8 @@ impl<L: LogStore, S: StateMachine> Node<L, S> {
         let read = done.output.downcast::<io::Result<(Bytes, u32)>>().expect("a piece's output");
         match *read {
             Ok((data, crc)) => {
+                transfer.sent.note(now, data.len() as u64);
+                self.sender.counters.bytes += data.len() as u64;
                 let chunk = transfer.chunk(data, crc);
                 transfer.moved_at = now;
                 self.sender.counters.chunks += 1;
@@ -336,6 +461,7 @@ impl<L: LogStore, S: StateMachine> Node<L, S> {
     /// Raft says that the follower needs no snapshot (any more), or the receiver that it has it.
     pub(super) fn snapshot_over(&mut self, now: Nanos, to: ReplicaId) {
         self.sender.waiting.remove(&to);
+        self.sender.rests.remove(&to);
         if let Some(transfer) = self.sender.transfers.remove(&to) {
             let all = transfer.acked == transfer.bytes();
             self.sender.counters.completed += u64::from(all);
@@ -347,23 +473,30 @@ impl<L: LogStore, S: StateMachine> Node<L, S> {
 
     fn fail_snapshot(&mut self, now: Nanos, to: ReplicaId, how: &str) {
         let Some(transfer) = self.sender.transfers.remove(&to) else { return };
-        log::warn!("snapshot of entry {} for {to} {how}", transfer.source.meta().index);
+        let failures = self.sender.rests.get(&to).map_or(0, |rest| rest.failures) + 1;
+        let timeouts = MOST_REST_TIMEOUTS.min(1 << (failures - 1).min(16));
+        let until = now.plus(timeouts * self.config.raft.election_timeout_ns);
+        log::warn!(
+            "snapshot of entry {} for {to} {how}; trying again in {} ms",
+            transfer.source.meta().index,
+            until.since(now) / 1_000_000
+        );
         self.sender.counters.failed += 1;
-        let rest_until = now.plus(self.config.raft.election_timeout_ns);
-        self.sender.rest_until.insert(to, rest_until);
+        let reason = format!("the snapshot of entry {} {how}", transfer.source.meta().index);
+        self.sender.rests.insert(to, Rest { until, failures, reason });
         let session = transfer.session;
         self.raft_next.push_back(raft::Event::SnapshotFailed { to, session });
         self.start_snapshots(now);
     }
 
-    /// Called every tick: sends again what was not acknowledged, and gives up what nobody answers.
+    /// Called every tick: goes on where the pace held it up, asks who is silent, and gives up what nobody answers.
     pub(super) fn tend_snapshots(&mut self, now: Nanos, out: &mut Vec<Effect>) {
         let timeout = self.config.raft.election_timeout_ns;
         let due: Vec<ReplicaId> = self
             .sender
             .transfers
             .iter()
-            .filter(|(_, t)| t.moved_at.plus(timeout) <= now)
+            .filter(|(_, t)| t.is_owed_a_word() && t.moved_at.plus(timeout) <= now)
             .map(|(to, _)| *to)
             .collect();
         for to in due {
@@ -374,14 +507,18 @@ impl<L: LogStore, S: StateMachine> Node<L, S> {
             }
             transfer.moved_at = now;
             if transfer.reading.is_none() {
-                transfer.rewind(transfer.acked);
-                transfer.rewound = None;
-                self.sender.counters.rewinds += 1;
-                self.pump_snapshot(now, to);
+                let question = transfer.question();
+                self.ask_receiver(now, to, question);
             }
         }
-        self.sender.rest_until.retain(|_, until| *until > now);
+        if !self.sender.rests.is_empty() {
+            let followers = self.raft.status().followers;
+            let needs = |f: &FollowerStatus| f.state != ProgressState::Replicate;
+            let in_need = |to| followers.iter().any(|f| f.replica == to && needs(f));
+            self.sender.rests.retain(|to, _| in_need(*to));
+        }
         self.start_snapshots(now);
+        self.pump_snapshots(now);
         if self.holds.expire(now) {
             self.release_log(out);
         }
@@ -416,7 +553,7 @@ mod tests {
             bytes: 10_000,
             body: Bytes::new(),
         };
-        Transfer::new(Nanos::ZERO, 1, 1, Box::new(Empty(Arc::new(meta))))
+        Transfer::new(Nanos::ZERO, (1, 1), 4_000, Box::new(Empty(Arc::new(meta))))
     }
 
     /// Found by `beach-sim run --seed 446 --nodes 5`: the receiver restarted, began again from 0, and a late word from before the

@@ -25,6 +25,8 @@ const LOG_RETRY_NS: u64 = 100_000_000;
 pub(super) struct Space {
     low: bool,
     free_bytes: Option<u64>,
+    /// Whether it was ever tried to measure it.
+    looked: bool,
     log_full: bool,
     log_retry_at: Nanos,
     /// The newest persist with a term or a vote that is not durable yet.
@@ -60,6 +62,11 @@ impl Space {
     /// Writes that free space are about to be written: the log may try at once.
     pub const fn retry_log_now(&mut self) {
         self.log_retry_at = Nanos::ZERO;
+    }
+
+    /// Whether the free space was looked at, be it in vain.
+    pub const fn has_looked(&self) -> bool {
+        self.looked
     }
 
     /// The last measured free space.
@@ -125,6 +132,7 @@ impl<L: LogStore, S: StateMachine> Node<L, S> {
             return Some(done);
         }
         self.space.next_check = now.plus(CHECK_EVERY_NS);
+        self.space.looked = true;
         match *done.output.downcast::<IoResult<u64>>().expect("the space job's output") {
             Ok(free) => {
                 let reserve = self.config.reserve_bytes;

@@ -180,11 +180,17 @@ pub trait SnapshotSink: Send {
 /// See [`SnapshotSink::write`].
 pub type SinkJob = Box<dyn FnOnce() -> Result<(), SinkFault> + Send>;
 
-/// A piece of a snapshot could not be written (no space, or the disk failed): the transfer is of no use any more, and what
-/// the machine holds is as it was.
-#[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
-#[error("{0}")]
-pub struct SinkFault(pub String);
+/// A piece of a snapshot could not be written.
+#[derive(Debug, thiserror::Error)]
+pub enum SinkFault {
+    /// No space, a failed write, or what came is not what was promised: the transfer is of no use any more, and what the
+    /// machine holds is as it was. For people.
+    #[error("{0}")]
+    Refused(String),
+    /// A sync failed (pitfall 19): stop the process.
+    #[error(transparent)]
+    Fatal(#[from] MachineError),
+}
 
 /// Whether apply may go on.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]

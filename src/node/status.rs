@@ -5,7 +5,7 @@ use super::admission::{QueueStatus, RequestCounters};
 use super::apply::ReplayStatus;
 use super::peers::PeerCounters;
 use super::snapshot_receive::SnapshotReceiveCounters;
-use super::snapshot_send::{SnapshotSendCounters, TransferStatus};
+use super::snapshot_send::{SnapshotSendCounters, TransferStatus, WaitingStatus};
 use super::{Node, Phase, SessionStats, StateMachine};
 use crate::base::trace::{Stage, StageSummary, TraceRecord};
 use crate::base::{Member, MemberRole, Nanos};
@@ -182,10 +182,16 @@ pub struct ProgressStatus {
 pub struct SnapshotStatus {
     /// To followers.
     pub sending: Vec<TransferStatus>,
+    /// Followers that need one and are not being sent one now.
+    pub waiting: Vec<WaitingStatus>,
+    /// Most bytes a second that are sent, all followers together; `null`: no bound.
+    pub rate_limit: Option<u64>,
     /// From the leader; `null` when none is.
     pub receiving: Option<ReceiveStatus>,
     /// Whether one is being installed.
     pub installing: bool,
+    /// Why the last one from a leader was refused; `null` when none was, or one was taken since.
+    pub refused_reason: Option<String>,
     /// Sent since start-up.
     pub sent: SnapshotSendCounters,
     /// Received since start-up.
@@ -201,6 +207,8 @@ pub struct ReceiveStatus {
     pub bytes: u64,
     /// How much of it is written.
     pub written: u64,
+    /// Bytes written in the last second, about.
+    pub bytes_per_s: u64,
 }
 
 /// Bytes of data in memory, for STATUS.
@@ -282,7 +290,7 @@ impl<L: LogStore, S: StateMachine> Node<L, S> {
             not_ready_reason: self.not_ready_reason(),
             members: self.member_status(&raft),
             transfer_target: raft.transfer.map(|to| to.node.0),
-            snapshots: self.snapshot_status(),
+            snapshots: self.snapshot_status(now),
             peers: self.outbox.counters,
             links: self.links.clone(),
             commit: self.raft.commit().0,
@@ -348,15 +356,14 @@ impl<L: LogStore, S: StateMachine> Node<L, S> {
         self.raft.membership().members().map(status).collect()
     }
 
-    fn snapshot_status(&self) -> SnapshotStatus {
+    fn snapshot_status(&self, now: Nanos) -> SnapshotStatus {
         SnapshotStatus {
-            sending: self.sender.status(),
-            receiving: self.receiver.progress().map(|(index, bytes, written)| ReceiveStatus {
-                index: index.0,
-                bytes,
-                written,
-            }),
+            sending: self.sender.status(now),
+            waiting: self.sender.waiting(now),
+            rate_limit: self.sender.bytes_per_s(),
+            receiving: self.receiver.progress(now),
             installing: self.receiver.is_installing(),
+            refused_reason: self.receiver.refusal().map(str::to_owned),
             sent: self.sender.counters,
             received: self.receiver.counters,
         }

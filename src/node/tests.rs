@@ -681,11 +681,11 @@ fn a_snapshot_of_nobody_is_not_sent_but_waits_for_a_flush() {
     node.replicated.bootstrap((LogIndex::ZERO, Membership::new()));
     let other = ReplicaId { node: NodeId(2), incarnation: 2 };
     node.snapshot_needed(Nanos(1), other, 1);
-    assert!(node.sender.wants_flush && node.sender.status().is_empty());
+    assert!(node.sender.wants_flush && node.sender.status(Nanos::ZERO).is_empty());
     // The flush was behind the entry that says who the members are.
     let members = Membership::of_voters([node.replica()]);
     node.replicated = Replicated::default();
     node.replicated.bootstrap((LogIndex(1), members));
     node.start_snapshots(Nanos(2));
-    assert_eq!(node.sender.status().len(), 1);
+    assert_eq!(node.sender.status(Nanos::ZERO).len(), 1);
 }

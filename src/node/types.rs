@@ -52,6 +52,8 @@ pub enum Event<'a> {
     },
     /// The connection to this replica broke: what was on its way may be lost.
     PeerUnreachable(ReplicaId),
+    /// The connection for pieces of snapshots to this replica broke: those on their way may be lost.
+    BulkLinkLost(ReplicaId),
     /// A connection to this replica is up: from now on messages to it may arrive. Also when it says something else of itself
     /// than before.
     PeerUp(PeerFacts),

@@ -15,7 +15,7 @@
 use super::recover::RecoverArgs;
 use super::rejoin::RejoinArgs;
 use crate::base::NodeId;
-use crate::base::units::{parse_bytes, parse_duration};
+use crate::base::units::{UnitError, parse_bytes, parse_duration};
 use crate::env::{Disk, OpenMode};
 use crate::limits;
 use serde::{Deserialize, Deserializer, de};
@@ -171,6 +171,30 @@ pub struct Settings {
     #[arg(long, env = "BEACHD_SEGMENT_SIZE", value_name = "SIZE", value_parser = parse_bytes, help_heading = "Tuning")]
     #[serde(deserialize_with = "bytes")]
     pub segment_size: Option<u64>,
+    /// Most bytes a second that a leader sends of snapshots, to all nodes that catch up together, at least 64KiB; `off` for no
+    /// bound. Entries and heartbeats have connections of their own and are not bound [default: off]
+    #[arg(long, env = "BEACHD_SNAPSHOT_RATE", value_name = "SIZE|off", value_parser = parse_rate, help_heading = "Tuning")]
+    #[serde(deserialize_with = "rate")]
+    pub snapshot_rate: Option<u64>,
+}
+
+/// `off` is 0.
+fn parse_rate(text: &str) -> Result<u64, UnitError> {
+    if text == "off" { Ok(0) } else { parse_bytes(text) }
+}
+
+/// The text of a rate in a file; a bare number is bytes a second.
+fn rate<'de, D: Deserializer<'de>>(from: D) -> Result<Option<u64>, D::Error> {
+    #[derive(Deserialize)]
+    #[serde(untagged, expecting = "expected a size a second, like \"64MiB\", or \"off\"")]
+    enum Rate {
+        Number(u64),
+        Text(String),
+    }
+    match Rate::deserialize(from)? {
+        Rate::Number(n) => Ok(Some(n)),
+        Rate::Text(text) => parse_rate(&text).map(Some).map_err(de::Error::custom),
+    }
 }
 
 /// The text of a size in a file; a bare number is bytes.
@@ -232,6 +256,8 @@ pub struct Config {
     pub memtable_size: u64,
     /// See [`Settings::segment_size`].
     pub segment_size: u64,
+    /// See [`Settings::snapshot_rate`]; `None`: no bound.
+    pub snapshot_rate: Option<u64>,
 }
 
 /// How a new data directory becomes a member of a cluster.
@@ -356,6 +382,15 @@ impl Config {
         let segment_size = s.segment_size.unwrap_or(limits::DEFAULT_SEGMENT_BYTES);
         let smallest = 2 * limits::MAX_GROUP_BYTES as u64;
         check("segment-size", segment_size, smallest..=2 << 30, "32MiB to 2GiB")?;
+        let snapshot_rate = s.snapshot_rate.filter(|rate| *rate > 0);
+        if let Some(rate) = snapshot_rate {
+            check(
+                "snapshot-rate",
+                rate,
+                limits::MIN_SNAPSHOT_RATE..=1 << 40,
+                "64KiB to 1TiB, or off",
+            )?;
+        }
         let http = match s.http.as_deref().unwrap_or("127.0.0.1:7402") {
             "off" => None,
             address => Some(resolve("http", address)?),
@@ -379,6 +414,7 @@ impl Config {
             drain_timeout,
             memtable_size,
             segment_size,
+            snapshot_rate,
         })
     }
 }
@@ -409,6 +445,7 @@ impl Settings {
             election_timeout,
             memtable_size,
             segment_size,
+            snapshot_rate,
         )
     }
 }
@@ -565,6 +602,18 @@ mod tests {
         let config = load(&["--node-id", "3"], file).unwrap();
         assert_eq!((config.node_id, config.memtable_size), (NodeId(3), 8 << 20));
         assert_eq!((config.idle_timeout, config.http), (Duration::from_mins(5), None));
+    }
+
+    #[test]
+    fn a_rate_is_a_size_a_second_or_off() {
+        assert_eq!(Config::from_settings(Settings::default()).unwrap().snapshot_rate, None);
+        let file = "snapshot-rate = \"50MiB\"";
+        assert_eq!(load(&[], file).unwrap().snapshot_rate, Some(50 << 20));
+        assert_eq!(load(&["--snapshot-rate", "off"], file).unwrap().snapshot_rate, None);
+        assert_eq!(load(&[], "snapshot-rate = 100000").unwrap().snapshot_rate, Some(100_000));
+        let e = load(&["--snapshot-rate", "1KiB"], file).unwrap_err().to_string();
+        assert!(e.contains("--snapshot-rate 1024") && e.contains("64KiB"), "{e}");
+        assert!(load(&[], "snapshot-rate = \"fast\"").is_err());
     }
 
     #[test]

@@ -421,6 +421,7 @@ impl<S: Service> EventLoop<S> {
                 }
                 Happened::Changed(facts) => Event::PeerUp(facts),
                 Happened::Down(replica) => Event::PeerUnreachable(replica),
+                Happened::BulkDown(replica) => Event::BulkLinkLost(replica),
                 Happened::Up { token, facts } => {
                     // What the node said before it knew of the link does not leave on it.
                     self.carry_out(now)?;

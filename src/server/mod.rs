@@ -172,6 +172,7 @@ fn open_node(
     node.segment_bytes = config.segment_size;
     // What a restart may need: one segment and one memtable.
     node.reserve_bytes = config.segment_size + config.memtable_size;
+    node.snapshot_rate = config.snapshot_rate;
     node.peer_address.clone_from(&advertised.peer);
     node.client_address.clone_from(&advertised.client);
     node.bootstrap = match &config.formation {

@@ -112,6 +112,8 @@ pub enum Happened {
     Changed(PeerFacts),
     /// The link to this replica is gone.
     Down(ReplicaId),
+    /// The link for pieces of snapshots to this replica is gone; it may be wanted again.
+    BulkDown(ReplicaId),
     /// A member says who the first members are.
     Begin {
         /// Which one.

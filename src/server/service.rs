@@ -4,7 +4,7 @@ use super::counters::{append, metric};
 use super::peers::Standing;
 use crate::base::trace::Stage;
 use crate::base::{Nanos, NodeId};
-use crate::node::{Effect, Event, LinkStatus, Node, StateMachine, Status};
+use crate::node::{Effect, Event, LinkStatus, Node, SnapshotStatus, StateMachine, Status};
 use crate::raft::LogStore;
 
 /// The sans-I/O core behind the sockets: [`Node`], or a small one in tests.
@@ -73,7 +73,9 @@ impl<L: LogStore, S: StateMachine> Service for Node<L, S> {
     }
 
     fn metrics(&self, now: Nanos, out: &mut String) {
-        state_metrics(out, &self.status(now));
+        let status = self.status(now);
+        state_metrics(out, &status);
+        snapshot_metrics(out, &status.snapshots);
         request_metrics(out, self.stats(now).requests);
     }
 }
@@ -139,6 +141,37 @@ fn state_metrics(out: &mut String, s: &Status) {
             );
         }
         append(out, format_args!("{name}_count{{stage=\"{stage}\"}} {}\n", summary.count));
+    }
+}
+
+fn snapshot_metrics(out: &mut String, s: &SnapshotStatus) {
+    let sending = s.sending.iter().map(|transfer| transfer.bytes_per_s).sum();
+    let receiving = s.receiving.map_or(0, |transfer| transfer.bytes_per_s);
+    let gauges = [
+        ("snapshots_sending", "Snapshots on their way to followers.", s.sending.len() as u64),
+        ("snapshots_waiting", "Followers that need a snapshot.", s.waiting.len() as u64),
+        ("snapshot_send_bytes_per_second", "Bytes of snapshots sent in the last second.", sending),
+        ("snapshot_receive_bytes_per_second", "The same of one that comes in.", receiving),
+        (
+            "snapshot_rate_limit",
+            "Most bytes sent a second; 0: no bound.",
+            s.rate_limit.unwrap_or(0),
+        ),
+    ];
+    for (name, help, value) in gauges {
+        metric(out, name, "gauge", help, value);
+    }
+    let counters = [
+        ("snapshots_sent_total", "Snapshots that their receivers have.", s.sent.completed),
+        ("snapshots_sent_failed_total", "Transfers given up or refused.", s.sent.failed),
+        ("snapshot_sent_bytes_total", "Bytes of snapshots sent.", s.sent.bytes),
+        ("snapshots_installed_total", "Snapshots installed here.", s.received.installed),
+        ("snapshots_refused_total", "Snapshots refused here.", s.received.refused),
+        ("snapshot_received_bytes_total", "Bytes of snapshots written here.", s.received.bytes),
+        ("snapshot_repeated_bytes_total", "Bytes that came again.", s.received.repeated_bytes),
+    ];
+    for (name, help, value) in counters {
+        metric(out, name, "counter", help, value);
     }
 }
 

@@ -75,7 +75,7 @@ pub struct Node {
     /// What it was started with last.
     args: Vec<String>,
     /// See [`Place`].
-    wrap: Vec<String>,
+    pub wrap: Vec<String>,
 }
 
 impl Node {
@@ -334,6 +334,24 @@ impl Cluster {
                 }
                 other => panic!("{other:?}"),
             }
+        }
+    }
+
+    /// On this connection, or, when the server is busy or has lost the leadership on a slow machine, until it is written.
+    pub fn put_on(&self, wire: &mut Wire, key: &[u8], value: &[u8]) {
+        if !matches!(wire.put(key, value).response, Response::Written { .. }) {
+            self.put(key, value);
+        }
+    }
+
+    /// Writes about 70 MiB, `key-0` to `key-1399`: more than two segments of the log, and enough entries that its tail is not
+    /// all there is. A node that is down meanwhile needs a snapshot, if the memtables are small (`--memtable-size 1MiB`).
+    pub fn outgrow(&self) {
+        let mut wire = self.node(self.leader()).connect();
+        let large = vec![7; 256 << 10];
+        for n in 0..1_400_u32 {
+            let value = if n % 5 == 0 { &large[..] } else { b"small" };
+            self.put_on(&mut wire, format!("key-{n}").as_bytes(), value);
         }
     }
 

@@ -10,6 +10,7 @@
 )]
 
 pub mod cluster;
+pub mod small_disk;
 
 use beachdb::base::SequenceNumber;
 use beachdb::base::batch::{BatchRef, WriteBatch};

@@ -8,12 +8,14 @@ use crate::engine::manifest::{Manifest, table_file_name, tmp};
 use crate::engine::memtable::Memtable;
 use crate::engine::version::{Difference, LiveTable, Version, check_properties};
 use crate::engine::{Engine, EngineOutput, Flush, InternalRows, JobOutcome, read_internal_rows};
-use crate::env::{Disk, JobId, Lane, OpenMode};
+use crate::env::{Disk, File, JobId, Lane, OpenMode};
+use crate::limits::SNAPSHOT_SYNC_BYTES;
 use crate::sstable::Table;
 use bytes::Bytes;
 use std::ops::Range;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 /// A snapshot that is being received: its tables under new numbers of this engine and temporary names. They count for
 /// nothing. Dropping it abandons them: the engine removes the files.
@@ -21,6 +23,8 @@ pub struct SnapshotFiles {
     place: Place,
     body: SnapshotBody,
     written: u64,
+    /// Tables that are complete, checked, and durable.
+    checked: Arc<AtomicUsize>,
     /// Tells the engine that the files are wanted.
     alive: Arc<()>,
 }
@@ -35,6 +39,11 @@ struct Place {
 }
 
 impl Place {
+    /// A table under its number here.
+    fn meta(&self, table: usize, sent: &TableMeta) -> TableMeta {
+        TableMeta { number: self.first_number + table as u64, ..sent.clone() }
+    }
+
     fn path(&self, table: usize) -> PathBuf {
         self.dir.join(table_file_name(self.first_number + table as u64))
     }
@@ -56,7 +65,7 @@ impl SnapshotFiles {
     /// The work that writes the next piece of the stream. The jobs of one snapshot run one after the other, in order.
     /// A piece that is not the next one, or goes past the end, makes a job that fails.
     pub fn write(&mut self, offset: u64, data: Bytes) -> WriteJob {
-        let place = self.place.clone();
+        let (place, checked) = (self.place.clone(), Arc::clone(&self.checked));
         let total = self.body.stream_bytes();
         let left = total - self.written;
         if offset != self.written || data.len() as u64 > left {
@@ -65,7 +74,7 @@ impl SnapshotFiles {
                 data.len(),
                 self.written
             );
-            return WriteJob { place, pieces: Vec::new(), fault: Some(fault) };
+            return WriteJob { place, checked, pieces: Vec::new(), fault: Some(fault) };
         }
         self.written += data.len() as u64;
         let (mut start, mut pieces) = (0, Vec::new());
@@ -74,11 +83,19 @@ impl SnapshotFiles {
             let (from, to) = (offset.max(start), self.written.min(end));
             if from < to {
                 let data = data.slice((from - offset) as usize..(to - offset) as usize);
-                pieces.push(Piece { table, at: from - start, data });
+                let steps = |at: u64| (at - start) / SNAPSHOT_SYNC_BYTES;
+                let then = if to == end {
+                    Then::Check(Box::new(self.place.meta(table, meta)))
+                } else if steps(from) < steps(to) {
+                    Then::Sync
+                } else {
+                    Then::Nothing
+                };
+                pieces.push(Piece { table, at: from - start, data, then });
             }
             start = end;
         }
-        WriteJob { place, pieces, fault: None }
+        WriteJob { place, checked, pieces, fault: None }
     }
 }
 
@@ -88,28 +105,48 @@ struct Piece {
     /// Offset in the table's file.
     at: u64,
     data: Bytes,
+    then: Then,
+}
+
+/// What is done when a piece is written.
+enum Then {
+    Nothing,
+    /// What the table has so far is synced, so that its end does not find a disk with all of it to do: a leader's log on
+    /// the same disk would wait for as long.
+    Sync,
+    /// The table is complete.
+    Check(Box<TableMeta>),
 }
 
 /// Writes a piece of the stream; pure, for [`Lane::Maintenance`].
 pub struct WriteJob {
     place: Place,
+    checked: Arc<AtomicUsize>,
     pieces: Vec<Piece>,
     fault: Option<String>,
 }
 
 impl WriteJob {
-    /// Writes it; does not sync. Blocks on the disk. After an error the whole snapshot is of no use; nothing else has
-    /// changed. The error is for people.
-    pub fn run(self) -> Result<(), String> {
+    /// Writes it; syncs now and then; checks and syncs every table that it completes. Blocks on the disk. After an error the
+    /// whole snapshot is of no use; nothing else has changed.
+    pub fn run(self) -> Result<(), InstallFault> {
         if let Some(fault) = self.fault {
-            return Err(fault);
+            return Err(InstallFault::Refused(fault));
         }
-        for Piece { table, at, data } in self.pieces {
+        for Piece { table, at, data, then } in self.pieces {
             let path = tmp(&self.place.path(table));
             let mode = if at == 0 { OpenMode::CreateNew } else { OpenMode::ReadWrite };
-            let written =
-                self.place.disk.open(&path, mode).and_then(|file| file.write_at(at, &data));
-            written.map_err(|e| e.to_string())?;
+            let file = self.place.disk.open(&path, mode).map_err(EngineError::from)?;
+            file.write_at(at, &data).map_err(EngineError::from)?;
+            match then {
+                Then::Nothing => {}
+                Then::Sync if planted!(InstallNotSynced) => {}
+                Then::Sync => file.sync_data().map_err(EngineError::from)?,
+                Then::Check(meta) => {
+                    check_table(file, &meta)?;
+                    self.checked.fetch_add(1, Ordering::Release);
+                }
+            }
         }
         Ok(())
     }
@@ -149,19 +186,22 @@ pub(in crate::engine) struct Staged {
 
 /// A finished job of an install.
 pub(in crate::engine) enum Step {
-    Checked(Result<Box<Staged>, CheckFault>),
+    Checked(Result<Box<Staged>, InstallFault>),
     Replaced { manifest: Box<Manifest>, state: Box<State>, result: Result<(), EngineError> },
 }
 
-/// Why files are not staged.
-pub(in crate::engine) enum CheckFault {
-    /// They are not what was promised, or there is no room: everything is as it was.
+/// Why a snapshot is not taken in.
+#[derive(Debug, thiserror::Error)]
+pub enum InstallFault {
+    /// What came is not what was promised, or there is no room, or a write failed: everything is as it was. For people.
+    #[error("{0}")]
     Refused(String),
-    /// A sync failed (pitfall 19), or the simulated machine crashed.
+    /// A sync failed (pitfall 19), or the simulated machine crashed: the process stops.
+    #[error(transparent)]
     Fatal(EngineError),
 }
 
-impl From<EngineError> for CheckFault {
+impl From<EngineError> for InstallFault {
     fn from(error: EngineError) -> Self {
         let sync = error.io().is_some_and(|e| matches!(e.op, "fdatasync" | "fsync"));
         if sync || error.is_simulated_crash() {
@@ -172,26 +212,27 @@ impl From<EngineError> for CheckFault {
     }
 }
 
-/// Checks and stages the files of a snapshot.
+/// Stages the files of a snapshot, which were checked as they came.
 struct CheckJob {
     files: SnapshotFiles,
 }
 
 impl CheckJob {
-    fn run(self) -> Result<Box<Staged>, CheckFault> {
-        let SnapshotFiles { place, body, written, alive } = self.files;
+    fn run(self) -> Result<Box<Staged>, InstallFault> {
+        let SnapshotFiles { place, body, written, checked, alive } = self.files;
         if written != body.stream_bytes() {
             let total = body.stream_bytes();
             let fault = format!("the stream is not complete: {written} of {total} bytes");
-            return Err(CheckFault::Refused(fault));
+            return Err(InstallFault::Refused(fault));
         }
-        let metas: Vec<TableMeta> = (place.first_number..)
-            .zip(&body.tables)
-            .map(|(number, table)| TableMeta { number, ..table.clone() })
-            .collect();
-        for (i, meta) in metas.iter().enumerate() {
-            check_table(&place, i, meta)?;
+        let checked = checked.load(Ordering::Acquire);
+        if checked != body.tables.len() {
+            let of = body.tables.len();
+            let fault = format!("{checked} of {of} tables were written without a fault");
+            return Err(InstallFault::Refused(fault));
         }
+        let tables = body.tables.iter().enumerate();
+        let metas: Vec<TableMeta> = tables.map(|(i, meta)| place.meta(i, meta)).collect();
         for i in 0..metas.len() {
             let path = place.path(i);
             place.disk.rename(&tmp(&path), &path).map_err(EngineError::from)?;
@@ -210,13 +251,11 @@ impl CheckJob {
 }
 
 /// Checks all that the description and the table itself claim, and makes its bytes durable.
-fn check_table(place: &Place, i: usize, meta: &TableMeta) -> Result<(), CheckFault> {
-    let path = tmp(&place.path(i));
-    let file = place.disk.open(&path, OpenMode::ReadWrite).map_err(EngineError::from)?;
+fn check_table(file: Arc<dyn File>, meta: &TableMeta) -> Result<(), InstallFault> {
+    let path = file.path().display().to_string();
     let len = file.len().map_err(EngineError::from)?;
     let wrong = |Difference { what, expected, found }| {
-        let path = path.display();
-        CheckFault::Refused(format!("{path}: {what} is {found}, the description says {expected}"))
+        InstallFault::Refused(format!("{path}: {what} is {found}, the description says {expected}"))
     };
     Difference::unless_equal("its length", meta.bytes, len).map_err(wrong)?;
     let table = Table::open(Arc::clone(&file), meta.number).map_err(EngineError::from)?;
@@ -262,7 +301,9 @@ impl Engine {
         let numbers: Range<u64> = first_number..self.next_file;
         self.holds.received.push(Received { alive: Arc::downgrade(&alive), numbers });
         let (disk, dir) = (Arc::clone(&self.env.disk), self.options.dir.clone());
-        Ok(SnapshotFiles { place: Place { disk, dir, first_number }, body, written: 0, alive })
+        let checked = Arc::default();
+        let place = Place { disk, dir, first_number };
+        Ok(SnapshotFiles { place, body, written: 0, checked, alive })
     }
 
     fn refuses(&self, body: &SnapshotBody) -> Option<String> {
@@ -296,7 +337,7 @@ impl Engine {
         // In the lane of table builds: a build that runs ends first, and none begins meanwhile.
         let job = self.submit(Lane::Flush, move || {
             let checked = match refusal {
-                Some(reason) => Err(CheckFault::Refused(reason)),
+                Some(reason) => Err(InstallFault::Refused(reason)),
                 None => CheckJob { files }.run(),
             };
             EngineOutput::Snapshot(Step::Checked(checked))
@@ -317,8 +358,8 @@ impl Engine {
                         self.incoming = Some(Incoming::Checked(staged));
                         Ok(Ok(JobOutcome::Nothing))
                     }
-                    Err(CheckFault::Refused(reason)) => Ok(Ok(self.install_failed(reason))),
-                    Err(CheckFault::Fatal(error)) => {
+                    Err(InstallFault::Refused(reason)) => Ok(Ok(self.install_failed(reason))),
+                    Err(InstallFault::Fatal(error)) => {
                         self.incoming = Some(Incoming::Failed { _staged: None });
                         Err(error)
                     }

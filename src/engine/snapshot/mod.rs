@@ -38,7 +38,7 @@ mod install;
 
 pub use body::{SNAPSHOT_MAGIC, SNAPSHOT_VERSION, SnapshotBody, SnapshotBodyError};
 pub(super) use install::{Incoming, Step};
-pub use install::{SnapshotFiles, WriteJob};
+pub use install::{InstallFault, SnapshotFiles, WriteJob};
 
 use super::error::EngineError;
 use super::manifest::{remove_or_warn, table_file_name, tmp};

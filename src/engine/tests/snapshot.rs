@@ -2,6 +2,7 @@
 
 use super::*;
 use crate::base::InternalOp;
+use crate::engine::InstallFault;
 use crate::engine::snapshot::SnapshotBody;
 use crate::env::sim::{CrashKind, FailKind, FailOn, FailPoint, OpKind, SimDisk};
 use std::path::Path;
@@ -88,9 +89,25 @@ fn begin(to: &mut Rig, snapshot: &FileSnapshot) -> Result<SnapshotFiles, String>
     to.engine.begin_install(snapshot.applied(), snapshot.bytes(), snapshot.body())
 }
 
+/// What stops nobody.
+fn refusal(fault: InstallFault) -> String {
+    match fault {
+        InstallFault::Refused(reason) => reason,
+        InstallFault::Fatal(error) => panic!("{error}"),
+    }
+}
+
 /// Sends all of `snapshot` in pieces of `piece` bytes.
 fn send(to: &mut Rig, snapshot: &FileSnapshot, piece: usize) -> Result<SnapshotFiles, String> {
-    let mut files = begin(to, snapshot)?;
+    try_send(to, snapshot, piece).map_err(refusal)
+}
+
+fn try_send(
+    to: &mut Rig,
+    snapshot: &FileSnapshot,
+    piece: usize,
+) -> Result<SnapshotFiles, InstallFault> {
+    let mut files = begin(to, snapshot).map_err(InstallFault::Refused)?;
     while files.written() < snapshot.bytes() {
         let at = files.written();
         let (data, crc) = snapshot.read(at, piece).run().unwrap();
@@ -236,7 +253,7 @@ fn pieces_out_of_order_and_past_the_end_are_refused() {
         (11, piece(11, 10)),
         (10, Bytes::from(vec![0; snapshot.bytes() as usize])),
     ] {
-        let reason = files.write(at, data).run().unwrap_err();
+        let reason = refusal(files.write(at, data).run().unwrap_err());
         assert!(reason.contains("does not follow on 10"), "{reason}");
     }
     let reason = to.install(files).unwrap().unwrap_err();
@@ -272,10 +289,11 @@ fn a_flipped_byte_anywhere_is_refused_by_file_and_offset() {
         let mut bad = good.to_vec();
         bad[at] ^= 1 << (at % 8);
         let mut files = begin(&mut to, &snapshot).unwrap();
-        files.write(0, bad.into()).run().unwrap();
-        let reason = to.install(files).unwrap().unwrap_err();
+        let reason = refusal(files.write(0, bad.into()).run().unwrap_err());
         assert!(reason.contains(".sst.tmp"), "byte {at}: {reason}");
         assert!(reason.contains("offset") || reason.contains("description says"), "{reason}");
+        let again = to.install(files).unwrap().unwrap_err();
+        assert!(again.contains("of 3 tables were written without a fault"), "byte {at}: {again}");
         assert_eq!(to.get("old").as_deref(), Some("2"), "byte {at}");
     }
     to.engine.tick(Nanos::ZERO);
@@ -310,8 +328,8 @@ fn tables_that_are_not_the_described_ones_are_refused() {
         change(&mut body);
         let mut files =
             to.engine.begin_install(snapshot.applied(), snapshot.bytes(), &body.encode()).unwrap();
-        files.write(0, stream.clone()).run().unwrap();
-        let reason = to.install(files).unwrap().unwrap_err();
+        let reason = refusal(files.write(0, stream.clone()).run().unwrap_err());
+        drop(files);
         assert!(reason.contains(what), "{reason:?} does not say {what:?}");
     }
     assert_eq!(to.get("old").as_deref(), Some("2"));
@@ -530,9 +548,10 @@ impl Scene {
     /// Entry 2 again, and the whole transfer and install.
     fn run(&self, to: &mut Rig) -> Result<Result<InternalRows, String>, EngineError> {
         to.write(&[("old", Some("2"))]);
-        match send(to, &self.snapshot, 777) {
+        match try_send(to, &self.snapshot, 777) {
             Ok(files) => to.install(files),
-            Err(reason) => Ok(Err(reason)),
+            Err(InstallFault::Refused(reason)) => Ok(Err(reason)),
+            Err(InstallFault::Fatal(error)) => Err(error),
         }
     }
 }

@@ -33,12 +33,20 @@ struct Slot {
     down: bool,
 }
 
+/// The same for the same number, and no pattern in those of numbers that follow each other (splitmix64).
+const fn scatter(n: u64) -> u64 {
+    let x = n.wrapping_mul(0x9e37_79b9_7f4a_7c15);
+    let x = (x ^ (x >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    let x = (x ^ (x >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+    x ^ (x >> 31)
+}
+
 /// See the module.
 pub struct Cluster {
     slots: BTreeMap<u64, Slot>,
     now: Nanos,
     cuts: BTreeSet<(u64, u64)>,
-    lose_every: u64,
+    lose_one_of: u64,
     messages: u64,
     next_request: u64,
     seed: u64,
@@ -61,7 +69,7 @@ impl Cluster {
             slots: BTreeMap::new(),
             now: Nanos::ZERO,
             cuts: BTreeSet::new(),
-            lose_every: 0,
+            lose_one_of: 0,
             messages: 0,
             next_request: 1,
             seed,
@@ -161,7 +169,8 @@ impl Cluster {
             for message in mail {
                 let (from, to) = (message.from.node.0, message.to.node.0);
                 self.messages += 1;
-                let lost = self.lose_every > 0 && self.messages.is_multiple_of(self.lose_every);
+                let lost =
+                    self.lose_one_of > 0 && scatter(self.messages).is_multiple_of(self.lose_one_of);
                 if lost || self.cuts.contains(&(from, to)) {
                     continue;
                 }
@@ -365,12 +374,12 @@ impl Cluster {
     /// The network works again.
     pub fn heal(&mut self) {
         self.cuts.clear();
-        self.lose_every = 0;
+        self.lose_one_of = 0;
     }
 
-    /// Every n-th message is lost from now on.
-    pub fn lose_every(&mut self, n: u64) {
-        self.lose_every = n;
+    /// One of `n` messages is lost from now on, scattered: what is said once a second is not always or never the one.
+    pub fn lose_one_of(&mut self, n: u64) {
+        self.lose_one_of = n;
     }
 
     /// A held lane is a disk that hangs.

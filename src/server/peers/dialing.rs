@@ -26,6 +26,8 @@ use std::net::SocketAddr;
 
 /// A bulk connection without messages is closed after this long.
 const BULK_IDLE_NS: u64 = 10_000_000_000;
+/// What is said of that.
+const IDLE: &str = "idle";
 /// A connection that was up for this long was a good one: the next attempt comes soon, and is news.
 const STABLE_NS: u64 = 2_000_000_000;
 /// An introduction that has not answered after this long has failed.
@@ -331,7 +333,7 @@ impl Peers {
                     Dial::Open(token)
                         if lane == Lane::Bulk && now.since(slot.used_at) >= BULK_IDLE_NS =>
                     {
-                        self.close(now, token, "idle");
+                        self.close(now, token, IDLE);
                         continue;
                     }
                     _ => false,
@@ -593,8 +595,14 @@ impl Peers {
         let slot = peer.slot_mut(lane);
         let was_up = slot.replica;
         slot.clear();
-        if lane == Lane::Bulk && was_up.is_some() {
+        if lane == Lane::Bulk
+            && let Some(replica) = was_up
+        {
             slot.dial = Dial::Idle;
+            if why != IDLE {
+                slot.last_error = Some(why.to_owned());
+            }
+            self.happened.push(Happened::BulkDown(replica));
             return;
         }
         if lived >= STABLE_NS {

@@ -197,6 +197,11 @@ fn catching_up(status: &str, node: NodeId) -> String {
         let (acked, bytes) = (&transfer["acked"], &transfer["bytes"]);
         return format!("node {node}: {acked} of {bytes} bytes of a snapshot");
     }
+    let mut waiting = document["snapshots"]["waiting"].as_array().into_iter().flatten();
+    let failed = waiting.find(|w| w["to"].as_u64() == Some(node.0));
+    if let Some(reason) = failed.and_then(|w| w["reason"].as_str()) {
+        return format!("node {node}: {reason}");
+    }
     match member(&document, node) {
         Some(member) if member["progress"]["recent"] == true => {
             let (matched, commit) = (&member["progress"]["matched"], &document["commit"]);
@@ -379,6 +384,10 @@ mod tests {
         status["snapshots"]["sending"] = json!([{"to": 2, "bytes": 100, "acked": 30}]);
         let shown = catching_up(&status.to_string(), NodeId(2));
         assert_eq!(shown, "node 2: 30 of 100 bytes of a snapshot");
+        let reason = "the snapshot of entry 9 was refused: 5 bytes are free on the disk";
+        status["snapshots"] = json!({"sending": [], "waiting": [{"to": 2, "reason": reason}]});
+        let shown = catching_up(&status.to_string(), NodeId(2));
+        assert_eq!(shown, format!("node 2: {reason}"));
         let silent = catching_up(&document("learner", false).to_string(), NodeId(2));
         assert_eq!(silent, "node 2 at \"b:2\" is not heard of");
     }

@@ -262,6 +262,8 @@ impl Slot {
         config.max_queued_requests = 4_096;
         config.max_queued_bytes = 4 << 20;
         config.seed = self.random.next_u64();
+        config.snapshot_rate =
+            [None, Some(256 << 10), Some(1 << 20), Some(4 << 20)][(config.seed >> 62) as usize];
         config.bootstrap = bootstrap;
         config.raft.heartbeat_ns = shape.heartbeat_ns;
         config.raft.election_timeout_ns = shape.election_timeout_ns;
