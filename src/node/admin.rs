@@ -1,8 +1,9 @@
 //! Changes of the cluster that an operator asks for: members, and who leads.
 //!
 //! A change of the membership is an entry like any other and is answered when it is applied. A transfer is answered when
-//! another node is known to lead, or when this one has stopped waiting for that. It may still happen later: the word to the
-//! successor may be on its way, and makes it campaign when it arrives. So the effect is unknown then.
+//! the node that was wanted is known to lead (any other one, if none was named), when another one does, or when this one has
+//! stopped waiting for that. It may still happen later: the word to the successor may be on its way, and makes it campaign
+//! when it arrives. So the effect is unknown then.
 //!
 //! | refusal of raft | answer |
 //! |---|---|
@@ -22,7 +23,7 @@ use super::admission::{self, Arrival, Ticket};
 use super::{Admin, Effect, Node, Phase, StateMachine};
 use crate::base::{Member, MemberRole, Nanos, NodeId, ReplicaId};
 use crate::limits::MAX_MEMBERS;
-use crate::proto::{self, AdminRequest, ErrorCode, Opcode, Response};
+use crate::proto::{self, AdminRequest, ErrorCode, ErrorReply, Opcode, Response};
 use crate::raft::{self, Change, LogStore, ProposeError, Role};
 
 /// What an admin command counts as in the queue.
@@ -32,6 +33,8 @@ const COMMAND_BYTES: usize = 256;
 #[derive(Debug)]
 pub(super) struct Handover {
     pub ticket: Ticket,
+    /// Who is to lead; `None`: anybody else.
+    to: Option<NodeId>,
 }
 
 /// A node that is asked who it is, so that it can be added.
@@ -249,15 +252,27 @@ impl<L: LogStore, S: StateMachine> Node<L, S> {
                 self.desk.reply(now, &ticket, refused, out);
                 self.desk.finish(&ticket);
             }
-            None => self.handover = Some(Handover { ticket }),
+            None => self.handover = Some(Handover { ticket, to }),
         }
     }
 
     /// Answers a transfer that has come to its end; called after every event.
     pub(super) fn check_handover(&mut self, now: Nanos, out: &mut Vec<Effect>) {
-        let Some(Handover { ticket }) = &self.handover else { return };
+        let Some(Handover { ticket, to }) = &self.handover else { return };
         let leads = self.raft.role() == Role::Leader;
-        let response = if !leads && self.raft.leader().is_some() {
+        let other = self.raft.leader().filter(|_| !leads);
+        let response = if let Some((other, to)) = other.zip(*to).filter(|(o, to)| o.node != *to) {
+            // The word to the one that was wanted may still be on its way.
+            let node = other.node;
+            Response::Error(ErrorReply {
+                leader: self.client_address(node).unwrap_or("").to_owned(),
+                ..ErrorReply::new(
+                    ErrorCode::NotLeader,
+                    proto::Effect::Unknown,
+                    format!("node {node} leads now, and not node {to}: ask it to hand over"),
+                )
+            })
+        } else if other.is_some() {
             let (index, seq) = (self.machine.applied().0, self.machine.last_seq());
             Response::Written { index, first_seq: seq, last_seq: seq }
         } else if leads && self.raft.status().transfer.is_none() {
@@ -269,7 +284,7 @@ impl<L: LogStore, S: StateMachine> Node<L, S> {
         } else {
             return;
         };
-        let Some(Handover { ticket }) = self.handover.take() else { return };
+        let Some(Handover { ticket, .. }) = self.handover.take() else { return };
         self.desk.reply(now, &ticket, response, out);
         self.desk.finish(&ticket);
     }

@@ -240,6 +240,6 @@ impl<L: LogStore, S: StateMachine> Node<L, S> {
 
     /// Whether a turn would find something to do without any event.
     pub(super) fn has_runnable_work(&self) -> bool {
-        self.can_apply() || self.reads.has_runnable()
+        self.can_apply() || self.reads.has_runnable(self.reads_wait())
     }
 }

@@ -1,6 +1,7 @@
 //! Several whole nodes in one process, over simulated disks and a network that delivers at once or not at all: what only
 //! shows when they work together. Long runs with every fault are the simulator's (`tools`).
 
+mod drain;
 mod harness;
 mod recover;
 mod sessions;

@@ -41,6 +41,7 @@ mod admin;
 mod admission;
 mod apply;
 mod config;
+mod drain;
 mod engine_machine;
 mod fetch;
 mod formation;
@@ -112,6 +113,7 @@ use crate::raft::message::Body;
 use crate::raft::{self, HardState, LogOutcome, LogStore, ProposeError, Raft, Role};
 use admin::{Handover, Introduction};
 use admission::{Arrival, Desk};
+use drain::Moving;
 use fetch::{Durable, Fetches};
 use formation::Formation;
 use freshness::Freshness;
@@ -163,6 +165,7 @@ pub struct Node<L, S> {
     apply: apply::Progress,
     replicated: Replicated,
     phase: Phase,
+    moving: Moving,
     opened_at: Option<Nanos>,
     last_expiry_scan: Nanos,
     recovery: Vec<String>,
@@ -175,10 +178,8 @@ pub struct Node<L, S> {
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 enum Phase {
     Running,
-    /// No new requests; the admitted ones finish.
+    /// Leadership goes to another voter; no new requests; the admitted ones finish. See `drain`.
     Draining,
-    /// Another voter is to lead, until then at most.
-    HandingOver(Nanos),
     /// The log writes its last watermark.
     Closing,
     /// Drained, or failed.
@@ -260,6 +261,7 @@ impl<L: LogStore, S: StateMachine> Node<L, S> {
             replicated,
             machine,
             phase: Phase::Running,
+            moving: Moving::default(),
             opened_at: None,
             last_expiry_scan: Nanos::ZERO,
             recovery,
@@ -324,10 +326,7 @@ impl<L: LogStore, S: StateMachine> Node<L, S> {
             Event::Tick => self.tick(now, out),
             Event::EndOfTurn => self.end_of_turn(now, out),
             Event::Drain => {
-                if self.phase == Phase::Running {
-                    self.phase = Phase::Draining;
-                    self.cancel_introduction(now, out);
-                }
+                self.begin_drain(now, out);
                 Ok(())
             }
         };
@@ -358,10 +357,7 @@ impl<L: LogStore, S: StateMachine> Node<L, S> {
             self.sender.next_deadline(timeout),
             self.receiver.next_deadline(timeout),
             self.holds.next_expiry(),
-            match self.phase {
-                Phase::HandingOver(until) => Some(until),
-                _ => None,
-            },
+            self.moving.until().filter(|_| self.phase != Phase::Closing),
         ];
         times.into_iter().flatten().min().filter(|t| *t != Nanos::MAX)
     }
@@ -477,11 +473,9 @@ impl<L: LogStore, S: StateMachine> Node<L, S> {
             Request::Status => Some(Response::Status(status::json(&self.status(now)))),
             Request::Stats => Some(Response::Stats(status::json(&self.stats(now)))),
             Request::Members => Some(Response::Members(status::json(&self.members()))),
-            _ if self.phase != Phase::Running => Some(admission::error(
-                ErrorCode::ShuttingDown,
-                proto::Effect::refused(arrival.opcode),
-                "the server is shutting down",
-            )),
+            _ if self.phase != Phase::Running && !self.waits_for_leader(arrival.opcode) => {
+                Some(self.refuse_stopping(arrival.opcode))
+            }
             Request::Admin(wanted) => return self.admin_request(now, &arrival, wanted, out),
             _ => None,
         };
@@ -612,7 +606,7 @@ impl<L: LogStore, S: StateMachine> Node<L, S> {
             raft::Effect::Proposed { first, term } => self.writes.proposed(first, term),
             raft::Effect::ProposeRefused(refusal) => self.refusal = Some(refusal),
             // Its end is looked for after every event.
-            raft::Effect::TransferStarted { .. } => {}
+            raft::Effect::TransferStarted { .. } => self.leadership_moves(now),
             raft::Effect::Apply { through } => {
                 self.apply.committed(now, through);
                 if self.raft.role() == Role::Leader {
@@ -739,33 +733,6 @@ impl<L: LogStore, S: StateMachine> Node<L, S> {
             MachineOutcome::InstallFailed { reason } => self.install_failed(now, reason, out),
         }
         Ok(None)
-    }
-
-    /// Goes on with the drain: when nobody waits any more, leadership is handed over (pitfall 53), then the log is closed.
-    fn drain(&mut self, now: Nanos, out: &mut Vec<Effect>) {
-        if self.phase == Phase::Draining && !self.desk.anybody_waits() {
-            self.phase = Phase::HandingOver(now.plus(self.config.raft.election_timeout_ns));
-            let me = self.replica();
-            if self.raft.role() == Role::Leader && self.raft.membership().voters().any(|v| v != me)
-            {
-                self.step_raft(now, raft::Event::Transfer(None), out);
-                self.kick_log(now);
-            }
-        }
-        if let Phase::HandingOver(until) = self.phase
-            && (now >= until
-                || self.raft.role() != Role::Leader
-                || self.raft.status().transfer.is_none())
-        {
-            self.phase = Phase::Closing;
-            self.log.close();
-            self.log.kick();
-        }
-        if self.phase == Phase::Closing && self.space.log_is_full() {
-            // Without its final watermark the log opens as after a crash.
-            self.phase = Phase::Stopped;
-            out.push(Effect::Drained);
-        }
     }
 }
 

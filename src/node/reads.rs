@@ -169,14 +169,15 @@ impl Reads {
         }
     }
 
-    pub fn has_runnable(&self) -> bool {
+    /// `waits`: there is nobody to ask for an index now.
+    pub fn has_runnable(&self, waits: bool) -> bool {
         let round = self.round.as_ref();
         let begun = round.is_some_and(|round| round.begun);
         begun
             || !self.stale.is_empty()
             || !self.scans.is_empty()
             || (!self.fresh.is_empty() && self.may_run_another())
-            || (round.is_none() && !self.turn.is_empty())
+            || (round.is_none() && !self.turn.is_empty() && !waits)
     }
 
     fn may_run_another(&self) -> bool {
@@ -222,7 +223,7 @@ impl<L: LogStore, S: StateMachine> Node<L, S> {
     pub(super) fn serve_reads(&mut self, now: Nanos, out: &mut Vec<Effect>) {
         self.serve_stale(now, out);
         self.finish_round(now, out);
-        if self.reads.round.is_none() && !self.reads.turn.is_empty() {
+        if self.reads.round.is_none() && !self.reads.turn.is_empty() && !self.reads_wait() {
             self.reads.rounds += 1;
             let id = ReadId(self.reads.rounds);
             let reads = std::mem::take(&mut self.reads.turn);
@@ -277,6 +278,11 @@ impl<L: LogStore, S: StateMachine> Node<L, S> {
             Answer::NotLeader => true,
         };
         let Some(mut round) = self.reads.round.take_if(decided) else { return };
+        if matches!(round.answer, Answer::NotLeader) && !round.begun && self.reads_wait() {
+            round.reads.append(&mut self.reads.turn);
+            self.reads.turn = round.reads;
+            return;
+        }
         if !round.begun {
             round.begun = true;
             round.reads.reverse();

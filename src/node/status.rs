@@ -407,7 +407,7 @@ impl<L: LogStore, S: StateMachine> Node<L, S> {
 
     fn not_ready_reason(&self) -> Option<String> {
         match self.phase {
-            Phase::Draining | Phase::HandingOver(_) | Phase::Closing => {
+            Phase::Draining | Phase::Closing => {
                 return Some("shutting down".to_owned());
             }
             Phase::Stopped => return Some("stopped".to_owned()),

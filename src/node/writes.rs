@@ -8,7 +8,7 @@
 
 use super::admission::{Desk, Ticket};
 use super::replicated::Outcome;
-use super::{Effect, Node, StateMachine};
+use super::{Effect, Node, Phase, StateMachine};
 use crate::base::batch::{BatchRef, Op};
 use crate::base::trace::{Stage, TraceEvent};
 use crate::base::{LogIndex, Nanos, ReplicaId, Term};
@@ -55,6 +55,17 @@ impl Writes {
     /// Adds a request to what raft is about to be given, in the order of the entries.
     pub fn offer(&mut self, ticket: Ticket) {
         self.offered.push(ticket);
+    }
+
+    /// Takes out all writes of this turn.
+    pub fn take_turn(&mut self) -> Vec<Ticket> {
+        self.turn_bytes.clear();
+        self.turn.drain(..).map(|(ticket, _)| ticket).collect()
+    }
+
+    /// Takes out the writes of this turn whose deadline has passed.
+    pub fn take_late(&mut self, now: Nanos) -> Vec<Ticket> {
+        self.turn.extract_if(.., |(ticket, _)| ticket.deadline <= now).map(|(t, _)| t).collect()
     }
 
     /// Raft took the offered writes; the first stands at `first`.
@@ -170,7 +181,7 @@ impl<L: LogStore, S: StateMachine> Node<L, S> {
         opcode: Opcode,
         batch: &BatchRef<'_>,
     ) -> Result<(), Response> {
-        if self.raft.role() != Role::Leader {
+        if self.raft.role() != Role::Leader && !self.waits_for_leader(opcode) {
             return Err(self.no_leader(opcode));
         }
         self.check_uncommitted(batch)?;
@@ -220,10 +231,17 @@ impl<L: LogStore, S: StateMachine> Node<L, S> {
         })
     }
 
-    /// Proposes the writes of this turn as one group, without those whose deadline passed. The caller kicks the log.
+    /// Proposes the writes of this turn as one group, without those whose deadline passed; while leadership moves they wait
+    /// (`drain`). The caller kicks the log.
     pub(super) fn propose_turn(&mut self, now: Nanos, out: &mut Vec<Effect>) {
         if self.writes.turn.is_empty() {
             return;
+        }
+        if self.moving.is_on() {
+            return self.expire_turn(now, out);
+        }
+        if self.phase != Phase::Running {
+            return self.refuse_turn(now, out);
         }
         let bytes = self.writes.turn_bytes.split().freeze();
         // The next turn is about as large: its memory does not grow write by write.
