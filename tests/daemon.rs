@@ -10,7 +10,9 @@ mod common;
 
 use beachdb::proto::{ErrorCode, Opcode, Request, Response};
 use common::{Daemon, Wire, command, http_get, netcat, refused};
+use std::collections::BTreeSet;
 use std::fs;
+use std::io::Write;
 use std::path::Path;
 use std::process::{Command, Stdio};
 use std::thread;
@@ -432,16 +434,22 @@ fn sigterm_answers_what_was_admitted_and_exits_0_and_everything_is_there_again()
         client.send_raw(&bytes);
         let begin = Instant::now();
         daemon.signal(signal);
-        // Each request is answered: written, or refused because the server stops. Then the stream ends.
-        let (mut written, mut refused) = (0, 0);
-        while let Ok(Some(reply)) = client.receive() {
+        // Each request is answered, written or refused; or it was not taken, says the last frame. Then the stream ends.
+        let (mut answered, mut written) = (BTreeSet::new(), 0);
+        loop {
+            let reply = client.reply();
+            let id = reply.header.request_id;
             match reply.response {
                 Response::Written { .. } => written += 1,
-                Response::Error(e) if e.code == ErrorCode::ShuttingDown => refused += 1,
+                Response::Error(e) if e.code == ErrorCode::ShuttingDown => {}
                 other => panic!("{other:?}"),
             }
+            if id == 0 {
+                break;
+            }
+            assert!((100..400).contains(&id) && answered.insert(id), "{id}");
         }
-        assert!(written + refused <= 300, "{written} written, {refused} refused");
+        assert_eq!(client.receive().expect("no reset").map(|reply| reply.header), None);
         let status = daemon.wait().expect("it ends");
         assert_eq!(status.code(), Some(0), "{}", daemon.log());
         assert!(begin.elapsed() < Duration::from_secs(10));
@@ -473,7 +481,81 @@ fn idle_connections_do_not_hold_up_a_stop_and_new_ones_are_refused() {
     assert!(took < Duration::from_secs(3), "{took:?}");
     assert!(Wire::connect(listen).is_err());
     for client in &mut idle {
-        client.assert_closed();
+        let goodbye = client.reply();
+        assert_eq!(goodbye.header.request_id, 0);
+        assert_eq!(goodbye.error(), ErrorCode::ShuttingDown);
+        assert_eq!(client.receive().expect("no reset").map(|reply| reply.header), None);
+    }
+}
+
+/// A client that goes on sending through the stop loses no reply to a reset, and knows afterwards of every write what became of
+/// it: this is what its retries at another node rest on.
+#[test]
+fn a_client_that_sends_through_a_stop_learns_what_became_of_every_write() {
+    let dir = temp();
+    let data = dir.path().join("data");
+    for round in 0..3 {
+        let daemon = Daemon::start(&data, &[]);
+        let key = |client: usize, id: u64| format!("{round}-{client}-{id}").into_bytes();
+        let listen = daemon.listen;
+        let written: Vec<(BTreeSet<u64>, u64)> = thread::scope(|scope| {
+            let sends = |client: usize| {
+                let mut wire = Wire::connect(listen).expect("it runs");
+                let mut sender = wire.socket.try_clone().expect("a second handle");
+                let sends = scope.spawn(move || {
+                    for id in 1.. {
+                        let batch = common::batch_of(&[(&key(client, id), b"v")]);
+                        let batch = common::batch_ref(&batch);
+                        let put = Request::Write { opcode: Opcode::Put, batch };
+                        // At the end the server is gone.
+                        if sender.write_all(&common::frame_of(&put, id)).is_err() {
+                            return id;
+                        }
+                    }
+                    0
+                });
+                let mut written = BTreeSet::new();
+                let goodbye = loop {
+                    let reply = wire.receive().expect("no reset before the goodbye");
+                    let reply = reply.expect("a goodbye before the end of the stream");
+                    match reply.response {
+                        Response::Written { .. } => {
+                            assert!(written.insert(reply.header.request_id));
+                        }
+                        Response::Error(e) if e.code == ErrorCode::ShuttingDown => {
+                            assert_eq!(e.effect, beachdb::proto::Effect::NotApplied);
+                            if reply.header.request_id == 0 {
+                                break wire;
+                            }
+                        }
+                        other => panic!("{other:?}"),
+                    }
+                };
+                drop(goodbye);
+                (written, sends.join().expect("it ends with an error"))
+            };
+            let clients: Vec<_> = (0..4).map(|client| scope.spawn(move || sends(client))).collect();
+            thread::sleep(Duration::from_millis(200));
+            let (status, took) = daemon.terminate();
+            assert_eq!(status.code(), Some(0));
+            assert!(took < Duration::from_secs(5), "{took:?}");
+            clients.into_iter().map(|client| client.join().expect("its story")).collect()
+        });
+        let daemon = Daemon::start(&data, &[]);
+        let mut reader = daemon.connect();
+        for (client, (written, sent)) in written.iter().enumerate() {
+            assert!(!written.is_empty());
+            let last = written.last().copied().unwrap_or_default();
+            for id in (1..*sent).filter(|id| *id <= 100 || *id + 100 > last).take(1_000) {
+                let found = reader.get(&key(client, id)).is_some();
+                assert_eq!(
+                    found,
+                    written.contains(&id),
+                    "round {round}, client {client}, write {id}"
+                );
+            }
+        }
+        daemon.terminate();
     }
 }
 

@@ -527,6 +527,9 @@ impl Client {
         if reply.code == ErrorCode::NotLeader {
             self.connection = None;
             self.route.redirected(&reply.leader);
+        } else if reply.code == ErrorCode::ShuttingDown {
+            self.connection = None;
+            self.route.goes_away();
         } else if reply.code.closes_connection() {
             self.connection = None;
             self.route.redirected("");
@@ -589,12 +592,14 @@ impl Broken {
         match self {
             Self::Io(cause) => Attempt::Lost(cause),
             Self::Protocol(cause) => Attempt::Protocol(cause),
-            // The server closes before it took a frame: because of this one, or while it waited for one.
+            // The server closes before it took a frame: because of this one, or while it waited for one. One that stops
+            // has answered everything that it took before it says so.
             Self::Closed(reply, about)
                 if about == id
                     || matches!(
                         reply.code,
                         ErrorCode::TooManyConnections
+                            | ErrorCode::ShuttingDown
                             | ErrorCode::IdleTimeout
                             | ErrorCode::SlowFrame
                     ) =>

@@ -22,7 +22,7 @@
 //! - Each submitted write gets exactly one outcome, and none is sent twice: a retry in here would overtake the
 //!   writes behind it. Who wants one submits again, in the order that matters.
 //! - When the connection breaks, every write in flight is [`ClientError::Unknown`], except those whose bytes were still
-//!   in the pipeline's own buffer.
+//!   in the pipeline's own buffer. When the server says that it stops, each is refused, not applied.
 //! - The window bounds what is in flight, in requests and in bytes; a reply to a write is small, so a server that stops
 //!   reading until its replies are taken cannot lock up with a client that only sends.
 
@@ -31,7 +31,7 @@ use super::{Attempt, Broken, Client, ClientError, Written};
 use crate::base::Nanos;
 use crate::base::batch::{BatchRef, WriteBatch};
 use crate::limits::MAX_CONNECTION_IN_FLIGHT;
-use crate::proto::{Effect, ErrorCode, Opcode, Request, Response};
+use crate::proto::{Effect, ErrorCode, ErrorReply, Opcode, Request, Response};
 use std::collections::{BTreeMap, VecDeque};
 
 /// Bytes in flight above which the pipeline is full.
@@ -62,7 +62,7 @@ pub struct Pipeline<'c> {
     sent_id: u64,
     bytes: usize,
     buffer: Vec<u8>,
-    /// The node does not lead: when what is in flight is answered, the next write goes elsewhere.
+    /// The node does not lead, or stops: when what is in flight is answered, the next write goes elsewhere.
     leaving: bool,
     done: VecDeque<(Ticket, Result<Written, ClientError>)>,
 }
@@ -222,9 +222,8 @@ impl<'c> Pipeline<'c> {
                 Ok(Written { index, first_seq, last_seq })
             }
             Response::Error(reply) => {
-                if reply.code == ErrorCode::NotLeader && !self.leaving {
-                    self.leaving = true;
-                    self.client.route.redirected(&reply.leader);
+                if !self.leaving {
+                    self.leave_after(&reply);
                 }
                 Err(self.client.refused(reply))
             }
@@ -254,8 +253,13 @@ impl<'c> Pipeline<'c> {
                 match broken {
                     Broken::Io(cause) => Attempt::Lost(cause.clone()),
                     Broken::Protocol(cause) => Attempt::Protocol(cause.clone()),
-                    // Only the frame that the server names is known to be refused.
-                    Broken::Closed(reply, about) if *about == id => Attempt::Refused(reply.clone()),
+                    // Only the frame that the server names is known to be refused, unless it stops: then it has answered
+                    // everything that it took.
+                    Broken::Closed(reply, about)
+                        if *about == id || reply.code == ErrorCode::ShuttingDown =>
+                    {
+                        Attempt::Refused(reply.clone())
+                    }
                     Broken::Closed(reply, _) => Attempt::Lost(reply.to_string()),
                 }
             };
@@ -264,7 +268,17 @@ impl<'c> Pipeline<'c> {
         }
     }
 
-    /// Drops the connection to a node that does not lead, when nothing is in flight on it.
+    /// After a refusal: whether the next write goes elsewhere.
+    fn leave_after(&mut self, reply: &ErrorReply) {
+        match reply.code {
+            ErrorCode::NotLeader => self.client.route.redirected(&reply.leader),
+            ErrorCode::ShuttingDown => self.client.route.goes_away(),
+            _ => return,
+        }
+        self.leaving = true;
+    }
+
+    /// Drops the connection to a node that does not lead, or stops, when nothing is in flight on it.
     fn leave(&mut self) {
         if self.leaving && self.in_flight.is_empty() {
             self.leaving = false;

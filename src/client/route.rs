@@ -4,13 +4,14 @@
 //! and the caller did not. They form one circle.
 //!
 //! ```text
-//!   NOT_LEADER names X ─► X, at once      NOT_LEADER names nobody, no answer, no connection ─► the next one, after a pause
+//!   NOT_LEADER names X ─► X, at once      SHUTTING_DOWN ─► the next one, at once
+//!   NOT_LEADER names nobody, no answer, no connection ─► the next one, after a pause
 //! ```
 //!
-//! Invariant: after [`MAX_HOPS`] redirects without an answer or a pause between them, the next one counts as a refusal that
+//! Invariant: after [`MAX_HOPS`] of these without an answer or a pause between them, the next one counts as a refusal that
 //! names nobody: two nodes that name each other are asked at the rate of the pauses.
 
-/// Redirects that are followed without a pause: from a follower to the leader, and on to the one that has just taken over.
+/// Moves without a pause: from a follower to the leader, and on to the one that has just taken over.
 const MAX_HOPS: u32 = 2;
 /// Addresses remembered beside those of the caller; one more takes the place of the oldest.
 const MAX_LEARNED: usize = 8;
@@ -99,6 +100,20 @@ impl Route {
         self.at_once = true;
     }
 
+    /// The one asked last is about to stop and did not take what it was asked: on to its neighbour, at once. Said again of the
+    /// same one it changes nothing.
+    pub fn goes_away(&mut self) {
+        if self.at_once && self.current != self.asked {
+            return;
+        }
+        (self.current, self.named_by) = (self.asked, None);
+        self.rotate();
+        if self.current != self.asked && self.hops < MAX_HOPS {
+            self.hops += 1;
+            self.at_once = true;
+        }
+    }
+
     fn place(&mut self, address: &str) -> usize {
         if let Some(at) = self.endpoints.iter().position(|known| known == address) {
             return at;
@@ -153,6 +168,24 @@ mod tests {
             assert_eq!(route.next(), "b");
             assert!(!route.take_at_once());
         }
+    }
+
+    #[test]
+    fn who_goes_away_is_left_at_once_for_its_neighbour_however_often_it_says_so() {
+        let mut route = route(&["a", "b", "c"]);
+        route.asking();
+        route.rotate();
+        for _ in 0..10 {
+            route.goes_away();
+        }
+        assert_eq!(route.next(), "b");
+        assert!(route.take_at_once());
+        route.asking();
+        route.goes_away();
+        assert_eq!((route.take_at_once(), route.next()), (true, "c"));
+        route.asking();
+        route.goes_away();
+        assert_eq!((route.take_at_once(), route.next()), (false, "a"), "all of them go away");
     }
 
     #[test]

@@ -579,3 +579,56 @@ fn frames_that_arrive_byte_by_byte_are_put_together() {
     client(&endpoint).ping().unwrap();
     assert!(matches!(inline::parse(b"PING"), Ok(inline::InlineCommand::Request(_))));
 }
+
+/// A server that takes `taken` requests and answers them, then says goodbye to whatever comes, after it has come.
+fn stops_after(taken: usize) -> (String, Arc<AtomicUsize>) {
+    serve(move |_, mut peer| {
+        for n in 0..taken {
+            let Some((opcode, id, _)) = peer.request() else { return };
+            peer.reply(opcode, id, &written(n as u64 + 1));
+        }
+        peer.request();
+        let mut out = Vec::new();
+        let goodbye = ErrorReply::new(ErrorCode::ShuttingDown, Effect::NotApplied, "it stops");
+        encode_connection_error(&mut out, 0, &goodbye);
+        peer.raw(&out);
+        peer.stream.shutdown(std::net::Shutdown::Write).unwrap();
+        while peer.request().is_some() {}
+    })
+}
+
+#[test]
+fn after_the_goodbye_of_a_node_that_stops_everything_goes_on_at_the_next_one_at_once() {
+    let (stops, _) = stops_after(1);
+    let (other, served) = always(written(9));
+    let mut client = Client::with_options(ClientOptions::new([stops, other.clone()])).unwrap();
+    assert_eq!(client.put(b"k", b"v").unwrap().index, LogIndex(1));
+    let begun = Instant::now();
+    assert_eq!(client.put(b"k", b"v").unwrap().index, LogIndex(9), "it was not applied");
+    assert!(begun.elapsed() < Duration::from_secs(1));
+    assert_eq!((client.endpoint(), client.retries()), (other.as_str(), 1));
+    assert_eq!(served.load(Ordering::SeqCst), 1);
+    // And a read.
+    let (stops, _) = stops_after(0);
+    let (other, _) = always(Response::NotFound { applied: SequenceNumber(1) });
+    let mut client = Client::with_options(ClientOptions::new([stops, other])).unwrap();
+    assert_eq!(client.get(b"k").unwrap(), None);
+}
+
+#[test]
+fn after_the_goodbye_writes_of_a_pipeline_without_an_answer_are_refused_as_not_applied() {
+    let (stops, _) = stops_after(3);
+    let (other, _) = always(written(9));
+    let mut client = Client::with_options(ClientOptions::new([stops, other.clone()])).unwrap();
+    let batches: Vec<WriteBatch> = (0..8).map(|n| put_batch(&n.to_string())).collect();
+    let outcomes = client.write_many(&batches, 8);
+    let (written, refused) = outcomes.split_at(3);
+    assert!(written.iter().all(Result::is_ok), "{written:?}");
+    for outcome in refused {
+        let error = outcome.as_ref().unwrap_err();
+        assert_eq!(error.code(), Some(ErrorCode::ShuttingDown), "{error}");
+        assert_eq!(error.effect(), Effect::NotApplied);
+    }
+    assert_eq!(client.put(b"k", b"v").unwrap().index, LogIndex(9));
+    assert_eq!(client.endpoint(), other);
+}

@@ -166,7 +166,7 @@ error_codes! {
     /// This node is not the leader, or no leader is known yet.
     NotLeader = 34 "NOT_LEADER" retryable=true closes=false effects=[NotApplied, Unknown];
     /// The server is draining.
-    ShuttingDown = 35 "SHUTTING_DOWN" retryable=true closes=true effects=[NotApplied, Unknown];
+    ShuttingDown = 35 "SHUTTING_DOWN" retryable=true closes=true effects=[NotApplied];
     /// The disk is full: reads go on, writes are refused until there is space.
     NoSpace = 36 "NO_SPACE" retryable=true closes=false effects=[NotApplied];
     /// The snapshot is older than the versions the engine still holds, or its hold has ended.

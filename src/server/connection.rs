@@ -13,6 +13,8 @@
 //!   inline command has no answer yet. Pausing never drops bytes; the server stops reading and TCP does the rest.
 //! - Every request handed to the [`Sink`] gets exactly one [`Connection::reply`], or the connection goes away.
 //! - *Closing* takes no more input; what is in flight is still answered and sent before the connection is finished.
+//! - *Goodbye*: when the server stops, the last frame of a connection is the error `SHUTTING_DOWN` about no request in particular. All that
+//!   was taken is answered before it, so a client knows that the rest was not, and sends it elsewhere.
 //!
 //! What it does not do: admit requests (the node does) and read clocks (the loop brings the time).
 
@@ -96,6 +98,8 @@ pub struct Connection {
     output: Output,
     input_ended: bool,
     closing: bool,
+    /// The server stops: when everything taken is answered, the client is told that nothing else was.
+    leaving: bool,
     /// When the first byte of the incomplete request came.
     partial_since: Option<Nanos>,
     /// The last byte in, or the last request answered.
@@ -120,6 +124,7 @@ impl Connection {
             output: Output::default(),
             input_ended: false,
             closing: false,
+            leaving: false,
             partial_since: None,
             active_at: now,
             taken_at: now,
@@ -172,6 +177,7 @@ impl Connection {
         self.active_at = now;
         if let Response::Error(error) = response {
             self.closing |= error.code.closes_connection();
+            self.leaving |= error.code == ErrorCode::ShuttingDown;
         }
         let (text, before) = (self.speaks_text(), self.output.len());
         self.say(now, |out| match text {
@@ -181,11 +187,41 @@ impl Connection {
         let size = self.output.len() - before;
         self.large_reply = size.max(self.large_reply - self.large_reply / 16);
         self.window = (self.window + 1).min(MAX_CONNECTION_IN_FLIGHT);
+        self.end_leaving(now);
     }
 
     /// Tells the client why the connection ends, and takes no more input.
     pub fn refuse(&mut self, now: Nanos, error: &ErrorReply) {
         self.refuse_frame(now, 0, error);
+    }
+
+    /// The server has answered all that it will. Takes no more input, and tells the client that whatever of its requests has no
+    /// answer was not taken: those that lie here in part or behind a pause, those on their way, and those that came to the
+    /// node after its end.
+    pub fn say_goodbye(&mut self, now: Nanos) {
+        if self.closing && !self.leaving {
+            // It has been told already why the connection ends.
+            return self.close_gently();
+        }
+        self.in_flight = InFlight::default();
+        self.leaving = true;
+        self.end_leaving(now);
+        self.close_gently();
+    }
+
+    /// The goodbye, once everything that was taken is answered. A text client, which has one command in flight, reads it in the
+    /// answer to that.
+    fn end_leaving(&mut self, now: Nanos) {
+        if !self.leaving || !self.in_flight.is_empty() {
+            return;
+        }
+        self.leaving = false;
+        if self.speaks_text() && self.closing {
+            return;
+        }
+        let message = "the server shuts down; requests without an answer were not taken";
+        let error = ErrorReply::new(ErrorCode::ShuttingDown, Effect::NotApplied, message);
+        self.refuse(now, &error);
     }
 
     /// Takes no more input; finished when everything in flight is answered and sent.

@@ -28,8 +28,10 @@
 //! What it does not do: decide anything about requests. It never touches a file, and never waits for one.
 
 mod accepting;
+mod draining;
 mod ports;
 
+use draining::{LINGER, Stopping};
 pub use ports::{Addresses, Ports};
 
 use super::ServerError;
@@ -51,7 +53,7 @@ use mio::{Events, Interest, Poll, Token};
 use signal_hook_mio::v1_0::Signals;
 use slotmap::SlotMap;
 use std::io;
-use std::net::{Shutdown, SocketAddr};
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -74,17 +76,10 @@ const ACCEPT_PAUSE: u64 = 100_000_000;
 const STOOD_STILL: u64 = 500_000_000;
 /// How long the loop waits awake for a log group that only a few requests wait for; longer than a fast disk's sync.
 const AWAKE: u64 = 300_000;
-/// How long a closed connection is kept to let the client read its last reply: closing a socket with unread input
-/// resets the connection and may destroy what was sent.
-const LINGER: u64 = 1_000_000_000;
 /// Connections above the limit that may linger while they are told that there is no room.
 const MAX_REFUSED: usize = 64;
-/// After the node is drained, replies have this long to leave.
-const FLUSH_GRACE: u64 = 1_000_000_000;
 /// While the node is not ready, the log says this often what it waits for.
 const EXPLAIN: u64 = 10_000_000_000;
-/// After the last of them has left, clients have this long to read them and hang up.
-const HANG_UP_GRACE: u64 = 200_000_000;
 
 /// What the loop is set up with.
 pub struct Settings {
@@ -137,11 +132,7 @@ pub struct EventLoop<S> {
     announced: bool,
     /// While it is not ready: when the log says why, the next time.
     explain_at: Option<Nanos>,
-    signals_seen: usize,
-    /// Since SIGTERM.
-    draining: Option<Nanos>,
-    /// Since the node said that it is drained.
-    drained: Option<Nanos>,
+    stopping: Stopping,
 }
 
 /// Hands a connection's requests to the node.
@@ -254,9 +245,7 @@ impl<S: Service> EventLoop<S> {
             awake: None,
             announced: false,
             explain_at: None,
-            signals_seen: 0,
-            draining: None,
-            drained: None,
+            stopping: Stopping::default(),
         })
     }
 
@@ -300,6 +289,7 @@ impl<S: Service> EventLoop<S> {
         }
         // As of after the reads: what says how old it is must not leave out a pause between them and the beginning of the turn.
         self.service.step(self.clock.now(), Event::EndOfTurn, &mut self.effects);
+        self.stop_accepting();
         self.respond(now)?;
         self.sweep(now);
         self.announce(now)?;
@@ -339,21 +329,13 @@ impl<S: Service> EventLoop<S> {
         if more || (self.accept_ready && self.accept_at.is_none()) || self.stays_awake(now) {
             return Some(Duration::ZERO);
         }
-        let drain_by = match (self.draining, self.drained) {
-            (_, Some(since)) => {
-                let times = [since.plus(HANG_UP_GRACE), since.plus(FLUSH_GRACE)];
-                times.into_iter().find(|at| *at > now)
-            }
-            (Some(since), None) => Some(since.plus(self.settings.drain_timeout)),
-            (None, None) => None,
-        };
         let due = [
             self.service.next_wakeup(),
             self.peers.next_wakeup(),
             self.sweep_at,
             self.accept_at,
             self.explain_at,
-            drain_by,
+            self.stop_deadline(now),
         ];
         due.into_iter().flatten().min().map(|at| Duration::from_nanos(at.since(now)))
     }
@@ -388,23 +370,6 @@ impl<S: Service> EventLoop<S> {
                 self.ready.push(key);
             }
         }
-    }
-
-    fn take_signals(&mut self, now: Nanos) -> Result<(), ServerError> {
-        self.signals_seen += self.signals.pending().count();
-        if self.signals_seen > 1 {
-            return Err(ServerError::Impatient);
-        }
-        if self.signals_seen == 1 && self.draining.is_none() {
-            log::info!("signal received: finishing what is queued, then stopping");
-            self.draining = Some(now);
-            // Dropping the socket refuses new connections.
-            self.listener = None;
-            self.accept_ready = false;
-            self.accept_at = None;
-            self.service.step(now, Event::Drain, &mut self.effects);
-        }
-        Ok(())
     }
 
     /// What comes from other nodes, before the clients have their turn.
@@ -451,7 +416,7 @@ impl<S: Service> EventLoop<S> {
             connections: self.links.len(),
             held_bytes: self.held_bytes,
             unsent_bytes: self.unsent_bytes,
-            draining: self.draining.is_some(),
+            draining: self.stopping.is_asked(),
             now,
         };
         http.on_event(token, now, self.poll.registry(), &view);
@@ -495,7 +460,7 @@ impl<S: Service> EventLoop<S> {
         let Some(link) = self.links.get_mut(key) else { return };
         link.queued = false;
         if link.lingering.is_some() {
-            return self.drop_input(key);
+            return self.drop_input(now, key);
         }
         let (held, unsent) = (link.connection.held_bytes(), link.connection.output().len());
         let mut failed = false;
@@ -562,39 +527,6 @@ impl<S: Service> EventLoop<S> {
         }
     }
 
-    /// Everything is said: closes our end, and the whole connection when the client has closed its end.
-    fn finish(&mut self, now: Nanos, key: LinkKey) {
-        let link = &mut self.links[key];
-        if link.connection.input_ended() {
-            return self.close(now, key, CloseReason::Finished);
-        }
-        if let Err(e) = link.socket.shutdown(Shutdown::Write) {
-            log::debug!("connection {}: {e}", key.number());
-            return self.close(now, key, CloseReason::Finished);
-        }
-        link.lingering = Some(now);
-        if link.readable && !link.queued {
-            link.queued = true;
-            self.ready.push(key);
-        }
-        self.sweep_at = Some(self.sweep_at.map_or(now.plus(LINGER), |at| at.min(now.plus(LINGER))));
-    }
-
-    /// Reads and drops what a client still sends after we have closed our end.
-    fn drop_input(&mut self, key: LinkKey) {
-        let link = &mut self.links[key];
-        match link.read(&mut self.scratch) {
-            Ok(Some(n)) if n > 0 => {
-                if link.readable && !link.queued {
-                    link.queued = true;
-                    self.ready.push(key);
-                }
-            }
-            Ok(None) => {}
-            Ok(Some(_)) | Err(_) => self.close(self.clock.now(), key, CloseReason::Finished),
-        }
-    }
-
     fn close(&mut self, now: Nanos, key: LinkKey, reason: CloseReason) {
         let Some(mut link) = self.links.remove(key) else { return };
         self.held_bytes -= link.connection.held_bytes();
@@ -650,7 +582,7 @@ impl<S: Service> EventLoop<S> {
             self.counters.late_replies += 1;
             return;
         };
-        let unsent = link.connection.output().len();
+        let (held, unsent) = (link.connection.held_bytes(), link.connection.output().len());
         let large =
             matches!(response, Response::Value { .. } | Response::Scan(_) | Response::Stale { .. });
         if large && self.unsent_bytes > MAX_OUTPUT_BYTES {
@@ -663,6 +595,8 @@ impl<S: Service> EventLoop<S> {
         }
         let total = link.connection.output().len();
         self.unsent_bytes += total - unsent;
+        // The last answer of a connection lets go of what lies behind it.
+        self.held_bytes = self.held_bytes + link.connection.held_bytes() - held;
         self.counters.replies += 1;
         // `unsent` was there before this turn's replies when the connection is not dirty yet.
         let slow = !link.dirty && unsent > 0 && self.unsent_bytes > MAX_OUTPUT_BYTES;
@@ -778,7 +712,7 @@ impl<S: Service> EventLoop<S> {
     }
 
     fn explain(&mut self, now: Nanos) {
-        if self.draining.is_some() {
+        if self.stopping.is_asked() {
             self.explain_at = None;
         } else if self.explain_at.is_none_or(|at| at <= now) {
             if self.explain_at.is_some()
@@ -793,33 +727,6 @@ impl<S: Service> EventLoop<S> {
     /// Whether a resolver is at work, which may take long and must not hold up the end of the process.
     pub fn is_resolving(&self) -> bool {
         self.peers.is_resolving()
-    }
-
-    /// The node has answered everybody: says goodbye to each connection as soon as its last reply has left.
-    fn drained(&mut self, now: Nanos) {
-        self.drained.get_or_insert(now);
-        let keys: Vec<LinkKey> = self.links.keys().collect();
-        for key in keys {
-            let connection = &mut self.links[key].connection;
-            self.held_bytes -= connection.held_bytes();
-            connection.close_gently();
-            self.requeue(now, key);
-        }
-    }
-
-    fn is_over(&self, now: Nanos) -> Result<bool, ServerError> {
-        if let Some(since) = self.drained {
-            let waited = now.since(since);
-            let sent = self.unsent_bytes == 0;
-            let hung_up = self.links.is_empty() || waited >= HANG_UP_GRACE;
-            return Ok((sent && hung_up) || waited >= FLUSH_GRACE);
-        }
-        match self.draining {
-            Some(since) if now.since(since) >= self.settings.drain_timeout => {
-                Err(ServerError::DrainTimeout(Duration::from_nanos(self.settings.drain_timeout)))
-            }
-            _ => Ok(false),
-        }
     }
 }
 

@@ -19,6 +19,8 @@ pub trait Service: Standing {
     fn ready(&self, now: Nanos) -> Result<(), String>;
     /// Whether [`Service::ready`] is `Ok`; cheap.
     fn is_ready(&self) -> bool;
+    /// Whether it is about to stop and leadership is still on its way to another node.
+    fn is_handing_over(&self) -> bool;
     /// The number of the log group in flight while only a few requests wait for it.
     fn few_wait_for_log(&self) -> Option<u64>;
     /// Its Raft role, for the `ready` line.
@@ -53,6 +55,10 @@ impl<L: LogStore, S: StateMachine> Service for Node<L, S> {
 
     fn is_ready(&self) -> bool {
         self.is_ready()
+    }
+
+    fn is_handing_over(&self) -> bool {
+        self.is_handing_over()
     }
 
     fn few_wait_for_log(&self) -> Option<u64> {

@@ -339,3 +339,55 @@ fn a_large_half_frame_can_be_skipped_and_is_answered_busy() {
     assert_eq!(asked.0, [(6, "get k".to_owned())]);
     assert!(!c.skip_partial_frame(NOW));
 }
+
+#[test]
+fn the_goodbye_follows_the_answers_and_says_that_nothing_else_was_taken() {
+    let goodbye = (0, ErrorCode::ShuttingDown.status());
+    // Nothing said, all answered, half a frame, or a frame behind a pause.
+    let many: Vec<u8> = (1..=8).flat_map(|id| get(id, b"k")).collect();
+    for bytes in [&[][..], &get(1, b"k"), &get(1, b"k")[..30], &many] {
+        let (mut c, mut asked) = (Connection::new(NOW, false), Asked::default());
+        c.receive(NOW, bytes, &mut asked);
+        for (id, _) in &asked.0 {
+            pong(&mut c, *id);
+        }
+        c.say_goodbye(NOW);
+        let said = frames(&mut c);
+        assert_eq!(said.len(), asked.0.len() + 1, "{said:?}");
+        assert_eq!(said.last(), Some(&goodbye));
+        assert!(c.finished() && c.held_bytes() == 0);
+        c.receive(NOW, &get(9, b"late"), &mut asked);
+        c.say_goodbye(NOW);
+        assert!(frames(&mut c).is_empty(), "once");
+    }
+    // What came to the node after its end has no answer.
+    let (mut c, mut asked) = (Connection::new(NOW, false), Asked::default());
+    c.receive(NOW, &get(1, b"k"), &mut asked);
+    c.say_goodbye(NOW);
+    assert_eq!(frames(&mut c), [goodbye]);
+    assert!(c.finished());
+}
+
+#[test]
+fn a_refusal_of_a_server_that_stops_is_followed_by_the_goodbye_when_the_others_are_answered() {
+    let (mut c, mut asked) = (Connection::new(NOW, false), Asked::default());
+    c.receive(NOW, &[get(1, b"a"), get(2, b"b")].concat(), &mut asked);
+    let stops = ErrorReply::new(ErrorCode::ShuttingDown, Effect::None, "it stops");
+    c.reply(NOW, Opcode::Get, 2, &Response::Error(stops.clone()));
+    c.receive(NOW, &get(3, b"never taken"), &mut asked);
+    let status = ErrorCode::ShuttingDown.status();
+    assert_eq!(frames(&mut c), [(2, status)]);
+    pong(&mut c, 1);
+    assert_eq!(frames(&mut c), [(1, 0), (0, status)]);
+    assert!(c.finished() && asked.0.len() == 2);
+    // A text client has one command in flight, and reads it in the answer to that; one that is silent is told.
+    let mut c = Connection::new(NOW, false);
+    c.receive(NOW, b"GET k\nGET l\n", &mut asked);
+    c.reply(NOW, Opcode::Get, INLINE_ID, &Response::Error(stops));
+    c.say_goodbye(NOW);
+    assert_eq!(text(&mut c).lines().count(), 1);
+    let mut c = Connection::new(NOW, false);
+    c.receive(NOW, b"GET ", &mut asked);
+    c.say_goodbye(NOW);
+    assert!(text(&mut c).starts_with("ERR SHUTTING_DOWN"));
+}

@@ -1,5 +1,5 @@
 //! The loop with real sockets and a small node: it answers PING at the end of the turn, keeps GETs until the connection
-//! is told to let go (PUT answers the oldest), and stops at STATUS. What needs the real node is in `tests/`.
+//! is told to let go (PUT answers the oldest), hands over from one MEMBERS to the next, and stops at STATUS. What needs the real node is in `tests/`.
 
 #![allow(clippy::disallowed_methods, reason = "clients of the loop are threads, and wait")]
 
@@ -9,7 +9,7 @@ use crate::env::sim;
 use crate::proto::frame::{self, CrcPolicy, Decoded};
 use crate::server::peers::{Me, Standing};
 use std::io::{Read, Write};
-use std::net::TcpStream as Client;
+use std::net::{Shutdown, TcpStream as Client};
 use std::thread::{self, JoinHandle};
 
 #[derive(Default)]
@@ -18,6 +18,7 @@ struct Small {
     kept: Vec<Origin>,
     closed: usize,
     stop: bool,
+    hands_over: bool,
 }
 
 impl Service for Small {
@@ -36,6 +37,7 @@ impl Service for Small {
             }
             Event::Request { origin, request, .. } => {
                 self.stop |= request == Request::Status;
+                self.hands_over ^= request == Request::Members;
                 self.turn.push((origin, request.opcode()));
             }
             Event::ConnectionClosed { .. } => self.closed += 1,
@@ -59,6 +61,9 @@ impl Service for Small {
     }
     fn is_ready(&self) -> bool {
         false
+    }
+    fn is_handing_over(&self) -> bool {
+        self.hands_over
     }
     fn role(&self) -> &'static str {
         "small"
@@ -367,6 +372,26 @@ fn a_drain_that_does_not_end_is_given_up_in_time() {
     signal_hook::low_level::raise(signal_hook::consts::SIGUSR1).unwrap();
     let (result, _, _) = running.thread.join().unwrap();
     assert!(matches!(result, Err(ServerError::DrainTimeout(_))), "{result:?}");
+}
+
+#[test]
+fn new_clients_are_taken_while_others_may_still_send_them_here() {
+    let running = Running::start_with_signals(10, PATIENT, &[signal_hook::consts::SIGWINCH]);
+    let mut client = running.connect();
+    ask(&mut client, Request::Members, 1);
+    signal_hook::low_level::raise(signal_hook::consts::SIGWINCH).unwrap();
+    thread::sleep(Duration::from_millis(20));
+    ask(&mut running.connect(), Request::Ping, 1);
+    ask(&mut client, Request::Members, 2);
+    let refused = (0..100).any(|_| {
+        thread::sleep(Duration::from_millis(1));
+        Client::connect(running.listen).is_err()
+    });
+    assert!(refused);
+    ask(&mut client, Request::Status, 3);
+    assert_eq!(hear(&mut client), Some((0, ErrorCode::ShuttingDown.status())));
+    assert_eq!(hear(&mut client), None);
+    running.thread.join().unwrap().0.unwrap();
 }
 
 #[test]
