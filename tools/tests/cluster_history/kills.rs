@@ -1,4 +1,4 @@
-//! Nodes that die, stand still, or are restarted one after another.
+//! Nodes that die, or stand still.
 
 use crate::load::{ELECTION_TIMEOUT, KEYS, client, key, run};
 use beachdb::client::Client;
@@ -60,18 +60,4 @@ fn a_leader_that_was_stopped_answers_no_stale_read_when_it_wakes_up() {
         }
         assert!(answered > 0, "no read of a stopped leader was answered");
     });
-}
-
-#[test]
-fn a_rolling_restart_is_hidden_from_reads_and_from_sessions() {
-    let notes = run("rolling restart", 3, |cluster, load| {
-        for node in (1..=3).chain([cluster.leader()]) {
-            cluster.terminate(node);
-            load.goes_on();
-            cluster.spawn(node);
-            cluster.wait_ready(&[node]);
-            load.goes_on();
-        }
-    });
-    assert_eq!(notes.unhidden, Vec::<String>::new());
 }

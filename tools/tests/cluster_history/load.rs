@@ -35,6 +35,8 @@ pub struct Load {
     reads: AtomicU64,
     writes: AtomicU64,
     stop: AtomicBool,
+    /// The longest request since [`Load::take_slowest`], in microseconds.
+    slowest: AtomicU64,
     notes: Mutex<Notes>,
 }
 
@@ -130,8 +132,9 @@ impl Load {
 
     /// Whether it was answered.
     pub fn read(&self, client: &mut Client, key: &[u8]) -> bool {
-        let call = self.tick();
+        let (call, begin) = (self.tick(), Instant::now());
         let outcome = client.get(key);
+        self.took(begin);
         let ret = Some(self.tick());
         let answered = outcome.is_ok();
         match outcome {
@@ -154,8 +157,9 @@ impl Load {
             false => batch.delete(key).expect("small"),
         }
         batch.put(&receipt(number), b"").expect("small");
-        let call = self.tick();
+        let (call, begin) = (self.tick(), Instant::now());
         let outcome = writer.write(&batch);
+        self.took(begin);
         let mut ret = Some(self.tick());
         let mut notes = self.notes();
         if let (Err(e), Writer::Session(_)) = (&outcome, writer) {
@@ -177,6 +181,15 @@ impl Load {
         }
         let action = Action::Write(put.then_some(number));
         notes.history.push((key.to_vec(), Operation { call, ret, action }));
+    }
+
+    fn took(&self, begin: Instant) {
+        self.slowest.fetch_max(begin.elapsed().as_micros() as u64, Ordering::Relaxed);
+    }
+
+    /// How long the longest request took that was answered since this was asked last.
+    pub fn take_slowest(&self) -> Duration {
+        Duration::from_micros(self.slowest.swap(0, Ordering::Relaxed))
     }
 
     /// Waits until some more writes were acknowledged.

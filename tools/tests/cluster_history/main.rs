@@ -33,4 +33,5 @@ mod load;
 mod members;
 mod network;
 mod partitions;
+mod restarts;
 mod soak;
