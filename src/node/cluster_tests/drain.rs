@@ -16,6 +16,7 @@ fn introduce(cluster: &mut Cluster, node: u64) {
     for other in cluster.others(node) {
         let facts = PeerFacts {
             replica: cluster.replica(other),
+            cluster: cluster.node(other).cluster(),
             blank: false,
             known: 0,
             features: FEATURES,
@@ -183,7 +184,9 @@ fn a_transfer_that_another_one_won_is_not_answered_as_done() {
     let (from, to) = (cluster.replica(leader), cluster.replica(other));
     let term = cluster.node(leader).raft().term();
     let body = Body::TransferNow;
-    cluster.driver(other).event(Event::Peer(Message { from, to, term, body }));
+    let message = Message { from, to, term, body };
+    let (of, after) = (cluster.node(leader).cluster(), cluster.now());
+    cluster.driver(other).event(Event::Peer { message, cluster: of, after });
     cluster.settle();
     cluster.heal();
     cluster.pass(500);
