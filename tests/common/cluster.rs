@@ -72,6 +72,8 @@ pub struct Node {
     pub http: SocketAddr,
     /// The process.
     pub daemon: Option<Daemon>,
+    /// Settings of this node alone, in place of those that all have: names and values, as in [`Cluster::args`].
+    pub own: Vec<String>,
     /// What it was started with last.
     args: Vec<String>,
     /// See [`Place`].
@@ -82,7 +84,8 @@ impl Node {
     fn new(dir: &std::path::Path, id: u64, place: Place) -> Self {
         let Place { listen, peer, http, wrap } = place;
         let data = dir.join(format!("n{id}"));
-        Self { id, data, listen, peer, http, daemon: None, args: Vec::new(), wrap }
+        let (own, args) = (Vec::new(), Vec::new());
+        Self { id, data, listen, peer, http, daemon: None, own, args, wrap }
     }
 
     /// Its command, with these settings besides.
@@ -204,9 +207,10 @@ impl Cluster {
 
     /// Starts a node with these settings, without waiting for it.
     pub fn spawn_with(&mut self, id: u64, args: &[&str]) {
-        let mut all: Vec<&str> = self.args.iter().map(String::as_str).collect();
-        all.extend(args);
         let node = &self.nodes[id as usize - 1];
+        let common = self.args.chunks(2).filter(|setting| !node.own.contains(&setting[0]));
+        let settings = common.flatten().chain(&node.own).map(String::as_str);
+        let all: Vec<&str> = settings.chain(args.iter().copied()).collect();
         let daemon = Daemon::spawn(node.command(&all), &node.data, node.listen, node.http);
         let args = args.iter().map(|arg| (*arg).to_owned()).collect();
         let node = &mut self.nodes[id as usize - 1];

@@ -61,7 +61,7 @@ fn a_new_node_joins_under_load_and_the_leader_is_removed() {
 #[test]
 fn a_node_that_was_down_past_compaction_returns_by_snapshot_under_load() {
     let mut cluster = Cluster::prepared(3);
-    cluster.args = ["--memtable-size", "1MiB"].map(str::to_owned).to_vec();
+    cluster.args.extend(["--memtable-size", "1MiB"].map(str::to_owned));
     run_on("a snapshot", &mut cluster, |cluster, load| {
         let late = cluster.follower();
         fall_behind(cluster, late);

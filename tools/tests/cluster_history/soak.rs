@@ -12,6 +12,7 @@ use crate::black_box::cluster::{Cluster, Node};
 use crate::faults::{fall_behind, installed, move_leader, wipe_and_replace};
 use crate::load::{ELECTION_TIMEOUT, Load, any_seed, given_seed, run_seeded};
 use crate::network::Network;
+use crate::partitions::PATIENT;
 use beachdb::env::sim::SimRandom;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::thread;
@@ -44,7 +45,13 @@ fn soak() {
         let mut cluster = network
             .as_ref()
             .map_or_else(|| Cluster::prepared(nodes), |network| Cluster::at(network.places()));
-        cluster.args = ["--memtable-size", "1MiB"].map(str::to_owned).to_vec();
+        cluster.args.extend(["--memtable-size", "1MiB"].map(str::to_owned));
+        if random.chance(1, 3) {
+            // Its clock goes wrong, say: it leads on for long when nobody hears it.
+            let patient = 1 + random.below(nodes);
+            println!("  node {patient} is patient");
+            cluster.nodes[patient as usize - 1].own = PATIENT.map(str::to_owned).to_vec();
+        }
         cluster.dir.disable_cleanup(true);
         let run = || {
             let name = format!("round {round}");
