@@ -95,6 +95,10 @@ bugs! {
     ScanSeesNewer: "the pages of a scan see writes after its snapshot",
     TornScan: "a scan's snapshot ends one operation early, within a batch",
     TornBatch: "the rest of a batch is lost when the memtable is full",
+    FormsBesideOthers: "the lowest number forms a cluster although somebody linked belongs to one already",
+    ClusterNotPersisted: "the uid of the cluster that a node comes to belong to is not written to the log",
+    HearsOtherClusters: "a message of another cluster is heard like one of this cluster",
+    BeginByRecovered: "a node that recover made a cluster of its own tells blank ones to begin the old one",
     SequenceGap: "a sequence number is skipped when a memtable is full: replicas differ",
 }
 

@@ -135,12 +135,13 @@ impl<L: LogStore, S: StateMachine> Node<L, S> {
     fn first_members(&self) -> Option<&Membership> {
         let (set_at, members) = self.raft.membership_at(LogIndex::ZERO)?;
         let whole = *set_at == LogIndex::ZERO && self.log.first_index() == LogIndex(1);
-        Some(members).filter(|members| whole && members.is_voter(self.replica()))
+        let mine = |members: &Membership| members.is_voter(self.replica());
+        Some(members).filter(|members| whole && (mine(members) || planted!(BeginByRecovered)))
     }
 
     /// Tells a blank replica that it is one of the first members, if it is, and still a member.
     fn tell_to_begin(&self, to: ReplicaId, out: &mut Vec<Effect>) {
-        let belongs = self.raft.membership().replica(to).is_some();
+        let belongs = planted!(BeginByRecovered) || self.raft.membership().replica(to).is_some();
         let first = self.first_members().filter(|members| belongs && members.is_voter(to));
         if let Some(members) = first {
             let (cluster, members) = (self.cluster, members.clone());
@@ -162,7 +163,7 @@ impl<L: LogStore, S: StateMachine> Node<L, S> {
         else {
             return;
         };
-        if facts.iter().any(|facts| !facts.blank) {
+        if facts.iter().any(|facts| !facts.blank) && !planted!(FormsBesideOthers) {
             self.say_why_not();
             return;
         }
@@ -231,7 +232,9 @@ impl<L: LogStore, S: StateMachine> Node<L, S> {
     fn belong(&mut self, cluster: ClusterUid, out: &mut Vec<Effect>) {
         if self.cluster != cluster {
             self.cluster = cluster;
-            self.log.set_cluster(cluster);
+            if !planted!(ClusterNotPersisted) {
+                self.log.set_cluster(cluster);
+            }
             out.push(Effect::Belongs(cluster));
         }
     }
@@ -244,7 +247,7 @@ impl<L: LogStore, S: StateMachine> Node<L, S> {
         message: &Message,
         out: &mut Vec<Effect>,
     ) -> bool {
-        if self.cluster == cluster {
+        if self.cluster == cluster || planted!(HearsOtherClusters) {
             return true;
         }
         let counts_me = matches!(

@@ -4,7 +4,7 @@ use beach_tools::sim::artifact::Artifact;
 use beach_tools::sim::child::{self, Job, Worker};
 use beach_tools::sim::hooks::{Harness, Setup};
 use beach_tools::sim::run::run;
-use beach_tools::sim::shape::{MAX_NODES, RunOptions};
+use beach_tools::sim::shape::{Begin, MAX_NODES, RunOptions};
 use beach_tools::sim::swarm::{Summary, SwarmOptions, swarm};
 use clap::{Args, Parser, Subcommand};
 use std::path::PathBuf;
@@ -70,6 +70,9 @@ struct RunArgs {
     /// Virtual minutes with faults.
     #[arg(long, default_value_t = 1.0, value_parser = parse_minutes)]
     minutes: f64,
+    /// How the cluster begins.
+    #[arg(long, value_enum, default_value_t)]
+    begin: Begin,
     /// Print every event.
     #[arg(long)]
     trace: bool,
@@ -100,6 +103,9 @@ struct SwarmArgs {
     /// Virtual minutes with faults of each seed.
     #[arg(long, default_value_t = 1.0, value_parser = parse_minutes)]
     minutes: f64,
+    /// How each cluster begins; by default one in three forms itself, by seed.
+    #[arg(long, value_enum)]
+    begin: Option<Begin>,
     /// Run every seed twice, not only every eighth.
     #[arg(long)]
     twice: bool,
@@ -183,6 +189,7 @@ fn main() -> ExitCode {
                 time: None,
                 seeds: Some(1),
                 nodes: Some(args.nodes),
+                begin: Some(args.begin),
                 minutes: args.minutes,
                 jobs: 1,
                 twice: args.twice,
@@ -198,6 +205,7 @@ fn main() -> ExitCode {
                 time: args.seconds.map(Duration::from_secs),
                 seeds: args.seeds,
                 nodes: args.nodes,
+                begin: args.begin,
                 minutes: args.minutes,
                 jobs: args.jobs.into(),
                 twice: args.twice,
@@ -261,7 +269,8 @@ fn fail(error: &dyn std::fmt::Display) -> ExitCode {
 
 /// In this process, with the trace on standard output.
 fn run_here(args: RunArgs) -> ExitCode {
-    let options = RunOptions { seed: args.seed, nodes: args.nodes, minutes: args.minutes };
+    let RunArgs { seed, nodes, minutes, begin, .. } = args;
+    let options = RunOptions { seed, nodes, minutes, begin };
     let report = run(&options, None, harness, true);
     end_of_one(report.violation.map(|v| v.to_string()), report.hash)
 }

@@ -3,7 +3,7 @@
 use super::hooks::SimNode;
 use beachdb::base::hash::key_hash;
 use beachdb::base::{LogIndex, Membership};
-use beachdb::node::{Effect, EntryOutcome, Observed};
+use beachdb::node::{Effect, EntryOutcome, Observed, PeerFacts};
 use beachdb::proto::Response;
 use beachdb::raft::Message;
 use beachdb::raft::message::{AppendOutcome, Body, SnapshotOutcome};
@@ -137,6 +137,19 @@ pub fn digest_message(message: &Message) -> u64 {
         }
         Body::TransferNow => mix(hash, 11),
     }
+}
+
+/// What a peer says of itself, for people.
+#[must_use]
+pub fn describe_facts(facts: &PeerFacts) -> String {
+    let PeerFacts { replica, cluster, blank, known, .. } = facts;
+    let is = if *blank { "blank" } else { "not blank" };
+    format!(
+        "{}.{} is {is}, of cluster {cluster}, knows this number as {}",
+        replica.node.0,
+        replica.incarnation % 1000,
+        known % 1000
+    )
 }
 
 /// An effect for people: what `--trace` prints.

@@ -1,5 +1,7 @@
 //! The end of a run: is the cluster still alive, and do all nodes hold the same?
 //!
+//! 0. Where the cluster forms itself and a disk was lost before it had: somebody may have begun what nobody else will join
+//!    any more. Then it is rebuilt; or, where no majority began as one, every node says what it waits for.
 //! 1. **Liveness.** Faults stop. A random quorum of the voters stays up (the others go down), with whole disks and a
 //!    good network. Within [`LIVENESS_TIMEOUTS`] longest election timeouts it must have a leader that serves and has committed
 //!    something new, and every one of the quorum must have applied what that leader had applied then. Where a snapshot has to be
@@ -9,7 +11,7 @@
 //! 3. **Equality.** All user rows and all internal rows of all nodes are equal.
 
 use super::hooks::{SimNode, Verdict, Violation};
-use super::slot::{Goal, Health};
+use super::slot::{Goal, Health, Slot};
 use super::world::{What, World};
 use beachdb::base::{LogIndex, Membership, Nanos};
 use beachdb::env::sim::CrashKind;
@@ -26,6 +28,9 @@ const CALM_JOB_NS: u64 = 2_000_000;
 /// How often it is looked whether it is done.
 const LOOKS_PER_TIMEOUT: u64 = 40;
 
+/// The mark of a run whose cluster never formed, because a disk was lost on the way.
+pub const GIVEN_UP: &str = "cluster not formed after a lost disk";
+
 /// What one node holds.
 type Rows = Vec<(Vec<u8>, Vec<u8>)>;
 
@@ -33,6 +38,9 @@ impl World {
     /// See the module. Called once, when the time of the faults is over.
     pub fn finish(&mut self) -> Verdict {
         self.calm();
+        if self.core.lost_early && !self.settle_formation()? {
+            return self.observer.finish(&self.core);
+        }
         let core = self.choose_core();
         self.core.note(format_args!("=== faults stop; the quorum {core:?} stays"));
         let known = self.highest_commit();
@@ -59,6 +67,47 @@ impl World {
         }
         self.compare()?;
         self.observer.finish(&self.core)
+    }
+
+    /// A disk was lost before there was a cluster: some may have begun one that others will never join. Whoever is of another
+    /// cluster than the one that has a leader is rebuilt, as its operator would. Whether there is one; if not, every
+    /// node says why.
+    fn settle_formation(&mut self) -> Result<bool, Violation> {
+        for slot in 0..self.core.slots.len() {
+            if !self.core.slots[slot].is_up() {
+                self.start(slot)?;
+            }
+        }
+        let led = |world: &Self| {
+            let leader = world.core.leader().and_then(|slot| world.core.slots[slot].node.as_ref());
+            leader.is_some_and(SimNode::is_ready)
+        };
+        if self.wait_for(LIVENESS_TIMEOUTS, led)? {
+            let leader = self.core.leader().and_then(|slot| self.core.slots[slot].node.as_ref());
+            let cluster = leader.map(SimNode::cluster);
+            self.core.established = true;
+            for slot in 0..self.core.slots.len() {
+                let theirs = self.core.slots[slot].node.as_ref().map(SimNode::cluster);
+                if theirs.is_some_and(|theirs| !theirs.is_none()) && theirs != cluster {
+                    self.core.note(format_args!("n{} is of another cluster", slot + 1));
+                    self.rebuild(slot, 1, true)?;
+                }
+            }
+            return Ok(true);
+        }
+        for s in &self.core.slots {
+            let status = s.node.as_ref().map(|node| node.status(s.clock.local(self.core.now)));
+            if status.is_none_or(|s| s.not_ready_reason.is_none_or(|why| why.is_empty())) {
+                let what = format!(
+                    "n{} does not say what it waits for: {}",
+                    s.number + 1,
+                    self.describe()
+                );
+                return Err(Violation::new("formation-says-why", what));
+            }
+        }
+        *self.core.struck.entry(GIVEN_UP).or_default() += 1;
+        Ok(false)
     }
 
     /// No fault from here on.
@@ -99,6 +148,7 @@ impl World {
             .iter()
             .filter_map(|s| s.node.as_ref())
             .map(|n| n.raft().membership().clone())
+            .filter(|members| self.core.links.is_none() || !members.is_empty())
             .collect();
         // A process that is down may know a newer membership: then everybody stays.
         let all_up = self.core.slots.iter().all(|s| s.is_up() || s.health != Health::Whole);
@@ -117,7 +167,11 @@ impl World {
 
     fn is_quorum(&self, chosen: &[usize], memberships: &[Membership]) -> bool {
         memberships.iter().all(|m| {
-            let there = chosen.iter().filter(|n| m.is_voter(self.core.slots[**n].replica)).count();
+            let forms = self.core.links.is_some();
+            // One that has not begun yet waits for any one that has.
+            let has_begun = |s: &Slot| !forms || s.node.as_ref().is_some_and(|n| !n.is_blank());
+            let there = chosen.iter().map(|n| &self.core.slots[*n]);
+            let there = there.filter(|s| m.is_voter(s.replica) && has_begun(s)).count();
             m.is_empty() || 2 * there > m.voter_count()
         })
     }
@@ -345,7 +399,7 @@ mod tests {
     #[test]
     fn a_leader_from_before_that_commits_nothing_new_is_not_alive() {
         let silence = |_: &Setup| Harness { observer: Box::new(Silent), clients: Box::new(Silent) };
-        let options = RunOptions { seed: 1, nodes: 1, minutes: 0.1 };
+        let options = RunOptions::given(1, 1, 0.1);
         let report = run(&options, Some(Vec::new()), silence, false);
         assert_eq!(report.violation.map(|v| v.rule).as_deref(), Some("liveness"));
     }

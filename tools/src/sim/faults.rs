@@ -68,6 +68,9 @@ pub enum Fault {
     Leave { slot: usize, ms: u64 },
     /// The operator hands leadership over, to this slot or to whom raft likes.
     Transfer { to: Option<usize> },
+    /// Where a cluster forms itself: a node of another cluster of the same name, with the number of `number`, is found by `slot`
+    /// at that one's address, and speaks to it.
+    Stranger { slot: usize, number: usize, ms: u64 },
 }
 
 impl Fault {
@@ -99,6 +102,7 @@ impl Fault {
             Self::Wipe { .. } => "wipe",
             Self::Leave { .. } => "leave",
             Self::Transfer { .. } => "transfer",
+            Self::Stranger { .. } => STRANGER,
         }
     }
 }
@@ -192,6 +196,50 @@ const CLASSES: [(&str, u64, Draw); 24] = [
     ("transfer", 5_000, |d| Fault::Transfer { to: d.coin().then(|| d.slot()) }),
     ("cut-off", 3_000, |d| Fault::CutOff { heard: d.chance(1, 4), ms: 20 + d.below(d.span_max) }),
 ];
+
+/// The class that only clusters have that form themselves.
+pub const STRANGER: &str = "stranger";
+
+/// Longest time after the start in which a cluster is made to form in trouble, ms.
+const EARLY_MS: u64 = 4_000;
+
+/// What a cluster that forms itself meets in its first seconds besides: everything that can lose, delay, or part what a node
+/// begins with. None in a world of four.
+#[must_use]
+pub fn early(random: &mut SimRandom, nodes: usize) -> Vec<TimedFault> {
+    let mut faults = Vec::new();
+    let density = [0, 2, 5, 12][random.below(4) as usize];
+    let mut dice = Dice { random, nodes, span_max: 2_000 };
+    for _ in 0..density * nodes as u64 / 2 {
+        let at_ms = dice.skewed(EARLY_MS);
+        let slot = dice.slot();
+        let fault = match dice.below(16) {
+            // Forming takes few writes: nearly every one of them is struck in some seed.
+            0..=5 => Fault::CrashAtIo {
+                slot,
+                changes: dice.below(40),
+                power: dice.chance(2, 3),
+                down_ms: dice.down(),
+            },
+            6..=8 => Fault::Crash { slot, power: dice.chance(2, 3), down_ms: dice.down() },
+            9 => Fault::CrashMany { set: dice.set(), power: true, down_ms: dice.down() },
+            10 => Fault::Partition { side: dice.side(), ms: dice.span() },
+            11 => Fault::OneWay { from: slot, to: dice.other(slot), ms: dice.span() },
+            12 => Fault::Pause { slot, ms: dice.span() },
+            13 => Fault::HungLane { slot, lane: 0, ms: dice.span() },
+            14 => Fault::Wipe { slot, down_ms: dice.down() },
+            _ => Fault::Stranger { slot, number: dice.other(slot), ms: dice.span() },
+        };
+        faults.push(TimedFault { at_ms, fault });
+    }
+    // Somebody's address is another cluster's now and then, also later.
+    for _ in 0..dice.below(6) {
+        let (at_ms, slot) = (dice.skewed(60_000), dice.slot());
+        let fault = Fault::Stranger { slot, number: dice.other(slot), ms: dice.span() };
+        faults.push(TimedFault { at_ms, fault });
+    }
+    faults
+}
 
 /// The names of all classes.
 pub fn classes() -> impl Iterator<Item = &'static str> {

@@ -8,7 +8,7 @@
 //!                            Observer::after_step ◄────────┘   every step, with its effects and the whole world
 //! ```
 
-use beachdb::base::{LogIndex, Nanos, ReplicaId};
+use beachdb::base::{ClusterUid, LogIndex, Nanos, ReplicaId};
 use beachdb::env::Lane;
 use beachdb::env::sim::{CrashKind, SimDisk};
 use beachdb::node::{Effect, EngineMachine, Node, Origin};
@@ -94,8 +94,12 @@ pub enum StepKind {
     Request(Origin),
     /// A client's connection broke.
     ConnectionClosed(u64),
-    /// A message of another node.
-    Peer,
+    /// A message of another node, which said that it is of this cluster.
+    Peer(ClusterUid),
+    /// A connection to another node came up, or it says something else of itself.
+    PeerUp,
+    /// Another node says who the first members of this cluster are.
+    Begin(ClusterUid),
     /// The connection to another node broke.
     PeerUnreachable,
     /// A command of the operator.

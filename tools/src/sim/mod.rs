@@ -4,6 +4,7 @@
 //! |---|---|
 //! | [`shape`], [`faults`] | what follows from the seed before the run begins: timings, limits, the schedule of faults |
 //! | [`world`], [`slot`], [`net`] | the world: events in virtual time, machines with nodes on them, the links between them |
+//! | [`links`] | connections, where a cluster forms itself |
 //! | [`strike`], [`rot`], [`operator`] | faults carried out within what the cluster can survive; flipped bits and rebuilt nodes; who changes the membership |
 //! | [`excuses`] | when a node may stop itself |
 //! | [`hooks`], [`check`] | who watches and who uses: the interfaces, and the real ones |
@@ -25,6 +26,7 @@ pub mod ending;
 pub mod excuses;
 pub mod faults;
 pub mod hooks;
+pub mod links;
 pub mod net;
 pub mod operator;
 #[cfg(beach_planted)]

@@ -5,7 +5,7 @@
 use super::hooks::SlotState;
 use super::slot::{Goal, Health, Item};
 use super::world::{Core, OPERATOR_CONN, World};
-use beachdb::base::{Member, MemberRole, Membership, Nanos, NodeId};
+use beachdb::base::{LogIndex, Member, MemberRole, Membership, Nanos, NodeId};
 use beachdb::node::{Admin, Origin};
 use beachdb::proto::Response;
 use beachdb::raft::Role;
@@ -107,6 +107,8 @@ impl World {
             return;
         }
         let Some(leader) = core.leader() else { return };
+        let commit = core.slots[leader].node.as_ref().map(|node| node.raft().commit());
+        core.established |= commit > Some(LogIndex::ZERO);
         core.confirm(leader);
         let Some(node) = core.slots[leader].node.as_ref() else { return };
         let change = core.next_change(node.raft().membership());

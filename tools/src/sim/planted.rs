@@ -11,7 +11,7 @@
 
 use super::child::{Job, Worker, elapsed};
 use super::shape::RunOptions;
-use super::swarm::nodes_of;
+use super::swarm::{begin_of, nodes_of};
 use beachdb::base::planted::Bug;
 use beachdb::env::Clock;
 use beachdb::env::os::OsClock;
@@ -102,7 +102,9 @@ fn hunt(bug: Bug, options: &HuntOptions) -> io::Result<Hunt> {
     };
     while hunt.found_by.is_none() && elapsed(&clock, began) < options.time {
         let seed = options.start_seed + hunt.seeds;
-        let run = RunOptions { seed, nodes: nodes_of(seed), minutes: options.minutes };
+        let nodes = nodes_of(seed);
+        let run =
+            RunOptions { seed, nodes, minutes: options.minutes, begin: begin_of(seed, nodes) };
         let report = worker.run(&Job { options: run, plan: None })?;
         hunt.seeds += 1;
         hunt.virtual_seconds += report.virtual_ns as f64 / 1e9;

@@ -101,7 +101,8 @@ fn targets(disk: &SimDisk, dir: &Path, kind: u64) -> Vec<Target> {
 impl World {
     pub(super) fn rot(&mut self, slot: usize, kind: u64, at: u64, repair_ms: u64) {
         let core = &mut self.core;
-        if !core.may_lose(slot) || !core.slots[slot].is_up() {
+        // Before there is a cluster nobody could take it in again after `rejoin`.
+        if !core.established || !core.may_lose(slot) || !core.slots[slot].is_up() {
             return;
         }
         let s = &mut core.slots[slot];
@@ -139,6 +140,11 @@ impl World {
         s.replica.incarnation += 1;
         s.disk = new_disk(random.next_u64());
         s.returns();
+        if !self.core.established {
+            // There is no cluster yet, as far as anybody knows: the operator starts it with the list that it had.
+            s.joins = false;
+            self.core.lost_early = true;
+        }
         Ok(())
     }
 
@@ -232,7 +238,7 @@ mod tests {
     fn every_kind_of_rot_finds_files_of_a_real_node() {
         let mut found = [0; 4];
         for seed in 0..4 {
-            let options = RunOptions { seed, nodes: 1, minutes: 0.5 };
+            let options = RunOptions::given(seed, 1, 0.5);
             let mut world = World::new(&options, Some(Vec::new()), steady::harness, false);
             assert_eq!(world.run_until(Nanos(options.duration_ns())), Ok(()));
             let slot = &world.core.slots[0];

@@ -45,7 +45,7 @@ impl World {
     fn report(&self, options: &RunOptions, violation: Option<Violation>) -> RunReport {
         let core = &self.core;
         let mut marks = Marks::default();
-        for class in super::faults::classes() {
+        for class in super::faults::classes().chain([super::faults::STRANGER]) {
             marks.add(&format!("fault: {class}"), core.struck.get(class).copied().unwrap_or(0));
         }
         let others = [
@@ -55,6 +55,10 @@ impl World {
         ];
         for what in super::rot::ROTTEN.into_iter().chain(others) {
             marks.add(what, core.struck.get(what).copied().unwrap_or(0));
+        }
+        // Too rare to be asked of every swarm.
+        if let Some(times) = core.struck.get(super::ending::GIVEN_UP) {
+            marks.add(super::ending::GIVEN_UP, *times);
         }
         marks.add("operator: done", core.operator.done);
         marks.add("operator: refused", core.operator.refused);
@@ -78,7 +82,7 @@ mod tests {
     use crate::sim::steady;
 
     fn options(seed: u64, nodes: usize) -> RunOptions {
-        RunOptions { seed, nodes, minutes: 0.2 }
+        RunOptions::given(seed, nodes, 0.2)
     }
 
     #[test]

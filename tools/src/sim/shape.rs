@@ -9,6 +9,35 @@ pub const MAX_NODES: usize = 7;
 
 const MS: u64 = 1_000_000;
 
+/// How the cluster of a run begins.
+#[derive(
+    Clone,
+    Copy,
+    PartialEq,
+    Eq,
+    Debug,
+    Default,
+    clap::ValueEnum,
+    serde::Serialize,
+    serde::Deserialize,
+)]
+#[serde(rename_all = "snake_case")]
+pub enum Begin {
+    /// Every node is told who the first members are, and messages need no connections.
+    #[default]
+    Given,
+    /// The nodes are blank and form it (`--initial-cluster`), over connections that come and go ([`super::links`]).
+    Forms,
+}
+
+impl Begin {
+    /// Whether it is the one that is not said.
+    #[must_use]
+    pub fn is_given(&self) -> bool {
+        *self == Self::Given
+    }
+}
+
 /// What the user chose.
 #[derive(Clone, PartialEq, Debug, serde::Serialize, serde::Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -19,9 +48,18 @@ pub struct RunOptions {
     pub nodes: usize,
     /// Virtual minutes with faults; the end of a run (liveness, convergence) comes on top.
     pub minutes: f64,
+    /// How the cluster begins.
+    #[serde(default, skip_serializing_if = "Begin::is_given")]
+    pub begin: Begin,
 }
 
 impl RunOptions {
+    /// A cluster that is given its members.
+    #[must_use]
+    pub const fn given(seed: u64, nodes: usize, minutes: f64) -> Self {
+        Self { seed, nodes, minutes, begin: Begin::Given }
+    }
+
     /// Virtual time until faults stop.
     #[must_use]
     pub fn duration_ns(&self) -> u64 {

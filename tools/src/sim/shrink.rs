@@ -118,7 +118,7 @@ mod tests {
     #[test]
     fn what_is_left_is_what_it_takes_and_still_fails() {
         let report = RunReport {
-            options: RunOptions { seed: 1, nodes: 3, minutes: 1.0 },
+            options: RunOptions::given(1, 3, 1.0),
             violation: None,
             hash: 0,
             virtual_ns: 5_000_000_000,

@@ -1,11 +1,12 @@
 //! A place for a node: its machine (disk, clock, lanes of jobs) and, while it is up, the process on it.
 
 use super::hooks::{SimNode, SlotState, SlotView};
+use super::links::Hello;
 use super::shape::{Shape, between};
-use beachdb::base::{Nanos, NodeId, ReplicaId};
+use beachdb::base::{ClusterUid, Membership, Nanos, NodeId, ReplicaId};
 use beachdb::env::sim::{CrashKind, SimClock, SimDisk, SimHandles, SimJobs, SimRandom};
 use beachdb::env::{Completion, Env, Jobs, Lane, Random};
-use beachdb::node::{Admin, Bootstrap, NodeConfig, Origin};
+use beachdb::node::{Admin, Bootstrap, NodeConfig, Origin, PeerFacts};
 use beachdb::raft::Message;
 use std::collections::VecDeque;
 use std::path::PathBuf;
@@ -21,8 +22,14 @@ pub enum Item {
     Request { conn: u64, frame: Vec<u8> },
     /// A connection broke.
     Closed { conn: u64 },
-    /// A message of a peer.
-    Peer(Box<Message>),
+    /// A message of a peer, which said that it is of this cluster.
+    Peer { message: Box<Message>, cluster: ClusterUid },
+    /// A peer dials.
+    Hello(Hello),
+    /// A peer says what it is.
+    Facts { session: u64, facts: PeerFacts },
+    /// A peer says with whom its cluster began.
+    Begin { from: ReplicaId, cluster: ClusterUid, members: Membership },
     /// The connection to a peer broke.
     Unreachable(ReplicaId),
     /// A command of the operator.

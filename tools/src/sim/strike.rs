@@ -215,7 +215,7 @@ impl World {
             Fault::BitRot { slot, kind, at, repair_ms } => self.rot(slot, kind, at, repair_ms),
             Fault::Wipe { slot, down_ms } => {
                 if core.may_lose(slot) {
-                    let rejoins = core.random.chance(1, 3);
+                    let rejoins = core.random.chance(1, 3) && core.established;
                     return self.rebuild(slot, down_ms, rejoins);
                 }
             }
@@ -235,6 +235,7 @@ impl World {
                 }
                 core.operator.queue.push_back(Admin::Transfer(to.map(node_of)))
             }
+            Fault::Stranger { slot, number, ms } => core.meet_stranger(slot, number, ms),
         }
         Ok(())
     }

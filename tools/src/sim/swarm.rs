@@ -5,7 +5,7 @@ use super::check::history::{CHECKED, GAVE_UP};
 use super::child::{Job, Worker, elapsed};
 use super::hooks::{Marks, Violation};
 use super::run::RunReport;
-use super::shape::RunOptions;
+use super::shape::{Begin, RunOptions};
 use super::shrink::shrink;
 use beachdb::env::Clock;
 use beachdb::env::os::OsClock;
@@ -42,6 +42,8 @@ pub struct SwarmOptions {
     pub seeds: Option<u64>,
     /// Nodes; `None`: 1 to 7, by seed.
     pub nodes: Option<usize>,
+    /// How clusters begin; `None`: by seed.
+    pub begin: Option<Begin>,
     /// Virtual minutes of faults.
     pub minutes: f64,
     /// Processes at once.
@@ -157,6 +159,12 @@ pub const fn nodes_of(seed: u64) -> usize {
     [3, 5, 3, 5, 3, 4, 1, 3, 5, 3, 7, 5, 3, 2, 5, 6][(seed % 16) as usize]
 }
 
+/// How the cluster of a seed begins where the user did not choose: one in three forms itself.
+#[must_use]
+pub const fn begin_of(seed: u64, nodes: usize) -> Begin {
+    if nodes > 1 && seed.is_multiple_of(3) { Begin::Forms } else { Begin::Given }
+}
+
 /// Runs a swarm to its end.
 ///
 /// # Errors
@@ -202,11 +210,9 @@ impl Shared {
     fn work(&self, start: beachdb::base::Nanos) -> io::Result<()> {
         let mut worker = Worker::new(PATIENCE.mul_f64(self.options.minutes.max(1.0)));
         while let Some(seed) = self.next_seed(start) {
-            let options = RunOptions {
-                seed,
-                nodes: self.options.nodes.unwrap_or_else(|| nodes_of(seed)),
-                minutes: self.options.minutes,
-            };
+            let nodes = self.options.nodes.unwrap_or_else(|| nodes_of(seed));
+            let begin = self.options.begin.unwrap_or_else(|| begin_of(seed, nodes));
+            let options = RunOptions { seed, nodes, minutes: self.options.minutes, begin };
             let job = Job { options, plan: None };
             let mut report = worker.run(&job)?;
             if report.violation.is_none()

@@ -21,9 +21,10 @@ use super::hooks::{
     Appended, ClientPort, Clients, Harness, Observer, Setup, SimNode, SlotState, SlotView, Step,
     StepKind, StopKind, Verdict, Violation, WorldView, first_incarnation,
 };
+use super::links::{LinkEvent, Links};
 use super::net::Net;
 use super::operator::Operator;
-use super::shape::{RunOptions, Shape, between};
+use super::shape::{Begin, RunOptions, Shape, between};
 use super::slot::{CrashPlan, Health, Item, Slot};
 use super::trace::Tracer;
 use beachdb::base::{ClusterUid, LogIndex, Membership, Nanos};
@@ -51,6 +52,7 @@ pub(super) enum What {
     RunJob { slot: usize, life: u64, lane: Lane, report_at: Nanos },
     JobDone { slot: usize, life: u64, done: Completion },
     Deliver(Box<Message>),
+    Link(LinkEvent),
     Unreachable { slot: usize, life: u64, peer: usize },
     Request { conn: u64, frame: Vec<u8> },
     CloseAtNode { conn: u64 },
@@ -103,6 +105,8 @@ pub struct Core {
     heap: BinaryHeap<Reverse<Scheduled>>,
     pub(super) slots: Vec<Slot>,
     pub(super) net: Net,
+    /// Where the cluster forms itself.
+    pub(super) links: Option<Links>,
     pub(super) random: SimRandom,
     pub(super) tracer: Tracer,
     pub(super) faults: Vec<TimedFault>,
@@ -113,6 +117,10 @@ pub struct Core {
     clients_at: Nanos,
     pub(super) first_members: Membership,
     pub(super) calm: bool,
+    /// A majority has committed something: there is a cluster, and it can spare a minority.
+    pub(super) established: bool,
+    /// A disk was lost before there was a cluster.
+    pub(super) lost_early: bool,
 }
 
 /// See the module.
@@ -219,6 +227,9 @@ impl Core {
         if to >= self.slots.len() || to == slot {
             return;
         }
+        if self.links.is_some() {
+            return self.send_linked(slot, to, message);
+        }
         let [first, second] = self.net.route(self.now, slot, to);
         if let Some(at) = second {
             self.at(at, What::Deliver(Box::new(message.clone())));
@@ -258,6 +269,9 @@ impl Core {
 
     /// A node whose process died: its peers may see their connections break.
     fn peers_notice(&mut self, slot: usize) {
+        if self.links.is_some() {
+            return self.links_notice(slot);
+        }
         for peer in 0..self.slots.len() {
             if peer != slot && self.slots[peer].is_up() && self.random.chance(1, 2) {
                 let delay = self.random.below(CLOSE_DELAY_NS);
@@ -271,6 +285,8 @@ impl Core {
     fn bootstrap(&self, slot: usize) -> Bootstrap {
         if self.slots[slot].joins {
             Bootstrap::Join
+        } else if let Some(links) = &self.links {
+            links.initial()
         } else {
             Bootstrap::Members(self.first_members.clone())
         }
@@ -333,6 +349,7 @@ impl World {
         let network = root.fork();
         let events = root.fork();
         let mut users = root.fork();
+        let connections = root.fork();
         let shape = Shape::of(&mut shapes);
         let nodes = options.nodes;
         let plan = plan.unwrap_or_else(|| draw_plan(options, &shape, &mut faults));
@@ -348,6 +365,7 @@ impl World {
         let Harness { observer, clients } = harness(&setup);
         let mut core = Core {
             net: Net::new(nodes, shape.quality, network),
+            links: (options.begin == Begin::Forms).then(|| Links::new(nodes, connections)),
             first_members: Membership::of_voters(slots.iter().map(|s| s.replica)),
             shape,
             now: Nanos::ZERO,
@@ -363,9 +381,14 @@ impl World {
             next_conn: 1,
             clients_at: Nanos::MAX,
             calm: false,
+            established: options.begin == Begin::Given,
+            lost_early: false,
         };
         for slot in 0..nodes {
-            let delay = core.random.below(50_000_000);
+            let mut delay = core.random.below(50_000_000);
+            if let Some(links) = core.links.as_mut() {
+                delay = links.first_start();
+            }
             core.after(delay, What::Start { slot, life: 0 });
         }
         for n in 0..core.faults.len() {
@@ -435,8 +458,9 @@ impl World {
             }
             What::Deliver(message) => {
                 let to = message.to.node.0 as usize - 1;
-                self.core.give(to, Item::Peer(message));
+                self.core.give(to, Item::Peer { message, cluster: ClusterUid::NONE });
             }
+            What::Link(event) => self.link_happens(event),
             What::Unreachable { slot, life, peer } => {
                 if self.core.is(slot, life) {
                     let replica = self.core.slots[peer].replica;
@@ -520,6 +544,7 @@ impl World {
         }
         let life = self.core.slots[slot].life;
         self.core.tracer.event(1, slot as u64, now);
+        self.core.links_turn(slot);
         let items = self.core.slots[slot].inbox.len();
         for _ in 0..items {
             let Some(item) = self.core.slots[slot].inbox.pop_front() else { break };
@@ -557,15 +582,21 @@ impl World {
             Item::Closed { conn } => {
                 self.step(slot, StepKind::ConnectionClosed(conn), Event::ConnectionClosed { conn })
             }
-            Item::Peer(message) => {
+            Item::Hello(hello) => {
+                self.core.take_hello(slot, &hello);
+                Ok(())
+            }
+            Item::Facts { session, facts } => self.take_facts(slot, session, facts),
+            Item::Begin { from, cluster, members } => self.take_begin(slot, from, cluster, members),
+            Item::Peer { message, cluster } => {
                 if self.core.tracer.is_text() {
                     let text = super::api::describe_message(&message);
                     self.core.note(format_args!("n{} <- {text}", slot + 1));
                 }
                 self.step(
                     slot,
-                    StepKind::Peer,
-                    Event::Peer { message: *message, cluster: ClusterUid::NONE, after: local },
+                    StepKind::Peer(cluster),
+                    Event::Peer { message: *message, cluster, after: local },
                 )
             }
             Item::Unreachable(replica) => {
@@ -618,7 +649,7 @@ impl World {
     }
 
     /// One step of a node, judged; then its effects.
-    fn step(&mut self, slot: usize, kind: StepKind, event: Event<'_>) -> Verdict {
+    pub(super) fn step(&mut self, slot: usize, kind: StepKind, event: Event<'_>) -> Verdict {
         let now = self.core.now;
         let mut effects = std::mem::take(&mut self.effects);
         let s = &mut self.core.slots[slot];
@@ -636,12 +667,12 @@ impl World {
             match effect {
                 Effect::Reply { origin, response, .. } => self.core.reply(slot, origin, response),
                 Effect::Send(message) => self.core.send(slot, message),
-                // The simulated operator names members by their replicas, so nobody is to be asked who he is; and simulated
-                // nodes are told who the first members are (`Bootstrap::Members`).
-                Effect::Observed(_)
-                | Effect::Introduce { .. }
-                | Effect::Begin { .. }
-                | Effect::Belongs(_) => {}
+                Effect::Begin { to, cluster, members } => {
+                    self.core.send_begin(slot, to, cluster, members);
+                }
+                Effect::Belongs(cluster) => self.core.links_belong(slot, cluster),
+                // The simulated operator names members by their replicas, so nobody is to be asked who he is.
+                Effect::Observed(_) | Effect::Introduce { .. } => {}
                 Effect::Fatal(fatal) => stop = Some(Some(fatal)),
                 Effect::Drained => stop = Some(None),
             }
@@ -741,7 +772,10 @@ impl World {
             s.crash_plan = Some(plan);
         }
         let env = s.boot(now, drift);
-        let config = s.config(&self.core.shape, bootstrap);
+        let mut config = s.config(&self.core.shape, bootstrap);
+        if let Some(links) = self.core.links.as_mut() {
+            links.configure(slot, &mut config);
+        }
         match SimNode::open(config, env) {
             Ok(node) => {
                 let mut early = Vec::new();
@@ -751,6 +785,7 @@ impl World {
                 s.state = SlotState::Up;
                 self.core.note(format_args!("n{} is up", slot + 1));
                 self.core.plan_turn(slot);
+                self.core.links_started(slot);
                 self.observer.node_started(&self.core, slot)
             }
             Err(error) => self.open_failed(slot, &error),
@@ -797,7 +832,14 @@ fn appended(event: &Event<'_>) -> Option<Appended> {
 
 fn draw_plan(options: &RunOptions, shape: &Shape, random: &mut SimRandom) -> Vec<TimedFault> {
     let duration = options.duration_ns();
-    super::faults::schedule(random, options.nodes, duration, shape.election_timeout_ns)
+    let nodes = options.nodes;
+    let mut plan = super::faults::schedule(random, nodes, duration, shape.election_timeout_ns);
+    if options.begin == Begin::Forms {
+        plan.extend(super::faults::early(&mut random.fork(), nodes));
+        plan.retain(|f| f.at_ms < duration / 1_000_000);
+        plan.sort_by_key(|f| f.at_ms);
+    }
+    plan
 }
 
 /// The schedule that a seed draws for itself.

@@ -16,12 +16,14 @@
 //! | hung disk | a leader whose sync takes one and a half election timeouts leads no more |
 //! | reads | [`super::confirmed`]: a majority answered in one term after the read arrived, or a lease holds |
 //! | applied | is committed, also after a restart, and durable on the same node |
+//! | formation | [`super::formation`]: one beginning, one cluster for a replica, no word for another one |
 //! | bounded | uncommitted bytes, messages of one step |
 //!
 //! A leader that counted itself *promised* its own entries: the next power loss tells whether they were durable.
 
 use super::confirmed::Confirmed;
 use super::content;
+use super::formation::Formation;
 use super::history::History;
 use super::marks;
 use crate::sim::api::membership;
@@ -91,6 +93,7 @@ pub struct Judge {
     reads: Confirmed,
     marks: marks::Watch,
     content: content::Sampler,
+    formation: Formation,
 }
 
 fn broken(rule: &str, what: String) -> Verdict {
@@ -114,6 +117,7 @@ impl Judge {
             reads: Confirmed::default(),
             marks: marks::Watch::new(setup),
             content: content::Sampler::new(setup.seed),
+            formation: Formation::new(setup.nodes),
         }
     }
 
@@ -647,6 +651,7 @@ impl Observer for Judge {
     fn node_started(&mut self, world: &dyn WorldView, slot: usize) -> Verdict {
         let view = world.slot(slot);
         self.marks.started(world.now(), &view);
+        self.formation.node_started(world, slot)?;
         let Some(node) = view.node else { return Ok(()) };
         self.shown[slot] = Shown {
             term: node.raft().term(),
@@ -671,6 +676,7 @@ impl Observer for Judge {
 
     fn node_stopped(&mut self, world: &dyn WorldView, slot: usize, why: StopKind) -> Verdict {
         self.marks.stopped(&world.slot(slot), why);
+        self.formation.node_stopped(world, slot, why);
         if let (StopKind::Crash(CrashKind::Process), false) = (why, self.shown.is_empty()) {
             self.marks.hit(marks::PROCESS_CRASH);
         }
@@ -680,6 +686,7 @@ impl Observer for Judge {
 
     fn after_step(&mut self, world: &dyn WorldView, step: &Step<'_>) -> Verdict {
         self.history.borrow_mut().verdict()?;
+        self.formation.after_step(world, step)?;
         self.reads.begin(step, self.memberships.len());
         for effect in step.effects {
             self.effect(world, step, effect)?;
@@ -723,6 +730,7 @@ impl Observer for Judge {
 
     fn marks(&self, marks: &mut Marks) {
         self.marks.report(marks);
+        self.formation.report(marks);
         marks.merge(&self.history.borrow().marks);
     }
 }

@@ -14,6 +14,7 @@
 
 pub mod confirmed;
 pub mod content;
+pub mod formation;
 pub mod history;
 pub mod judge;
 pub mod marks;
@@ -45,7 +46,7 @@ mod tests {
     #[test]
     fn nodes_that_are_alone_keep_every_rule() {
         for seed in 0..12 {
-            let options = RunOptions { seed, nodes: 1, minutes: 0.2 };
+            let options = RunOptions::given(seed, 1, 0.2);
             let report = run(&options, None, harness, false);
             assert_eq!(report.violation, None, "seed {seed}");
             assert!(report.acknowledged > 10, "seed {seed}: {}", report.acknowledged);
@@ -55,7 +56,7 @@ mod tests {
     #[test]
     fn three_nodes_keep_every_rule() {
         for seed in 0..6 {
-            let options = RunOptions { seed, nodes: 3, minutes: 0.2 };
+            let options = RunOptions::given(seed, 3, 0.2);
             let report = run(&options, None, harness, false);
             assert_eq!(report.violation, None, "seed {seed}");
             assert!(report.acknowledged > 100, "seed {seed}: {}", report.acknowledged);
