@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # catch-up.sh: how fast a node that is far behind catches up by snapshot, and what writers on the leader feel of it.
 #
-#   bash scripts/catch-up.sh                     1 GiB of data, 3 rounds: about 3 minutes
+#   bash scripts/catch-up.sh                     1 GiB of data, 3 rounds: about 2 minutes
 #   MB=256 ROUNDS=1 bash scripts/catch-up.sh
 #
 # Three nodes (release build, default settings, scripts/cluster.sh) on one machine and one disk. Node 3 is stopped; MB MiB of values of
@@ -10,7 +10,7 @@
 #   quiet    64 clients that put 100 bytes each, one after the other, at a cluster without node 3: the longest wait of any of them
 #   busy     the same while node 3 starts, is sent the snapshot, installs it, and takes what was written since
 #   rate     the snapshot's bytes / time from its first piece to installed (checked, synced, in the manifest), by node 3's log
-# after which node 3 is stopped and its data directory put back to where it was. With RATE=50MiB the leader is told --snapshot-rate.
+# Each round has a cluster of its own (a voter's disk must not be put back to where it was). With RATE=50MiB the leader is told --snapshot-rate.
 # CLIENTS=0 measures the rate without writers. It writes $OUT/rows.tsv and the table on stdout, and stops only what it started.
 set -euo pipefail
 cd "$(dirname "$0")/.."
@@ -25,12 +25,9 @@ if [ "${BUILD:-yes}" != no ]; then cargo build --release -p beachdb -p beach-loa
 mkdir -p "$OUT"
 export BIN DIR=$OUT/cluster BASE_PORT=$PORT BEACHD_FLAGS="${RATE:+--snapshot-rate $RATE }${FLAGS:-}"
 cluster() { bash scripts/cluster.sh "$@"; }
-rm -rf "$OUT/before"
-trap 'cluster down --wipe > /dev/null 2>&1 || true; rm -rf "$OUT/before" "$OUT/raw"' EXIT
+trap 'cluster down --wipe > /dev/null 2>&1 || true; rm -f "$OUT/raw"' EXIT
 rows=$OUT/rows.tsv
 : > "$rows"
-cluster up > /dev/null
-endpoints=$(cluster endpoints)
 load() { # JSON ARGUMENTS…
   local json=$1; shift
   "$BIN/beach-loadgen" --endpoints "$endpoints" --workload put --quiet --json "$json" "$@" > "$OUT/text" 2>&1 \
@@ -42,13 +39,14 @@ said_at() { # SKIP PATTERN
   tail -n "+$(($1 + 1))" "$DIR/n3/log" | grep -m1 -E "$2" | sed -E 's/^\[([^ ]+) .*/\1/' | xargs -I{} date -u -d {} +%s.%N
 }
 
-# Node 3 leads nobody, so that stopping it moves nothing.
-cluster ctl transfer-leader 1 > /dev/null 2>&1 || true # it leads already, or it does now
-cluster stop 3
-load "$OUT/preload.json" --preload --keys $((MB << 8)) --value-size 4096 --clients 64 --pipeline 16 --duration 1s --warmup 0s
-sleep 2
-rm -rf "$OUT/before"; cp -a "$DIR/n3/data" "$OUT/before"
 for round in $(seq "$ROUNDS"); do
+  cluster up > /dev/null
+  endpoints=$(cluster endpoints)
+  # Node 3 leads nobody, so that stopping it moves nothing.
+  cluster ctl transfer-leader 1 > /dev/null 2>&1 || true # it leads already, or it does now
+  cluster stop 3
+  load "$OUT/preload.json" --preload --keys $((MB << 8)) --value-size 4096 --clients 64 --pipeline 16 --duration 1s --warmup 0s
+  sleep 2
   tables=$(ls "$DIR"/n1/data/engine/*.sst | wc -l)
   size=$(cat "$DIR"/n1/data/engine/*.sst | wc -c) # and they are in the page cache, as they are when node 1 has just written them
   sync
@@ -83,8 +81,7 @@ for round in $(seq "$ROUNDS"); do
   awk -v OFS='\t' -v round="$round" -v tables="$tables" -v bytes="$bytes" -v b="$begun" -v c="$complete" -v i="$installed" -v raw="$raw" \
     -v quiet="$quiet" -v busy="$busy" -v puts="$puts" 'BEGIN { split(puts, p, " ")
       print round, tables, bytes, sprintf("%.2f", c - b), sprintf("%.2f", i - b), sprintf("%.0f", bytes / (i - b) / 1e6), raw, quiet, busy, p[1], p[2] }' >> "$rows"
-  cluster stop 3
-  rm -rf "$DIR/n3/data"; cp -a "$OUT/before" "$DIR/n3/data"
+  cluster down --wipe
 done
 awk -F'\t' '
   BEGIN {
