@@ -1,5 +1,5 @@
 //! Nodes that are no members, by the dozen, on the peer port of real processes: they take neither the members' places nor the
-//! memory, and are not all dialed.
+//! memory, and are not all dialed. And nodes that say one thing and then another.
 
 #![allow(
     clippy::disallowed_methods,
@@ -8,14 +8,20 @@
 
 mod common;
 
-use beachdb::base::{ClusterUid, NodeId, ReplicaId};
+use beachdb::base::{ClusterUid, LogIndex, NodeId, ReplicaId, Term};
 use beachdb::proto::ErrorCode;
 use beachdb::proto::frame::{self, CrcPolicy, Decoded};
-use beachdb::proto::peer::{self, Lane, PEER_PROTOCOL_VERSION, PeerFrame, PeerHello};
+use beachdb::proto::peer::{
+    self, Lane, PEER_PROTOCOL_VERSION, PeerFrame, PeerHello, PeerMessage, PeerWelcome,
+};
+use beachdb::proto::request::AdminRequest;
+use beachdb::proto::{Request, Response};
 use common::cluster::Cluster;
 use common::{PATIENCE, wait_until};
 use std::io::{Read, Write};
-use std::net::{SocketAddr, TcpStream};
+use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::thread;
+use std::time::Duration;
 
 /// HELLO of node `node` to whoever is there.
 fn hello(node: u64, peer_address: &str) -> PeerHello {
@@ -166,4 +172,122 @@ fn not_everybody_who_says_hello_is_dialed() {
     assert!(cluster.node(1).log().contains("is no member and is not dialed"));
     drop(held);
     wait_until("they are forgotten", || links() == 0);
+}
+
+fn say(socket: &mut TcpStream, frame: &PeerFrame) {
+    let mut bytes = Vec::new();
+    peer::encode(frame, &mut bytes).expect("it fits");
+    socket.write_all(&bytes).expect("it reads");
+}
+
+/// It was blank when it said HELLO, and another cluster of the same name has taken it since.
+#[test]
+fn whoever_comes_to_belong_to_another_cluster_is_not_heard_any_more() {
+    let cluster = Cluster::start(1);
+    let node = cluster.node(1);
+    let dropped = || node.status().map_or(0, |s| s["peers"]["other_cluster"].as_u64().unwrap_or(0));
+    let (mut socket, answer) = greet(node.peer, hello(9, ""));
+    let Some(PeerFrame::Welcome(welcome)) = answer else { panic!("{answer:?}") };
+    assert_eq!(welcome.cluster_uid.to_string(), node.field("cluster_uid"));
+    // It belongs to nobody, and has nothing to say yet.
+    let vote = PeerMessage::PreVote { last: (LogIndex(9), Term(9)) };
+    say(&mut socket, &PeerFrame::Raft(Term(9), vote));
+    wait_until("it is dropped", || dropped() == 1);
+    say(&mut socket, &PeerFrame::Cluster(ClusterUid(0xbad)));
+    let answer = read_frame(&mut socket);
+    assert_eq!(refusal(answer.as_ref()), Some(ErrorCode::WrongCluster), "{answer:?}");
+    let Some(PeerFrame::Refused(error)) = answer else { unreachable!() };
+    for words in [welcome.cluster_uid.to_string(), ClusterUid(0xbad).to_string()] {
+        assert!(error.message.contains(&words), "{error}");
+    }
+    // One that belongs to this very cluster is heard.
+    let (mut socket, _) = greet(node.peer, hello(8, ""));
+    say(&mut socket, &PeerFrame::Cluster(welcome.cluster_uid));
+    let received = || node.status().map_or(0, |s| s["peers"]["received"].as_u64().unwrap_or(0));
+    let before = received();
+    let vote = PeerMessage::PreVote { last: (LogIndex(0), Term(0)) };
+    say(&mut socket, &PeerFrame::Raft(Term(1), vote));
+    wait_until("it is taken", || received() > before);
+    assert_eq!(dropped(), 1);
+}
+
+/// The reply to HELLO, and nonsense behind it in the same packet: the link has ended before the node hears of it.
+#[test]
+fn a_node_that_answers_and_breaks_off_is_not_counted_on() {
+    let mut cluster = Cluster::prepared(3);
+    for node in [2, 3] {
+        let listener = TcpListener::bind(cluster.node(node).peer).expect("its port");
+        thread::spawn(move || {
+            for socket in listener.incoming() {
+                let mut socket = socket.expect("a connection");
+                let Some(PeerFrame::Hello(hello)) = read_frame(&mut socket) else { continue };
+                let welcome = PeerWelcome {
+                    version: PEER_PROTOCOL_VERSION,
+                    features: hello.features,
+                    replica: ReplicaId { node: NodeId(node), incarnation: node },
+                    blank: true,
+                    known: 0,
+                    cluster_uid: ClusterUid::NONE,
+                    cluster: hello.cluster,
+                    peer_address: String::new(),
+                    client_address: String::new(),
+                    software: "a test".into(),
+                };
+                let mut bytes = Vec::new();
+                peer::encode(&PeerFrame::Welcome(welcome), &mut bytes).expect("it fits");
+                bytes.extend_from_slice(&[0x55; 40]);
+                drop(socket.write_all(&bytes));
+            }
+        });
+    }
+    cluster.spawn(1);
+    wait_until("both have answered", || {
+        let log = cluster.node(1).log();
+        [2, 3].iter().all(|node| log.contains(&format!("connection to node {node}")))
+            || [2, 3].iter().all(|node| log.contains(&format!("cannot reach node {node}")))
+    });
+    thread::sleep(Duration::from_millis(500));
+    assert_eq!(cluster.node(1).field("members"), "[]", "it has formed a cluster with nobody");
+    assert!(cluster.node(1).field("not_ready_reason").contains("not reached yet"));
+}
+
+/// What a node says on a link that is up: as whom its membership knows the one who dialed.
+#[test]
+fn a_wiped_node_that_was_removed_is_told_to_be_added_and_not_to_be_replaced() {
+    let mut cluster = Cluster::start(3);
+    let wiped = cluster.follower();
+    cluster.kill(wiped);
+    std::fs::remove_dir_all(&cluster.node(wiped).data).expect("its disk is wiped");
+    cluster.spawn(wiped);
+    let reason = |cluster: &Cluster| cluster.node(wiped).field("not_ready_reason");
+    wait_until("it finds out", || reason(&cluster).contains(&format!("member replace {wiped}")));
+    let status = || cluster.node(wiped).status().unwrap_or_default();
+    let since = status()["links"][0]["connected_ms"].as_u64();
+    loop {
+        let remove = Request::Admin(AdminRequest::Remove(NodeId(wiped)));
+        let removed = cluster.node(cluster_leader(&cluster, wiped)).connect().ask(&remove);
+        match removed.response {
+            Response::Written { .. } => break,
+            Response::Error(error) if error.code.retryable() => {
+                thread::sleep(Duration::from_millis(20));
+            }
+            other => panic!("{other:?}"),
+        }
+    }
+    wait_until("it is told anew", || reason(&cluster).contains(&format!("member add {wiped}")));
+    let links = status()["links"].clone();
+    let up = |link: &serde_json::Value| link["connected_ms"].as_u64() > since;
+    assert!(links.as_array().is_some_and(|links| links.iter().any(up)), "redialed: {links}");
+}
+
+/// Who leads, though this node does not know.
+fn cluster_leader(cluster: &Cluster, but: u64) -> u64 {
+    let mut found = 0;
+    wait_until("a leader", || {
+        let leads =
+            |node: &&common::cluster::Node| node.id != but && node.field("role") == "leader";
+        found = cluster.running().find(leads).map_or(0, |node| node.id);
+        found != 0
+    });
+    found
 }
