@@ -38,6 +38,9 @@ impl World {
     /// See the module. Called once, when the time of the faults is over.
     pub fn finish(&mut self) -> Verdict {
         self.calm();
+        if self.core.recovers {
+            return self.finish_recovered(LIVENESS_TIMEOUTS);
+        }
         if self.core.lost_early && !self.settle_formation()? {
             return self.observer.finish(&self.core);
         }
@@ -213,7 +216,7 @@ impl World {
     }
 
     /// Runs until `done` or so many longest election timeouts have passed; whether it is done.
-    fn wait_for(
+    pub(super) fn wait_for(
         &mut self,
         timeouts: u64,
         mut done: impl FnMut(&Self) -> bool,
@@ -282,7 +285,7 @@ impl World {
     }
 
     /// All nodes in words, for a violation.
-    fn describe(&self) -> String {
+    pub(super) fn describe(&self) -> String {
         let one = |s: &super::slot::Slot| match &s.node {
             None => format!("n{} down ({:?}, {:?})", s.number + 1, s.health, s.goal),
             Some(node) => format!(

@@ -71,6 +71,8 @@ pub enum Fault {
     /// Where a cluster forms itself: a node of another cluster of the same name, with the number of `number`, is found by `slot`
     /// at that one's address, and speaks to it.
     Stranger { slot: usize, number: usize, ms: u64 },
+    /// The operator makes a cluster of its own of this node, once it has begun; only in worlds that have this.
+    Recover { slot: usize },
 }
 
 impl Fault {
@@ -103,6 +105,7 @@ impl Fault {
             Self::Leave { .. } => "leave",
             Self::Transfer { .. } => "transfer",
             Self::Stranger { .. } => STRANGER,
+            Self::Recover { .. } => RECOVER,
         }
     }
 }
@@ -200,6 +203,9 @@ const CLASSES: [(&str, u64, Draw); 24] = [
 /// The class that only clusters have that form themselves.
 pub const STRANGER: &str = "stranger";
 
+/// The class of worlds in which a node is recovered.
+pub const RECOVER: &str = "recover";
+
 /// Longest time after the start in which a cluster is made to form in trouble, ms.
 const EARLY_MS: u64 = 4_000;
 
@@ -237,6 +243,21 @@ pub fn early(random: &mut SimRandom, nodes: usize) -> Vec<TimedFault> {
         let (at_ms, slot) = (dice.skewed(60_000), dice.slot());
         let fault = Fault::Stranger { slot, number: dice.other(slot), ms: dice.span() };
         faults.push(TimedFault { at_ms, fault });
+    }
+    faults
+}
+
+/// Who is recovered, and when; what else a machine room has on such a day: power losses of many nodes at once.
+#[must_use]
+pub fn impatient(random: &mut SimRandom, nodes: usize) -> Vec<TimedFault> {
+    let mut dice = Dice { random, nodes, span_max: 2_000 };
+    let mut faults = Vec::new();
+    for _ in 0..1 + dice.below(2) {
+        let slot = if dice.coin() { 0 } else { dice.slot() };
+        faults.push(TimedFault { at_ms: dice.skewed(6_000), fault: Fault::Recover { slot } });
+        let (set, down_ms) = (dice.set(), 1_000 + dice.down());
+        let fault = Fault::CrashMany { set, power: true, down_ms };
+        faults.push(TimedFault { at_ms: dice.below(3_000), fault });
     }
     faults
 }

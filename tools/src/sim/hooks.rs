@@ -8,6 +8,7 @@
 //!                            Observer::after_step ◄────────┘   every step, with its effects and the whole world
 //! ```
 
+use super::shape::Begin;
 use beachdb::base::{ClusterUid, LogIndex, Nanos, ReplicaId};
 use beachdb::env::Lane;
 use beachdb::env::sim::{CrashKind, SimDisk};
@@ -172,6 +173,15 @@ pub trait Observer {
     fn after_job(&mut self, _world: &dyn WorldView, _slot: usize, _lane: Lane) -> Verdict {
         Ok(())
     }
+    /// The node that was `before` is a cluster of its own from its next start on, as `after`.
+    fn recovered(
+        &mut self,
+        _before: ReplicaId,
+        _after: ReplicaId,
+        _cluster: ClusterUid,
+    ) -> Verdict {
+        Ok(())
+    }
     /// Every fault healed, the clients stopped, and all nodes converged. The last call of a run without a violation.
     fn finish(&mut self, _world: &dyn WorldView) -> Verdict {
         Ok(())
@@ -245,6 +255,8 @@ pub struct Setup {
     pub duration: Nanos,
     /// Sessions at once, on every node.
     pub max_sessions: usize,
+    /// How the cluster begins.
+    pub begin: Begin,
 }
 
 impl Setup {

@@ -4,7 +4,7 @@
 //! |---|---|
 //! | [`shape`], [`faults`] | what follows from the seed before the run begins: timings, limits, the schedule of faults |
 //! | [`world`], [`slot`], [`net`] | the world: events in virtual time, machines with nodes on them, the links between them |
-//! | [`links`] | connections, where a cluster forms itself |
+//! | [`links`], [`recover`] | connections, where a cluster forms itself; a node that becomes a cluster of its own |
 //! | [`strike`], [`rot`], [`operator`] | faults carried out within what the cluster can survive; flipped bits and rebuilt nodes; who changes the membership |
 //! | [`excuses`] | when a node may stop itself |
 //! | [`hooks`], [`check`] | who watches and who uses: the interfaces, and the real ones |
@@ -31,6 +31,7 @@ pub mod net;
 pub mod operator;
 #[cfg(beach_planted)]
 pub mod planted;
+pub mod recover;
 pub mod rot;
 pub mod run;
 pub mod shape;

@@ -103,7 +103,7 @@ impl World {
         let pause = core.shape.election_timeout_ns / 10;
         let pause = pause + core.random.below(pause);
         core.after(pause, super::world::What::Operator);
-        if core.operator.rests {
+        if core.operator.rests || core.recovers {
             return;
         }
         let Some(leader) = core.leader() else { return };

@@ -210,6 +210,7 @@ impl Slot {
     fn returns(&mut self) {
         self.health = Health::Returning;
         self.joins = true;
+        self.recovered = None;
         self.excused = false;
         self.cramped = false;
         self.crash_on_start = None;

@@ -57,8 +57,12 @@ impl World {
             marks.add(what, core.struck.get(what).copied().unwrap_or(0));
         }
         // Too rare to be asked of every swarm.
-        if let Some(times) = core.struck.get(super::ending::GIVEN_UP) {
-            marks.add(super::ending::GIVEN_UP, *times);
+        for what in
+            [super::ending::GIVEN_UP, super::recover::RECOVERED, super::recover::RECOVER_CRASHED]
+        {
+            if let Some(times) = core.struck.get(what) {
+                marks.add(what, *times);
+            }
         }
         marks.add("operator: done", core.operator.done);
         marks.add("operator: refused", core.operator.refused);

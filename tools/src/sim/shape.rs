@@ -8,6 +8,8 @@ use beachdb::env::sim::SimRandom;
 pub const MAX_NODES: usize = 7;
 
 const MS: u64 = 1_000_000;
+/// Longest run in which nodes are recovered: all that matters happens while clusters form.
+const RECOVERS_MINUTES: f64 = 0.3;
 
 /// How the cluster of a run begins.
 #[derive(
@@ -28,6 +30,9 @@ pub enum Begin {
     Given,
     /// The nodes are blank and form it (`--initial-cluster`), over connections that come and go ([`super::links`]).
     Forms,
+    /// The same, and an operator makes a cluster of its own of a node or two ([`super::recover`]); without clients, and
+    /// short.
+    Recovers,
 }
 
 impl Begin {
@@ -63,7 +68,11 @@ impl RunOptions {
     /// Virtual time until faults stop.
     #[must_use]
     pub fn duration_ns(&self) -> u64 {
-        (self.minutes * 60e9) as u64
+        let minutes = match self.begin {
+            Begin::Recovers => self.minutes.min(RECOVERS_MINUTES),
+            Begin::Given | Begin::Forms => self.minutes,
+        };
+        (minutes * 60e9) as u64
     }
 }
 

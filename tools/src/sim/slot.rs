@@ -172,6 +172,8 @@ pub struct Slot {
     pub goal: Goal,
     /// Whether the node of the next start joins a cluster that exists.
     pub joins: bool,
+    /// The cluster that was made of it.
+    pub recovered: Option<ClusterUid>,
     random: SimRandom,
 }
 
@@ -206,6 +208,7 @@ impl Slot {
             health: Health::Whole,
             goal: Goal::In,
             joins: false,
+            recovered: None,
             random,
         }
     }

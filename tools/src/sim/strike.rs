@@ -34,6 +34,8 @@ pub enum Undo {
     Rot { slot: usize, incarnation: u64 },
     /// A damaged node is built again.
     Repair { slot: usize, incarnation: u64 },
+    /// A node is looked at again that is to be recovered.
+    Recover { slot: usize, looks: u64 },
 }
 
 const fn kind_of(power: bool) -> CrashKind {
@@ -235,6 +237,7 @@ impl World {
                 }
                 core.operator.queue.push_back(Admin::Transfer(to.map(node_of)))
             }
+            Fault::Recover { slot } => return self.recover(slot, 0),
             Fault::Stranger { slot, number, ms } => core.meet_stranger(slot, number, ms),
         }
         Ok(())
@@ -277,6 +280,7 @@ impl World {
                 core.slots[slot].disk.set_capacity(None);
                 core.slots[slot].cramped = false;
             }
+            Undo::Recover { slot, looks } => return self.recover(slot, looks),
             Undo::Rot { slot, incarnation } => {
                 let s = &core.slots[slot];
                 if s.replica.incarnation == incarnation && s.health == Health::Rotten {

@@ -159,10 +159,16 @@ pub const fn nodes_of(seed: u64) -> usize {
     [3, 5, 3, 5, 3, 4, 1, 3, 5, 3, 7, 5, 3, 2, 5, 6][(seed % 16) as usize]
 }
 
-/// How the cluster of a seed begins where the user did not choose: one in three forms itself.
+/// How the cluster of a seed begins where the user did not choose: one in three forms itself, and in one of twelve nodes are
+/// recovered.
 #[must_use]
 pub const fn begin_of(seed: u64, nodes: usize) -> Begin {
-    if nodes > 1 && seed.is_multiple_of(3) { Begin::Forms } else { Begin::Given }
+    match seed % 12 {
+        _ if nodes == 1 => Begin::Given,
+        1 => Begin::Recovers,
+        0 | 3 | 6 | 9 => Begin::Forms,
+        _ => Begin::Given,
+    }
 }
 
 /// Runs a swarm to its end.

@@ -121,6 +121,8 @@ pub struct Core {
     pub(super) established: bool,
     /// A disk was lost before there was a cluster.
     pub(super) lost_early: bool,
+    /// Nodes are made clusters of their own, and nobody changes members.
+    pub(super) recovers: bool,
 }
 
 /// See the module.
@@ -361,11 +363,12 @@ impl World {
             election_timeout: Nanos(shape.election_timeout_ns),
             duration: Nanos(options.duration_ns()),
             max_sessions: shape.max_sessions,
+            begin: options.begin,
         };
         let Harness { observer, clients } = harness(&setup);
         let mut core = Core {
             net: Net::new(nodes, shape.quality, network),
-            links: (options.begin == Begin::Forms).then(|| Links::new(nodes, connections)),
+            links: (options.begin != Begin::Given).then(|| Links::new(nodes, connections)),
             first_members: Membership::of_voters(slots.iter().map(|s| s.replica)),
             shape,
             now: Nanos::ZERO,
@@ -383,6 +386,7 @@ impl World {
             calm: false,
             established: options.begin == Begin::Given,
             lost_early: false,
+            recovers: options.begin == Begin::Recovers,
         };
         for slot in 0..nodes {
             let mut delay = core.random.below(50_000_000);
@@ -834,8 +838,11 @@ fn draw_plan(options: &RunOptions, shape: &Shape, random: &mut SimRandom) -> Vec
     let duration = options.duration_ns();
     let nodes = options.nodes;
     let mut plan = super::faults::schedule(random, nodes, duration, shape.election_timeout_ns);
-    if options.begin == Begin::Forms {
+    if options.begin != Begin::Given {
         plan.extend(super::faults::early(&mut random.fork(), nodes));
+        if options.begin == Begin::Recovers {
+            plan.extend(super::faults::impatient(&mut random.fork(), nodes));
+        }
         plan.retain(|f| f.at_ms < duration / 1_000_000);
         plan.sort_by_key(|f| f.at_ms);
     }

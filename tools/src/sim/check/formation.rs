@@ -7,11 +7,16 @@
 //! | one M0 | every node of a uid has begun with the same first members |
 //! | begins as a member | who says with whom a cluster began is one of them, as is whom it tells, and belongs to that cluster |
 //! | belongs once | a replica that acknowledged anything (a vote, an append, a snapshot), or asked for it, in one cluster never is of another one, nor of none, also after a power loss |
+//! | joins unasked | nobody but the recovered node is of a cluster that `recover` made: there, nobody adds members |
 //! | hears no other | a message of another cluster makes a node that has one say nothing and learn no term |
 
-use crate::sim::hooks::{Marks, SimNode, Step, StepKind, StopKind, Verdict, Violation, WorldView};
-use beachdb::base::{ClusterUid, LogIndex, Membership, NodeId, ReplicaId, Term};
-use beachdb::node::Effect;
+use crate::sim::hooks::{
+    ClientPort, Clients, Harness, Marks, Observer, Setup, SimNode, Step, StepKind, StopKind,
+    Verdict, Violation, WorldView,
+};
+use beachdb::base::{ClusterUid, LogIndex, Membership, Nanos, NodeId, ReplicaId, Term};
+use beachdb::node::{Effect, Origin};
+use beachdb::proto::Response;
 use beachdb::raft::Message;
 use beachdb::raft::message::{AppendOutcome, Body, SnapshotOutcome};
 use std::collections::{BTreeMap, BTreeSet};
@@ -47,6 +52,8 @@ pub struct Formation {
     word: BTreeMap<ReplicaId, ClusterUid>,
     /// Replicas whose disks are lost.
     lost: BTreeSet<ReplicaId>,
+    /// Clusters that `recover` made, and of whom.
+    made: BTreeMap<ClusterUid, ReplicaId>,
     /// Whoever had a beginning when it went down.
     had: BTreeMap<ReplicaId, ClusterUid>,
     marks: Marks,
@@ -90,13 +97,14 @@ impl Formation {
             first: BTreeMap::new(),
             word: BTreeMap::new(),
             lost: BTreeSet::new(),
+            made: BTreeMap::new(),
             had: BTreeMap::new(),
             marks,
         }
     }
 
     /// A process came up.
-    pub fn node_started(&mut self, world: &dyn WorldView, slot: usize) -> Verdict {
+    pub fn started(&mut self, world: &dyn WorldView, slot: usize) -> Verdict {
         let view = world.slot(slot);
         let Some(node) = view.node else { return Ok(()) };
         let cluster = node.cluster();
@@ -118,7 +126,7 @@ impl Formation {
     }
 
     /// A process ended.
-    pub fn node_stopped(&mut self, world: &dyn WorldView, slot: usize, why: StopKind) {
+    pub fn stopped(&mut self, world: &dyn WorldView, slot: usize, why: StopKind) {
         let replica = world.slot(slot).replica;
         let shown = std::mem::take(&mut self.shown[slot]);
         if why == StopKind::Wiped {
@@ -129,8 +137,15 @@ impl Formation {
         }
     }
 
+    /// A node is a cluster of its own from its next start on.
+    pub fn is_made(&mut self, before: ReplicaId, after: ReplicaId, cluster: ClusterUid) {
+        self.made.insert(cluster, after);
+        self.lost.insert(before);
+        self.had.remove(&before);
+    }
+
     /// A node took a step.
-    pub fn after_step(&mut self, world: &dyn WorldView, step: &Step<'_>) -> Verdict {
+    pub fn stepped(&mut self, world: &dyn WorldView, step: &Step<'_>) -> Verdict {
         let Some(node) = world.slot(step.slot).node else { return Ok(()) };
         let cluster = node.cluster();
         let before = self.shown[step.slot];
@@ -184,6 +199,14 @@ impl Formation {
         if cluster.is_none() {
             return Ok(());
         }
+        if let Some(of) = self.made.get(&cluster) {
+            if *of != replica {
+                let what =
+                    format!("{replica} is of cluster {cluster}, which was made of {of} alone");
+                return broken("joins-unasked", what);
+            }
+            return Ok(());
+        }
         if let Some(members) = first_members(node) {
             let known = self.first.entry(cluster).or_insert_with(|| members.clone());
             if known != members {
@@ -196,7 +219,7 @@ impl Formation {
         for other in (0..world.slots()).filter(|other| *other != slot) {
             let view = world.slot(other);
             let Some(theirs) = view.node.map(SimNode::cluster) else { continue };
-            if theirs.is_none() || theirs == cluster {
+            if theirs.is_none() || theirs == cluster || self.made.contains_key(&theirs) {
                 continue;
             }
             if ![cluster, theirs].iter().any(|uid| self.former_is_lost(*uid)) {
@@ -227,7 +250,8 @@ impl Formation {
         members: &Membership,
     ) -> Verdict {
         let known = self.first.get(&cluster);
-        let fits = members.is_voter(step.replica)
+        let fits = !self.made.contains_key(&cluster)
+            && members.is_voter(step.replica)
             && members.is_voter(to)
             && cluster == node.cluster()
             && known.is_none_or(|known| known == members);
@@ -265,5 +289,52 @@ impl Formation {
     /// Adds what happened.
     pub fn report(&self, marks: &mut Marks) {
         marks.merge(&self.marks);
+    }
+}
+
+/// Formation alone, and nobody who uses the cluster.
+#[must_use]
+pub fn harness(setup: &Setup) -> Harness {
+    let observer = Box::new(Formation::new(setup.nodes));
+    Harness { observer, clients: Box::new(Nobody) }
+}
+
+impl Observer for Formation {
+    fn node_started(&mut self, world: &dyn WorldView, slot: usize) -> Verdict {
+        self.started(world, slot)
+    }
+
+    fn node_stopped(&mut self, world: &dyn WorldView, slot: usize, why: StopKind) -> Verdict {
+        self.stopped(world, slot, why);
+        Ok(())
+    }
+
+    fn after_step(&mut self, world: &dyn WorldView, step: &Step<'_>) -> Verdict {
+        self.stepped(world, step)
+    }
+
+    fn recovered(&mut self, before: ReplicaId, after: ReplicaId, cluster: ClusterUid) -> Verdict {
+        self.is_made(before, after, cluster);
+        Ok(())
+    }
+
+    fn marks(&self, marks: &mut Marks) {
+        self.report(marks);
+    }
+}
+
+/// Who uses nothing.
+struct Nobody;
+
+impl Clients for Nobody {
+    fn next_at(&self) -> Nanos {
+        Nanos::MAX
+    }
+    fn act(&mut self, _port: &mut dyn ClientPort) {}
+    fn reply(&mut self, _origin: Origin, _response: &Response, _port: &mut dyn ClientPort) {}
+    fn closed(&mut self, _conn: u64, _port: &mut dyn ClientPort) {}
+    fn stop(&mut self) {}
+    fn acknowledged(&self) -> u64 {
+        0
     }
 }

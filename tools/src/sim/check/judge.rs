@@ -651,7 +651,7 @@ impl Observer for Judge {
     fn node_started(&mut self, world: &dyn WorldView, slot: usize) -> Verdict {
         let view = world.slot(slot);
         self.marks.started(world.now(), &view);
-        self.formation.node_started(world, slot)?;
+        self.formation.started(world, slot)?;
         let Some(node) = view.node else { return Ok(()) };
         self.shown[slot] = Shown {
             term: node.raft().term(),
@@ -676,7 +676,7 @@ impl Observer for Judge {
 
     fn node_stopped(&mut self, world: &dyn WorldView, slot: usize, why: StopKind) -> Verdict {
         self.marks.stopped(&world.slot(slot), why);
-        self.formation.node_stopped(world, slot, why);
+        self.formation.stopped(world, slot, why);
         if let (StopKind::Crash(CrashKind::Process), false) = (why, self.shown.is_empty()) {
             self.marks.hit(marks::PROCESS_CRASH);
         }
@@ -686,7 +686,7 @@ impl Observer for Judge {
 
     fn after_step(&mut self, world: &dyn WorldView, step: &Step<'_>) -> Verdict {
         self.history.borrow_mut().verdict()?;
-        self.formation.after_step(world, step)?;
+        self.formation.stepped(world, step)?;
         self.reads.begin(step, self.memberships.len());
         for effect in step.effects {
             self.effect(world, step, effect)?;

@@ -24,12 +24,16 @@ pub mod sessions;
 pub mod users;
 
 use super::hooks::{Harness, Setup};
+use super::shape::Begin;
 use std::cell::RefCell;
 use std::rc::Rc;
 
 /// The judge and the users of one run.
 #[must_use]
 pub fn harness(setup: &Setup) -> Harness {
+    if setup.begin == Begin::Recovers {
+        return formation::harness(setup);
+    }
     let history = Rc::new(RefCell::new(history::History::new(setup.max_sessions)));
     Harness {
         observer: Box::new(judge::Judge::new(setup, Rc::clone(&history))),
