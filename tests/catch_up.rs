@@ -227,11 +227,7 @@ fn a_full_disk_is_told_before_anything_is_written_and_helped_when_there_is_space
     let list = cluster.list();
     begin(&mut cluster, &list);
     // What is left is less than the snapshot's 70 MiB.
-    let balloon = disk.outside("balloon");
-    let free = |used: u64| (512 << 20) - used;
-    let used: u64 =
-        files(&disk.outside("")).iter().map(|f| f.metadata().map_or(0, |m| m.len())).sum();
-    fs::write(&balloon, vec![1; (free(used) - (60 << 20)) as usize]).expect("room for the balloon");
+    disk.fill(60 << 20);
     cluster.spawn(3);
     wait_until("the refusal", || snapshots(&cluster, 3)["refused_reason"].is_string());
     let told = snapshots(&cluster, 3);
@@ -256,7 +252,7 @@ fn a_full_disk_is_told_before_anything_is_written_and_helped_when_there_is_space
             .contains("beachd_snapshots_waiting 1\n")
     );
     cluster.put(b"meanwhile", b"the others serve");
-    fs::remove_file(&balloon).expect("ours");
+    disk.empty();
     let begin = Instant::now();
     let (_, received) = assert_complete(&cluster);
     println!(

@@ -1,6 +1,6 @@
-//! A full disk, on a small file system of its own (a tmpfs in a mount namespace: it needs root, and goes away with the
-//! test): writes are refused with a reason, reads and deletes go on, a full node can be restarted, and when there is
-//! space again it takes writes again by itself.
+//! A full disk, on a small file system of its own: writes are refused with a reason, reads and deletes go on, a full node can
+//! be restarted, and when there is space again it takes writes again by itself. Clusters of full and slow disks are in
+//! `tools/tests/cluster_history/disks.rs`.
 
 #![allow(
     clippy::disallowed_methods,
@@ -12,7 +12,6 @@ mod common;
 use beachdb::proto::{Effect, ErrorCode, Response};
 use common::small_disk::SmallDisk;
 use common::{Daemon, is_root, skip};
-use std::fs;
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -28,8 +27,7 @@ fn a_full_disk_refuses_writes_serves_reads_and_heals_by_itself() {
         Err(why) => return skip(TEST, &why),
     };
     // Most of it is taken by somebody else, for now.
-    let balloon = disk.outside("balloon");
-    fs::write(&balloon, vec![1; 150 << 20]).expect("room for the balloon");
+    disk.fill(170 << 20);
     let wrap = disk.wrap();
     let wrap: Vec<&str> = wrap.iter().map(String::as_str).collect();
     let data = disk.at().join("data");
@@ -75,7 +73,7 @@ fn a_full_disk_refuses_writes_serves_reads_and_heals_by_itself() {
         assert!(client.get(format!("key{n:06}").as_bytes()).is_some(), "key {n} of {written}");
     }
     // Space comes back, and so do writes, without anybody's help.
-    fs::remove_file(&balloon).expect("ours");
+    disk.empty();
     let begin = Instant::now();
     loop {
         match client.put(b"more", &value).response {

@@ -5,6 +5,7 @@ mod drain;
 mod harness;
 mod recover;
 mod sessions;
+mod space;
 
 use super::*;
 use crate::base::{Member, MemberRole, NodeId, Term};

@@ -635,6 +635,7 @@ impl<L: LogStore, S: StateMachine> Node<L, S> {
         self.trace.record(now, TraceEvent::RoleChange { term: term.0, role: role.name() });
         if role == Role::Leader {
             self.receiver.abandon();
+            self.space.leads(now);
         } else {
             self.sender.clear();
             self.writes.leadership_lost();
@@ -653,7 +654,7 @@ impl<L: LogStore, S: StateMachine> Node<L, S> {
     fn tick(&mut self, now: Nanos, out: &mut Vec<Effect>) -> Result<(), FatalError> {
         self.step_raft(now, raft::Event::Tick, out);
         self.kick_log(now);
-        self.check_space(now);
+        self.check_space(now, out);
         self.tend_snapshots(now, out);
         self.tend_receiver(now);
         self.expire(now, out);

@@ -147,6 +147,13 @@ impl<L: LogStore, S: StateMachine> Node<L, S> {
             told = says.then_some((message.term, append.commit));
             said = Some((message.term, append.commit));
         }
+        if self.has_no_space_to(&message.body) {
+            log::warn!(
+                "node {} hands the lead over, but there is no space here",
+                message.from.node
+            );
+            return;
+        }
         self.step_raft(now, raft::Event::Message(message), out);
         if let Some((term, commit)) = said
             && term == self.raft.term()

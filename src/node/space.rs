@@ -8,17 +8,28 @@
 //!
 //! Reads go on in all of them, and all end by themselves. What was proposed when the log found no space stays pending
 //! and is written by the retry; until then its clients wait, at most until their deadline (effect unknown).
+//!
+//! # A leader without space
+//! It would refuse the puts of a cluster whose other disks have room. So, while it is low or its engine read-only, it offers the
+//! lead to the other voters in turn, one every [`OFFER_EVERY_NS`] (the first when it has led for as long, so that it takes deletes
+//! before), and a node in these two states does not take it: the word to campaign is lost there. So the lead goes to a voter
+//! that has space, when there is one, and when there is none nobody's term changes and no log grows by it. A leader whose log is full
+//! hangs in raft's eyes and gives the lead up (pitfall 20); nodes whose logs are full take it, by their reserve, or nobody would
+//! lead and take deletes.
 
-use super::{Node, StateMachine};
-use crate::base::Nanos;
+use super::{Effect, Node, Phase, StateMachine};
 use crate::base::trace::TraceEvent;
+use crate::base::{Nanos, NodeId};
 use crate::env::{Completion, IoResult, JobId, Lane};
-use crate::raft::{IoId, LogStore};
+use crate::raft::message::Body;
+use crate::raft::{self, IoId, LogStore, ProgressState, Role};
 
 /// When a write refused for lack of space should be tried again.
 pub(super) const RETRY_AFTER_MS: u32 = 1_000;
 const CHECK_EVERY_NS: u64 = 1_000_000_000;
 const LOG_RETRY_NS: u64 = 100_000_000;
+/// How often a leader without space offers the lead. While an offer stands, at most an election timeout, it takes no deletes either.
+const OFFER_EVERY_NS: u64 = 5_000_000_000;
 
 /// See the module.
 #[derive(Debug, Default)]
@@ -35,6 +46,9 @@ pub(super) struct Space {
     next_check: Nanos,
     /// What the trace last said.
     noted_read_only: bool,
+    /// As a leader without space: whom it offered the lead last, and when it does so again.
+    offered: Option<NodeId>,
+    next_offer: Nanos,
 }
 
 impl Space {
@@ -67,6 +81,11 @@ impl Space {
     /// Whether the free space was looked at, be it in vain.
     pub const fn has_looked(&self) -> bool {
         self.looked
+    }
+
+    /// This node begins to lead.
+    pub const fn leads(&mut self, now: Nanos) {
+        (self.offered, self.next_offer) = (None, now.plus(OFFER_EVERY_NS));
     }
 
     /// The last measured free space.
@@ -116,14 +135,54 @@ impl<L: LogStore, S: StateMachine> Node<L, S> {
     }
 
     /// Called every tick: measures the free space once a second.
-    pub(super) fn check_space(&mut self, now: Nanos) {
+    pub(super) fn check_space(&mut self, now: Nanos, out: &mut Vec<Effect>) {
         self.note_read_only(now);
+        self.offer_lead(now, out);
         if self.space.check.is_some() || now < self.space.next_check {
             return;
         }
         let (disk, dir) = (self.env.disk.clone(), self.config.dir.clone());
         let job = Box::new(move || -> crate::env::JobOutput { Box::new(disk.free_bytes(&dir)) });
         self.space.check = Some(self.env.jobs.submit(Lane::Maintenance, job));
+    }
+
+    /// Whether a message is lost here because there is no space: the word to campaign.
+    pub(super) fn has_no_space_to(&self, body: &Body) -> bool {
+        matches!(body, Body::TransferNow) && self.lacks_space()
+    }
+
+    /// Whether it should not lead if somebody else can.
+    fn lacks_space(&self) -> bool {
+        self.is_read_only() && !self.space.log_full
+    }
+
+    fn is_read_only(&self) -> bool {
+        self.space.log_full || self.space.low || self.machine.read_only_reason().is_some()
+    }
+
+    /// A leader without space offers the lead to the next voter that follows closely.
+    fn offer_lead(&mut self, now: Nanos, out: &mut Vec<Effect>) {
+        if self.raft.role() != Role::Leader
+            || self.phase != Phase::Running
+            || now < self.space.next_offer
+            || !self.lacks_space()
+        {
+            return;
+        }
+        self.space.next_offer = now.plus(OFFER_EVERY_NS);
+        let status = self.raft.status();
+        let close =
+            |f: &&raft::FollowerStatus| f.voter && f.recent && f.state == ProgressState::Replicate;
+        let voters: Vec<NodeId> =
+            status.followers.iter().filter(close).map(|f| f.replica.node).collect();
+        let after = self.space.offered.unwrap_or(self.identity.node_id);
+        let next = voters.iter().find(|node| **node > after).or(voters.first());
+        let (Some(to), None) = (next.copied(), status.transfer) else { return };
+        self.space.offered = Some(to);
+        log::warn!("there is no space for writes here: node {to} is asked to lead");
+        self.step_raft(now, raft::Event::Transfer(Some(to)), out);
+        // A leader that may not hand over yet offers again.
+        self.refusal = None;
     }
 
     /// Takes the completion of the measurement.
@@ -149,7 +208,7 @@ impl<L: LogStore, S: StateMachine> Node<L, S> {
 
     /// Records in the trace that taking puts ended or began again.
     pub(super) fn note_read_only(&mut self, now: Nanos) {
-        let on = self.space.log_full || self.space.low || self.machine.read_only_reason().is_some();
+        let on = self.is_read_only();
         if on != self.space.noted_read_only {
             self.space.noted_read_only = on;
             self.trace.record(now, TraceEvent::ReadOnly { on });

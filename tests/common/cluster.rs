@@ -4,7 +4,7 @@
 //! Timing: heartbeats of 20 ms and elections of 200 ms, so that a failover takes a moment and not seconds; a test machine may
 //! stall for longer than that, so tests wait for what must happen in the end and never assert that nobody was elected anew.
 
-use super::{Daemon, PATIENCE, Wire, command, http_get, wait_until};
+use super::{Daemon, PATIENCE, Wire, beachd_program, command_of, http_get, wait_until};
 use beachdb::proto::{ErrorCode, Response};
 use std::net::{SocketAddr, TcpListener};
 use std::path::PathBuf;
@@ -53,8 +53,13 @@ pub struct Place {
 
 impl Place {
     fn on_loopback() -> Self {
+        Self::wrapped(Vec::new())
+    }
+
+    /// On loopback, run by this program.
+    pub fn wrapped(wrap: Vec<String>) -> Self {
         let (listen, peer, http) = (free_address(), free_address(), free_address());
-        Self { listen, peer, http, wrap: Vec::new() }
+        Self { listen, peer, http, wrap }
     }
 }
 
@@ -74,6 +79,8 @@ pub struct Node {
     pub daemon: Option<Daemon>,
     /// Settings of this node alone, in place of those that all have: names and values, as in [`Cluster::args`].
     pub own: Vec<String>,
+    /// The program that it runs, when that is not the `beachd` to test.
+    pub program: Option<PathBuf>,
     /// What it was started with last.
     args: Vec<String>,
     /// See [`Place`].
@@ -84,8 +91,8 @@ impl Node {
     fn new(dir: &std::path::Path, id: u64, place: Place) -> Self {
         let Place { listen, peer, http, wrap } = place;
         let data = dir.join(format!("n{id}"));
-        let (own, args) = (Vec::new(), Vec::new());
-        Self { id, data, listen, peer, http, daemon: None, own, args, wrap }
+        let (daemon, program, own, args) = (None, None, Vec::new(), Vec::new());
+        Self { id, data, listen, peer, http, daemon, program, own, args, wrap }
     }
 
     /// Its command, with these settings besides.
@@ -100,7 +107,8 @@ impl Node {
         ];
         let all: Vec<&str> = own.iter().flatten().chain(args).copied().collect();
         let wrap: Vec<&str> = self.wrap.iter().map(String::as_str).collect();
-        command(&wrap, &self.data, &all)
+        let program = self.program.as_deref().unwrap_or_else(|| beachd_program());
+        command_of(program, &wrap, &self.data, &all)
     }
 
     /// A document of its HTTP port; `None` while nobody listens there.

@@ -57,7 +57,11 @@ fn beachd_program() -> &'static Path {
 /// `beachd` with system-picked ports, `data`, and no setting from the environment. `wrap`: a program that runs it,
 /// with its arguments.
 pub fn command(wrap: &[&str], data: &Path, args: &[&str]) -> Command {
-    let beachd = beachd_program();
+    command_of(beachd_program(), wrap, data, args)
+}
+
+/// The same with another `beachd`, perhaps of another version.
+pub fn command_of(beachd: &Path, wrap: &[&str], data: &Path, args: &[&str]) -> Command {
     let mut command = match wrap.split_first() {
         Some((program, rest)) => {
             let mut command = Command::new(program);

@@ -4,11 +4,12 @@ use crate::black_box::cluster::Cluster;
 use crate::black_box::{PATIENCE, wait_until};
 use crate::common::{Ran, beachctl};
 use crate::load::{Load, client};
+use beachdb::client::Client;
 use std::fs;
 use std::thread;
 use std::time::{Duration, Instant};
 
-/// What one write of [`fall_behind`] adds to the log.
+/// What one [`piece`] adds to the log.
 const PIECE: usize = 1 << 20;
 
 /// Runs beachctl with the endpoints of all.
@@ -44,6 +45,14 @@ pub fn move_leader(cluster: &Cluster, to: u64) {
     ctl_until_done(cluster, &["transfer-leader", &to.to_string()]);
 }
 
+/// Makes the log grow, but not the data.
+pub fn piece(writer: &mut Client, number: u64) {
+    let value = vec![number as u8; PIECE];
+    if let Err(e) = writer.put(format!("piece-{}", number % 4).as_bytes(), &value) {
+        println!("a piece: {e}");
+    }
+}
+
 /// Kills a node and writes until the others have given up the log that it misses.
 pub fn fall_behind(cluster: &mut Cluster, victim: u64) {
     let applied: u64 = cluster.node(victim).field("applied").parse().expect("a number");
@@ -51,10 +60,7 @@ pub fn fall_behind(cluster: &mut Cluster, victim: u64) {
     let mut writer = client(&cluster.endpoints());
     let mut pieces = 0_u64;
     wait_until("the log to be given up", || {
-        let value = vec![pieces as u8; PIECE];
-        if let Err(e) = writer.put(format!("piece-{}", pieces % 4).as_bytes(), &value) {
-            println!("a piece: {e}");
-        }
+        piece(&mut writer, pieces);
         pieces += 1;
         let first = |node: &crate::black_box::cluster::Node| {
             node.status().and_then(|status| status["log"]["first_index"].as_u64())

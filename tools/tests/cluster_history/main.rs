@@ -27,6 +27,7 @@ mod black_box;
 #[path = "../common/mod.rs"]
 mod common;
 
+mod disks;
 mod faults;
 mod kills;
 mod load;
@@ -35,3 +36,4 @@ mod network;
 mod partitions;
 mod restarts;
 mod soak;
+mod upgrade;
