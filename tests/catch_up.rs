@@ -12,7 +12,6 @@ mod common;
 use common::cluster::{Cluster, free_address};
 use common::small_disk::SmallDisk;
 use common::{PATIENCE, files, http_get, is_root, skip, wait_until};
-use std::fs;
 use std::io::{Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::sync::Arc;
