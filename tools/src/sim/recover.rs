@@ -21,10 +21,10 @@ use std::sync::Arc;
 pub const RECOVERED: &str = "recovered as a cluster of its own";
 /// The mark of a crash during that.
 pub const RECOVER_CRASHED: &str = "crashed while recovering";
-/// A node that has not begun yet is looked at again after this.
-const PATIENCE_NS: u64 = 20_000_000;
+/// A node that has not begun yet is looked at again after this at most: what its peers have not written yet is lost with them.
+const PATIENCE_NS: u64 = 10_000_000;
 /// So often.
-const LOOKS: u64 = 200;
+const LOOKS: u64 = 1_000;
 
 impl World {
     /// The operator makes a cluster of this node, as soon as it has begun.
@@ -37,11 +37,18 @@ impl World {
         let has_begun = s.node.as_ref().is_some_and(|n| !n.raft().membership().is_empty());
         if !has_begun || s.health != Health::Whole {
             if looks < LOOKS {
-                core.after(PATIENCE_NS, What::Undo(Undo::Recover { slot, looks: looks + 1 }));
+                let pause = core.random.below(PATIENCE_NS);
+                core.after(pause, What::Undo(Undo::Recover { slot, looks: looks + 1 }));
             }
             return Ok(());
         }
         let mut random = SimRandom::new(core.random.next_u64());
+        if random.chance(1, 2) {
+            // The reason for all this: the others lost their power.
+            for other in (0..self.core.slots.len()).filter(|other| *other != slot) {
+                self.crash(other, true, 1 + random.below(2_000))?;
+            }
+        }
         let kind = if random.chance(1, 2) { CrashKind::PowerLoss } else { CrashKind::Process };
         self.stop(slot, StopKind::Crash(kind), kind, 1 + random.below(500))?;
         let s = &mut self.core.slots[slot];

@@ -243,7 +243,7 @@ impl World {
         Ok(())
     }
 
-    fn crash(&mut self, slot: usize, power: bool, down_ms: u64) -> Verdict {
+    pub(super) fn crash(&mut self, slot: usize, power: bool, down_ms: u64) -> Verdict {
         if !self.core.slots[slot].is_up() {
             return Ok(());
         }
