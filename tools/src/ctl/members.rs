@@ -274,11 +274,11 @@ fn replace(session: &mut Session, args: &Replace) -> Result<(), Failure> {
                     peer_address
                 }
             };
-            step(format!("removing node {node}, incarnation {incarnation}"));
-            let index = session.client()?.admin(&AdminRequest::Remove(node))?;
             step(format!(
-                "removed at log index {index}; if this stops here, go on with: member replace {node} --peer {peer}"
+                "removing node {node}, incarnation {incarnation}; if this stops here, go on with: member replace {node} --peer {peer}"
             ));
+            let index = session.client()?.admin(&AdminRequest::Remove(node))?;
+            step(format!("removed at log index {index}"));
             Some(peer)
         }
     };

@@ -1,4 +1,4 @@
-//! status and stats: each endpoint is asked by itself.
+//! status and stats: each endpoint is asked by itself, all at the same time, and for [`PATIENCE`] at most.
 //!
 //! With one endpoint, status also asks the other members of its cluster, at the addresses that it names. One of them that does not
 //! answer is a row of the table and no failure of the command; a given endpoint that does not answer is.
@@ -8,6 +8,10 @@ use super::output::{Failure, error_document};
 use beachdb::client::{Client, ClientError};
 use serde_json::{Value, json};
 use std::io::{self, Write};
+use std::time::Duration;
+
+/// A node that has not answered by then is shown as one that does not.
+const PATIENCE: Duration = Duration::from_millis(800);
 
 /// `status`.
 pub fn status(session: &mut Session) -> Result<(), Failure> {
@@ -166,8 +170,10 @@ fn ask(
     call: fn(&mut Client) -> Result<String, ClientError>,
 ) -> Vec<Answer> {
     let one = |endpoint: &String| {
-        let text = Client::with_options(session.options(std::slice::from_ref(endpoint)))
-            .and_then(|mut client| call(&mut client))?;
+        let mut options = session.options(std::slice::from_ref(endpoint));
+        options.timeout = options.timeout.min(PATIENCE);
+        options.connect_timeout = options.connect_timeout.min(PATIENCE);
+        let text = Client::with_options(options).and_then(|mut client| call(&mut client))?;
         serde_json::from_str(&text).map_err(|e| ClientError::Protocol {
             endpoint: endpoint.clone(),
             cause: format!("its document is not JSON: {e}"),
@@ -175,7 +181,11 @@ fn ask(
         })
     };
     let answer = |e: &String| Answer { endpoint: e.clone(), node: None, document: one(e) };
-    endpoints.iter().map(answer).collect()
+    // All at once: those that are down or hang take the time of one.
+    std::thread::scope(|scope| {
+        let asked: Vec<_> = endpoints.iter().map(|e| scope.spawn(move || answer(e))).collect();
+        asked.into_iter().map(|one| one.join().expect("asking does not panic")).collect()
+    })
 }
 
 /// Prints everything; what is behind the first `given` need not have answered.

@@ -216,6 +216,10 @@ pub trait Clients {
     fn reply(&mut self, origin: Origin, response: &Response, port: &mut dyn ClientPort);
     /// A connection broke: what was sent on it and not answered has an unknown outcome.
     fn closed(&mut self, conn: u64, port: &mut dyn ClientPort);
+    /// The server's last word on a connection: what was sent on it and not answered was not taken.
+    fn goodbye(&mut self, conn: u64, port: &mut dyn ClientPort) {
+        self.closed(conn, port);
+    }
     /// Begin nothing new from now on (the end of the run). What is in flight may still be answered or given up.
     fn stop(&mut self);
     /// Operations answered with success so far: acknowledged writes and served reads.

@@ -25,6 +25,7 @@ pub mod child;
 pub mod ending;
 pub mod excuses;
 pub mod faults;
+mod goodbyes;
 pub mod hooks;
 pub mod links;
 pub mod net;

@@ -32,6 +32,8 @@ pub enum Item {
     Begin { from: ReplicaId, cluster: ClusterUid, members: Membership },
     /// The connection to a peer broke.
     Unreachable(ReplicaId),
+    /// A connection to a peer is up.
+    Up(Box<PeerFacts>),
     /// A command of the operator.
     Admin { origin: Origin, command: Admin, deadline_ms: u64 },
     /// A finished job.

@@ -43,7 +43,7 @@ const CRC: frame::CrcPolicy = frame::CrcPolicy::OptionalOnLoopback;
 /// Clients act this long after what made them act.
 const CLIENT_GRAIN_NS: u64 = 1_000;
 /// A closed connection is told to the client after this long at most.
-const CLOSE_DELAY_NS: u64 = 20_000_000;
+pub(super) const CLOSE_DELAY_NS: u64 = 20_000_000;
 
 /// What happens at a time.
 pub(super) enum What {
@@ -57,6 +57,7 @@ pub(super) enum What {
     Request { conn: u64, frame: Vec<u8> },
     CloseAtNode { conn: u64 },
     CloseAtClient { conn: u64 },
+    Goodbye { conn: u64 },
     Reply { origin: Origin, response: Box<Response> },
     Clients,
     Operator,
@@ -89,12 +90,14 @@ impl Ord for Scheduled {
 }
 
 /// A client's connection.
-struct Conn {
-    slot: usize,
+pub(super) struct Conn {
+    pub(super) slot: usize,
     /// Of the process it reached; 0 before the first request arrived.
-    life: u64,
+    pub(super) life: u64,
     last_in: Nanos,
-    last_out: Nanos,
+    pub(super) last_out: Nanos,
+    /// Its last word is on its way.
+    pub(super) leaving: bool,
 }
 
 /// Everything but who judges and who uses.
@@ -112,7 +115,7 @@ pub struct Core {
     pub(super) faults: Vec<TimedFault>,
     pub(super) struck: BTreeMap<&'static str, u64>,
     pub(super) operator: Operator,
-    conns: BTreeMap<u64, Conn>,
+    pub(super) conns: BTreeMap<u64, Conn>,
     next_conn: u64,
     clients_at: Nanos,
     pub(super) first_members: Membership,
@@ -255,34 +258,6 @@ impl Core {
         self.at(at, What::Reply { origin, response: Box::new(response) });
     }
 
-    /// Breaks the connections that have reached this slot.
-    pub(super) fn break_connections(&mut self, slot: usize, tell_node: bool) {
-        let broken: Vec<u64> =
-            self.conns.iter().filter(|(_, c)| c.slot == slot).map(|(id, _)| *id).collect();
-        for conn in broken {
-            self.conns.remove(&conn);
-            let delay = self.random.below(CLOSE_DELAY_NS);
-            self.after(delay, What::CloseAtClient { conn });
-            if tell_node {
-                self.give(slot, Item::Closed { conn });
-            }
-        }
-    }
-
-    /// A node whose process died: its peers may see their connections break.
-    fn peers_notice(&mut self, slot: usize) {
-        if self.links.is_some() {
-            return self.links_notice(slot);
-        }
-        for peer in 0..self.slots.len() {
-            if peer != slot && self.slots[peer].is_up() && self.random.chance(1, 2) {
-                let delay = self.random.below(CLOSE_DELAY_NS);
-                let life = self.slots[peer].life;
-                self.after(delay, What::Unreachable { slot: peer, life, peer: slot });
-            }
-        }
-    }
-
     /// Who is a member when the data directory of this slot is new.
     fn bootstrap(&self, slot: usize) -> Bootstrap {
         if self.slots[slot].joins {
@@ -307,7 +282,7 @@ impl ClientPort for Core {
     fn connect(&mut self, slot: usize) -> u64 {
         let id = self.next_conn;
         self.next_conn += 1;
-        let conn = Conn { slot, life: 0, last_in: self.now, last_out: self.now };
+        let conn = Conn { slot, life: 0, last_in: self.now, last_out: self.now, leaving: false };
         self.conns.insert(id, conn);
         id
     }
@@ -482,6 +457,12 @@ impl World {
                 self.clients.closed(conn, &mut self.core);
                 self.plan_clients();
             }
+            What::Goodbye { conn } => {
+                if self.core.conns.remove(&conn).is_some() {
+                    self.clients.goodbye(conn, &mut self.core);
+                    self.plan_clients();
+                }
+            }
             What::Reply { origin, response } => {
                 if self.core.conns.contains_key(&origin.conn) {
                     self.clients.reply(origin, &response, &mut self.core);
@@ -525,7 +506,7 @@ impl World {
     }
 
     fn request_arrives(&mut self, conn: u64, frame: Vec<u8>) {
-        let Some(c) = self.core.conns.get_mut(&conn) else { return };
+        let Some(c) = self.core.conns.get_mut(&conn).filter(|c| !c.leaving) else { return };
         let slot = c.slot;
         let s = &self.core.slots[slot];
         let reached = s.is_up() && (c.life == 0 || c.life == s.life);
@@ -606,6 +587,7 @@ impl World {
             Item::Unreachable(replica) => {
                 self.step(slot, StepKind::PeerUnreachable, Event::PeerUnreachable(replica))
             }
+            Item::Up(facts) => self.step(slot, StepKind::PeerUp, Event::PeerUp(*facts)),
             Item::Admin { origin, command, deadline_ms } => {
                 self.core.note(format_args!("n{} <- operator: {command:?}", slot + 1));
                 let deadline = local.plus(Nanos::from_millis(deadline_ms).0);
@@ -700,7 +682,9 @@ impl World {
         let plan = s.crash_plan;
         let down_ms = plan.map_or(1 + self.core.random.below(500), |p| p.down_ms);
         let why = if fatal.is_none() { StopKind::Drained } else { StopKind::Fatal };
-        if why == StopKind::Fatal {
+        if why == StopKind::Drained {
+            self.core.say_goodbye(slot);
+        } else {
             self.core.slots[slot].disk.clear_faults();
             self.core.slots[slot].excused = false;
         }
@@ -790,6 +774,7 @@ impl World {
                 self.core.note(format_args!("n{} is up", slot + 1));
                 self.core.plan_turn(slot);
                 self.core.links_started(slot);
+                self.core.meet(slot);
                 self.observer.node_started(&self.core, slot)
             }
             Err(error) => self.open_failed(slot, &error),

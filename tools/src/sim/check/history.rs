@@ -40,6 +40,8 @@ pub enum Fate {
 
 /// The mark of a key whose history was judged.
 pub const CHECKED: &str = "keys checked for linearizability";
+/// The mark of a request that its client knows was not taken, from the goodbye of a node that drained.
+pub const GOODBYE: &str = "request not taken by the goodbye of a drained node";
 /// The mark of one whose history was too hard; also counted as checked.
 pub const GAVE_UP: &str = "checker gave up on a key";
 

@@ -9,7 +9,7 @@
 //! Few keys, so that clients meet; unique values, so that a read names the write it saw. Now and then a client with a
 //! session sends a write twice at once, to two nodes (a hedge), which must come to the same.
 
-use super::history::{Fate, Floor, History};
+use super::history::{Fate, Floor, GOODBYE, History};
 use super::model::WriteId;
 use super::register::Action;
 use crate::sim::hooks::{ClientPort, Clients, Setup, Violation};
@@ -654,6 +654,19 @@ impl Clients for Users {
     }
 
     fn closed(&mut self, conn: u64, port: &mut dyn ClientPort) {
+        self.connection_gone(conn, port.now());
+        self.plan();
+    }
+
+    fn goodbye(&mut self, conn: u64, port: &mut dyn ClientPort) {
+        let message = "the server shuts down; requests without an answer were not taken";
+        let error = ErrorReply::new(ErrorCode::ShuttingDown, Effect::NotApplied, message);
+        let goodbye = Response::Error(error);
+        let asked = self.waiting.keys().filter(|origin| origin.conn == conn);
+        for origin in asked.copied().collect::<Vec<_>>() {
+            self.history.borrow_mut().marks.add(GOODBYE, 1);
+            self.answer(origin, &goodbye, port.now());
+        }
         self.connection_gone(conn, port.now());
         self.plan();
     }
