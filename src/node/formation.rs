@@ -31,7 +31,7 @@
 //! It adds nobody to a cluster that exists: that is a change of the membership ([`admin`](super::admin)). That two
 //! nodes were started with *different* lists is found out by the handshake (`server::peers`), which refuses them to each other.
 
-use super::types::PeerFacts;
+use super::types::{FEATURE_SESSIONS, PeerFacts};
 use super::{Bootstrap, Effect, Node, Phase, StateMachine};
 use crate::base::{
     ClusterUid, LogIndex, Member, MemberRole, Membership, Nanos, NodeId, ReplicaId, Term, checksum,
@@ -41,11 +41,22 @@ use crate::raft::{self, HardState, LogStore, Message, Raft};
 use std::collections::BTreeMap;
 use std::fmt::Write;
 
+/// What keeps a feature from being used. One that is known to lack it is worse.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub(super) enum Lack {
+    /// This member has not been linked since this node started, so what its software can do is not known.
+    Unknown(ReplicaId),
+    /// This member's software does not know it.
+    Feature(ReplicaId),
+}
+
 /// See the module.
 #[derive(Debug, Default)]
 pub(super) struct Formation {
     /// Who is reached now, by its node number.
     linked: BTreeMap<NodeId, PeerFacts>,
+    /// What the software of each replica could do when it was last linked, for members and those linked now.
+    features: BTreeMap<ReplicaId, u64>,
     /// The last reason not to form that was logged.
     said: String,
 }
@@ -90,7 +101,12 @@ impl<L: LogStore, S: StateMachine> Node<L, S> {
     pub(super) fn peer_up(&mut self, now: Nanos, facts: PeerFacts, out: &mut Vec<Effect>) {
         let blank = facts.blank;
         let replica = facts.replica;
+        self.formation.features.insert(replica, facts.features);
         self.formation.linked.insert(replica.node, facts);
+        let (members, linked) = (self.raft.membership(), &self.formation.linked);
+        self.formation.features.retain(|of, _| {
+            members.replica(*of).is_some() || linked.get(&of.node).is_some_and(|f| f.replica == *of)
+        });
         if blank {
             self.tell_to_begin(replica, out);
         }
@@ -278,12 +294,21 @@ impl<L: LogStore, S: StateMachine> Node<L, S> {
         }
     }
 
-    /// A member that is linked and whose software lacks this feature. One that is down has not said what it lacks: it will
-    /// refuse to apply what it does not know, and say so.
-    pub(super) fn who_lacks(&self, feature: u64) -> Option<ReplicaId> {
-        let linked = |m: &Member| self.formation.linked.get(&m.replica.node);
-        let mut facts = self.raft.membership().members().filter_map(linked);
-        facts.find(|facts| facts.features & feature == 0).map(|facts| facts.replica)
+    /// Why sessions cannot begin yet: entries of that kind may be in the log only when *every* member, voter or learner, can apply
+    /// them, whether it is up or not. Once a session has begun this holds for ever (who cannot apply it stops there, and a node
+    /// with older software is not added), so it is not asked again: a member that is down when the leader restarts does not matter.
+    pub(super) fn lacks_sessions(&self) -> Option<Lack> {
+        if self.replicated.session_stats().open > 0 {
+            return None;
+        }
+        let members = self.raft.membership().members().map(|member| member.replica);
+        let others = members.filter(|replica| *replica != self.replica());
+        let lack = others.map(|replica| match self.formation.features.get(&replica) {
+            Some(features) if features & FEATURE_SESSIONS != 0 => None,
+            Some(_) => Some(Lack::Feature(replica)),
+            None => Some(Lack::Unknown(replica)),
+        });
+        lack.flatten().max()
     }
 
     /// What a node without members waits for, and what to do about it; `None` when it knows its members.

@@ -115,7 +115,7 @@ use admin::{Handover, Introduction};
 use admission::{Arrival, Desk};
 use drain::Moving;
 use fetch::{Durable, Fetches};
-use formation::Formation;
+use formation::{Formation, Lack};
 use freshness::Freshness;
 use peers::Outbox;
 use reads::{ReadWork, Reads};
@@ -125,6 +125,9 @@ use snapshot_send::Sender;
 use space::Space;
 use std::collections::VecDeque;
 use writes::Writes;
+
+/// Advice to a client that wants a session before every member has said what it can do.
+const UNKNOWN_RETRY_MS: u32 = 500;
 
 /// See the module.
 pub struct Node<L, S> {
@@ -524,10 +527,21 @@ impl<L: LogStore, S: StateMachine> Node<L, S> {
                 let batch =
                     BatchRef::parse(batch.as_bytes()).expect("a WriteBatch is a valid batch");
                 self.check_writable(arrival.opcode, &batch)?;
-                if let Some(old) = self.who_lacks(FEATURE_SESSIONS) {
-                    let message = format!("node {old} runs software without sessions: upgrade it");
-                    let not_applied = proto::Effect::NotApplied;
-                    return Err(admission::error(ErrorCode::BadRequest, not_applied, message));
+                let not_applied = proto::Effect::NotApplied;
+                match self.lacks_sessions() {
+                    None => {}
+                    Some(Lack::Feature(old)) => {
+                        let message =
+                            format!("node {old} runs software without sessions: upgrade it");
+                        return Err(admission::error(ErrorCode::BadRequest, not_applied, message));
+                    }
+                    Some(Lack::Unknown(member)) => {
+                        let message = format!(
+                            "no session has begun in this cluster yet, and whether the software of node {member} knows sessions is \
+                             not known: it was not reached since this node started"
+                        );
+                        return Err(self.desk.busy(not_applied, UNKNOWN_RETRY_MS, message));
+                    }
                 }
                 let ticket = self.desk.admit(now, arrival)?;
                 self.writes.add(ticket, batch);

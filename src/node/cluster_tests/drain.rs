@@ -11,27 +11,10 @@ fn hold_others(cluster: &mut Cluster, leader: u64, held: bool) {
     }
 }
 
-/// Says to a node where clients reach the others.
-fn introduce(cluster: &mut Cluster, node: u64) {
-    for other in cluster.others(node) {
-        let facts = PeerFacts {
-            replica: cluster.replica(other),
-            cluster: cluster.node(other).cluster(),
-            blank: false,
-            known: 0,
-            features: FEATURES,
-            peer_address: String::new(),
-            client_address: format!("node-{other}:7400"),
-        };
-        cluster.driver(node).event(Event::PeerUp(facts));
-    }
-}
-
 #[test]
 fn a_write_that_meets_a_hand_over_waits_and_is_sent_to_the_next_leader() {
     for drains in [false, true] {
         let (mut cluster, leader) = Cluster::with_leader(3, |_| {});
-        introduce(&mut cluster, leader);
         hold_others(&mut cluster, leader, true);
         let admitted = cluster.send_put(leader, "admitted", "1");
         if drains {
@@ -140,7 +123,6 @@ fn nobody_waits_longer_than_an_election_timeout_for_a_leader_that_does_not_come(
 fn a_follower_that_drains_names_the_leader_to_writes() {
     let (mut cluster, leader) = Cluster::with_leader(3, |_| {});
     let follower = cluster.another(leader);
-    introduce(&mut cluster, follower);
     cluster.hold(follower, Lane::Log, true);
     cluster.drain(follower);
     let (put, read) = (cluster.send_put(follower, "a", "1"), cluster.send_get(follower, "a"));

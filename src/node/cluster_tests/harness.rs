@@ -12,6 +12,7 @@ use crate::node::{
     Admin, Bootstrap, EngineMachine, Event, NewCluster, Node, NodeConfig, Origin, RecoverError,
     Recovery, RecoveryPlan,
 };
+use crate::node::{FEATURES, PeerFacts};
 use crate::proto::{ErrorReply, Opcode, Request, Response};
 use crate::raft::{LogView, Role};
 use crate::raft_log::{LogImage, RaftLog};
@@ -118,6 +119,25 @@ impl Cluster {
         let opened = opened.unwrap_or_else(|e| panic!("node {node} does not open: {e}"));
         slot.driver = Some(SimDriver::new(opened, &slot.sim));
         slot.down = false;
+        for other in self.others(node) {
+            self.link(node, other, FEATURES);
+            self.link(other, node, FEATURES);
+        }
+    }
+
+    /// A node learns who is at the other end of a link, and what its software can do.
+    pub fn link(&mut self, node: u64, other: u64, features: u64) {
+        let there = self.node(other);
+        let facts = PeerFacts {
+            replica: there.replica(),
+            cluster: there.cluster(),
+            blank: false,
+            known: 0,
+            features,
+            peer_address: String::new(),
+            client_address: format!("node-{other}:7400"),
+        };
+        self.driver(node).event(Event::PeerUp(facts));
     }
 
     pub fn now(&self) -> Nanos {

@@ -69,3 +69,40 @@ fn pitfall_36_a_try_that_is_still_in_the_log_of_a_deposed_leader_is_not_applied_
         cluster.same_state();
     }
 }
+
+/// M6 of the review of November: a member that was down could come back with software that does not know sessions.
+#[test]
+fn sessions_begin_when_every_member_has_said_that_it_knows_them_and_then_for_ever() {
+    let (mut cluster, leader) = Cluster::with_leader(3, |_| {});
+    let [other, down] = cluster.others(leader)[..] else { panic!() };
+    // Known to lack it, also by a learner, also while it is down.
+    cluster.link(leader, down, 0);
+    cluster.crash(down, CrashKind::PowerLoss);
+    let replica = cluster.replica(down);
+    cluster.driver(leader).event(Event::PeerUnreachable(replica));
+    let asked = cluster.send(leader, Request::Register);
+    let lacks = error(cluster.reply(leader, asked));
+    assert_eq!((lacks.code, lacks.effect), (ErrorCode::BadRequest, Outcome::NotApplied));
+    // Nobody has heard of it since the others started.
+    for node in [leader, other] {
+        cluster.crash(node, CrashKind::PowerLoss);
+    }
+    cluster.restart(leader);
+    cluster.restart(other);
+    let leader = cluster.elect();
+    let asked = cluster.send(leader, Request::Register);
+    let unknown = error(cluster.reply(leader, asked));
+    assert_eq!((unknown.code, unknown.effect), (ErrorCode::Busy, Outcome::NotApplied));
+    // It comes, goes, and has been upgraded. A stranger under its number says nothing of it.
+    cluster.restart(down);
+    cluster.register(leader);
+    cluster.crash(down, CrashKind::PowerLoss);
+    for node in cluster.others(down) {
+        cluster.crash(node, CrashKind::PowerLoss);
+    }
+    for node in (1..=3).filter(|node| *node != down) {
+        cluster.restart(node);
+    }
+    let leader = cluster.elect();
+    cluster.register(leader);
+}

@@ -516,7 +516,20 @@ impl Peers {
     /// The one who answered, as a member to be added. One with a history of another cluster would lose it, or break on what it
     /// has committed.
     fn newcomer(&self, facts: PeerFacts) -> Result<Member, String> {
+        if facts.features & FEATURES != FEATURES {
+            return Err(
+                "its software is older and lacks what this cluster may use: upgrade it first"
+                    .to_owned(),
+            );
+        }
         if !facts.blank && facts.known != self.me.replica.incarnation {
+            if facts.cluster == self.me.cluster_uid {
+                return Err(format!(
+                    "it has data of this cluster from before node {} was a member, so it was one itself and was removed: \
+                     run beachd rejoin there, and add it again",
+                    self.me.replica
+                ));
+            }
             return Err(
                 "it has data of its own that does not come from this cluster; start it with --join and an empty --data-dir"
                     .to_owned(),
