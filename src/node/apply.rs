@@ -240,6 +240,8 @@ impl<L: LogStore, S: StateMachine> Node<L, S> {
 
     /// Whether a turn would find something to do without any event.
     pub(super) fn has_runnable_work(&self) -> bool {
-        self.can_apply() || self.reads.has_runnable(self.reads_wait())
+        self.can_apply()
+            || self.reads.has_runnable(self.reads_wait())
+            || (!self.moving.is_on() && self.writes.has_turn())
     }
 }

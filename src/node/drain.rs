@@ -1,7 +1,7 @@
 //! How requests wait out a change of leaders, and how a node stops: SIGTERM and SIGINT become [`Event::Drain`](super::Event::Drain).
 //!
 //! Leadership *moves* from when a leader begins to give it away, or a node loses sight of its leader, until a leader is known, and for
-//! one election timeout at most.
+//! one election timeout (and the heartbeat at which raft gives a transfer up) at most.
 //!
 //! ```text
 //!             Drain                          nobody waits for an answer,
@@ -32,7 +32,8 @@
 //!   guess when to come back.
 //! - Every request that came before [`Effect::Drained`] has been answered then, unless its client left; what comes later has no effect.
 //!   The server's goodbye to its clients rests on this.
-//! - A node that becomes leader while it drains gives it away again, once a term.
+//! - Of a draining leader every voter that it hears is asked to lead, one after the other, until one does: the one with most of the
+//!   log first. One that is asked may be unable to (it has no space), or just dead. So does a node that becomes leader while it drains.
 //!
 //! # What it does not do
 //! Bound the drain as a whole: requests with long deadlines may keep it waiting. The server does ([`drain-timeout`]).
@@ -40,9 +41,10 @@
 //! [`drain-timeout`]: crate::server
 
 use super::{Effect, Node, Phase, StateMachine, admission};
-use crate::base::{Nanos, Term};
+use crate::base::{Nanos, NodeId, Term};
 use crate::proto::{self, ErrorCode, Opcode, Response};
 use crate::raft::{self, LogStore, Role};
+use std::cmp::Reverse;
 
 /// See the module.
 #[derive(Debug, Default)]
@@ -51,8 +53,8 @@ pub(super) struct Moving {
     until: Option<Nanos>,
     /// A leader was known after the last event.
     known: bool,
-    /// The last term in which a draining node gave its leadership away, or tried.
-    tried_in: Term,
+    /// Who was asked to lead by this node while it drains, and in which term.
+    asked: (Term, Vec<NodeId>),
 }
 
 impl Moving {
@@ -81,7 +83,8 @@ impl<L: LogStore, S: StateMachine> Node<L, S> {
 
     /// Raft has begun to give leadership away, or lost sight of the leader.
     pub(super) const fn leadership_moves(&mut self, now: Nanos) {
-        self.moving.until = Some(now.plus(self.config.raft.election_timeout_ns));
+        let raft = &self.config.raft;
+        self.moving.until = Some(now.plus(raft.election_timeout_ns).plus(raft.heartbeat_ns));
     }
 
     /// Whether this node is about to stop and has not given its leadership away yet. The driver goes on accepting clients
@@ -125,17 +128,29 @@ impl<L: LogStore, S: StateMachine> Node<L, S> {
         }
     }
 
-    /// Asks the best of the other voters to lead, if this node does.
+    /// Asks the next of the other voters to lead, if this node does.
     fn give_away(&mut self, now: Nanos, out: &mut Vec<Effect>) {
-        let (me, term) = (self.replica(), self.raft.term());
-        let others = self.raft.membership().voters().any(|voter| voter != me);
-        if self.raft.role() != Role::Leader || !others || self.moving.tried_in == term {
+        if self.raft.role() != Role::Leader {
             return;
         }
-        self.moving.tried_in = term;
-        self.step_raft(now, raft::Event::Transfer(None), out);
+        let term = self.raft.term();
+        if self.moving.asked.0 != term {
+            self.moving.asked = (term, Vec::new());
+        }
+        let asked = &mut self.moving.asked.1;
+        let status = self.raft.status();
+        let left =
+            |f: &&raft::FollowerStatus| f.voter && f.recent && !asked.contains(&f.replica.node);
+        let next = status
+            .followers
+            .iter()
+            .filter(left)
+            .max_by_key(|f| (f.matched, Reverse(f.replica.node)));
+        let Some(next) = next.map(|f| f.replica.node) else { return };
+        asked.push(next);
+        self.step_raft(now, raft::Event::Transfer(Some(next)), out);
         if let Some(refusal) = self.refusal.take() {
-            log::info!("leadership stays here until the end: {refusal}");
+            log::info!("leadership cannot go to node {next}: {refusal}");
         }
         self.kick_log(now);
     }

@@ -179,7 +179,10 @@ impl<L: LogStore, S: StateMachine> Node<L, S> {
         else {
             return;
         };
-        if facts.iter().any(|facts| !facts.blank) && !planted!(FormsBesideOthers) {
+        // One that is blank and has a cluster's uid has heard from that cluster: it has begun without us, and will tell us.
+        let is_new = |facts: &&PeerFacts| facts.blank && facts.cluster.is_none();
+        let all_new = self.cluster.is_none() && facts.iter().all(is_new);
+        if !all_new && !planted!(FormsBesideOthers) {
             self.say_why_not();
             return;
         }

@@ -538,7 +538,8 @@ impl<L: LogStore, S: StateMachine> Node<L, S> {
                     Some(Lack::Unknown(member)) => {
                         let message = format!(
                             "no session has begun in this cluster yet, and whether the software of node {member} knows sessions is \
-                             not known: it was not reached since this node started"
+                             not known: it was not reached since this node started. Start it, or run beachctl member remove {}",
+                            member.node
                         );
                         return Err(self.desk.busy(not_applied, UNKNOWN_RETRY_MS, message));
                     }

@@ -65,7 +65,17 @@ impl Writes {
 
     /// Takes out the writes of this turn whose deadline has passed.
     pub fn take_late(&mut self, now: Nanos) -> Vec<Ticket> {
-        self.turn.extract_if(.., |(ticket, _)| ticket.deadline <= now).map(|(t, _)| t).collect()
+        let late = self.turn.extract_if(.., |(ticket, _)| ticket.deadline <= now);
+        let late = late.map(|(ticket, _)| ticket).collect();
+        if self.turn.is_empty() {
+            self.turn_bytes.clear();
+        }
+        late
+    }
+
+    /// Whether writes of this turn, or held ones, wait to be proposed.
+    pub const fn has_turn(&self) -> bool {
+        !self.turn.is_empty()
     }
 
     /// Raft took the offered writes; the first stands at `first`.

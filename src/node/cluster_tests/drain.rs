@@ -52,7 +52,8 @@ fn a_write_that_waited_for_a_successor_that_did_not_come_is_written_or_refused()
         }
         let put = cluster.send_put(leader, "a", "1");
         assert_eq!(cluster.reply(leader, put), None);
-        cluster.pass(1_200);
+        // Each of the two is asked for an election timeout.
+        cluster.pass(if drains { 2_400 } else { 1_200 });
         if drains {
             let refused = error(cluster.reply(leader, put));
             assert_eq!(refused.code, ErrorCode::ShuttingDown);
@@ -62,6 +63,20 @@ fn a_write_that_waited_for_a_successor_that_did_not_come_is_written_or_refused()
             done(cluster.reply(leader, put));
         }
     }
+}
+
+#[test]
+fn a_draining_leader_asks_the_next_voter_when_the_first_cannot_lead() {
+    let (mut cluster, leader) = Cluster::with_leader(3, |_| {});
+    let others = cluster.others(leader);
+    // Of two that have the same log the lower is asked first; its own vote never becomes durable.
+    cluster.hold(others[0], Lane::Log, true);
+    cluster.drain(leader);
+    cluster.pass(900);
+    assert!(!cluster.is_drained(leader), "the first is still being asked");
+    cluster.pass(700);
+    assert!(cluster.is_drained(leader));
+    assert_eq!(cluster.node(others[1]).status(Nanos(0)).role, "leader");
 }
 
 #[test]
