@@ -376,32 +376,13 @@ pub const fn longest_end(election_timeout_ns: u64) -> Nanos {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
-    use crate::sim::hooks::{ClientPort, Clients, Harness, Observer, Setup};
+    use crate::sim::hooks::{Harness, Nobody, Setup};
     use crate::sim::run::run;
     use crate::sim::shape::RunOptions;
-    use beachdb::node::Origin;
-    use beachdb::proto::Response;
-
-    struct Silent;
-
-    impl Observer for Silent {}
-    impl Clients for Silent {
-        fn next_at(&self) -> Nanos {
-            Nanos::MAX
-        }
-        fn act(&mut self, _port: &mut dyn ClientPort) {}
-        fn reply(&mut self, _origin: Origin, _response: &Response, _port: &mut dyn ClientPort) {}
-        fn closed(&mut self, _conn: u64, _port: &mut dyn ClientPort) {}
-        fn stop(&mut self) {}
-        fn acknowledged(&self) -> u64 {
-            0
-        }
-    }
 
     #[test]
     fn a_leader_from_before_that_commits_nothing_new_is_not_alive() {
-        let silence = |_: &Setup| Harness { observer: Box::new(Silent), clients: Box::new(Silent) };
+        let silence = |_: &Setup| Harness { observer: Box::new(Nobody), clients: Box::new(Nobody) };
         let options = RunOptions::given(1, 1, 0.1);
         let report = run(&options, Some(Vec::new()), silence, false);
         assert_eq!(report.violation.map(|v| v.rule).as_deref(), Some("liveness"));

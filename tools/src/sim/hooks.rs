@@ -226,6 +226,25 @@ pub trait Clients {
     fn acknowledged(&self) -> u64;
 }
 
+/// Uses nothing and looks at nothing: for runs of which only one of the two matters.
+#[derive(Clone, Copy, Debug)]
+pub struct Nobody;
+
+impl Observer for Nobody {}
+
+impl Clients for Nobody {
+    fn next_at(&self) -> Nanos {
+        Nanos::MAX
+    }
+    fn act(&mut self, _port: &mut dyn ClientPort) {}
+    fn reply(&mut self, _origin: Origin, _response: &Response, _port: &mut dyn ClientPort) {}
+    fn closed(&mut self, _conn: u64, _port: &mut dyn ClientPort) {}
+    fn stop(&mut self) {}
+    fn acknowledged(&self) -> u64 {
+        0
+    }
+}
+
 /// How often rare things happened in a run (or in many), by name.
 #[derive(Clone, PartialEq, Eq, Debug, Default, serde::Serialize, serde::Deserialize)]
 pub struct Marks(pub BTreeMap<String, u64>);

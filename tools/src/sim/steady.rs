@@ -1,7 +1,7 @@
 //! The simplest users there are: each puts numbers under a key of its own, one after the other, and looks whether the
 //! last one is there. For tests of the world itself; what is run for real is [`super::check`].
 
-use super::hooks::{ClientPort, Clients, Harness, Observer, Setup};
+use super::hooks::{ClientPort, Clients, Harness, Nobody, Setup};
 use beachdb::base::batch::{BatchRef, WriteBatch};
 use beachdb::base::{Nanos, SequenceNumber};
 use beachdb::env::sim::SimRandom;
@@ -29,10 +29,6 @@ struct Steady {
     acknowledged: u64,
     stopped: bool,
 }
-
-struct Nobody;
-
-impl Observer for Nobody {}
 
 /// Users who judge nothing.
 #[must_use]

@@ -17,6 +17,14 @@ const DISK_MIB: u32 = 320;
 /// stalls. Nothing here may last until somebody does something.
 const PAUSE_MAX: Duration = Duration::from_secs(12);
 
+/// Waits until another one of the three leads.
+fn wait_for_another(cluster: &Cluster, old: u64) {
+    wait_until("another one leads", || {
+        let mut others = (1..=3).filter(|node| *node != old);
+        others.any(|node| cluster.node(node).field("role") == "leader")
+    });
+}
+
 /// A cluster whose nodes have small disks, not started; `None` where there can be none.
 fn on_small_disks(test: &str) -> Option<(Vec<SmallDisk>, Cluster)> {
     if !is_root() {
@@ -92,10 +100,7 @@ fn a_leader_whose_disk_is_full_lets_one_with_space_lead() {
         let old = cluster.leader();
         disk(&disks, old).fill(0);
         let begin = Instant::now();
-        let others: Vec<u64> = (1..=3).filter(|node| *node != old).collect();
-        wait_until("another one leads", || {
-            others.iter().any(|node| cluster.node(*node).field("role") == "leader")
-        });
+        wait_for_another(cluster, old);
         let moved = begin.elapsed();
         load.goes_on();
         println!("another one led after {moved:?}, writes went on after {:?}", begin.elapsed());
@@ -215,10 +220,7 @@ fn slow_leader(cluster: &Cluster, load: &Load) -> Result<(), String> {
     let pid = cluster.node(old).daemon.as_ref().expect("it runs").pid();
     let slow = SlowSyncs::of(pid, 3 * ELECTION_TIMEOUT)?;
     let begin = Instant::now();
-    let others: Vec<u64> = (1..=3).filter(|node| *node != old).collect();
-    wait_until("another one leads", || {
-        others.iter().any(|node| cluster.node(*node).field("role") == "leader")
-    });
+    wait_for_another(cluster, old);
     let moved = begin.elapsed();
     load.goes_on();
     let went_on = begin.elapsed();

@@ -11,12 +11,11 @@
 //! | hears no other | a message of another cluster makes a node that has one say nothing and learn no term |
 
 use crate::sim::hooks::{
-    ClientPort, Clients, Harness, Marks, Observer, Setup, SimNode, Step, StepKind, StopKind,
-    Verdict, Violation, WorldView,
+    Harness, Marks, Nobody, Observer, Setup, SimNode, Step, StepKind, StopKind, Verdict, Violation,
+    WorldView,
 };
-use beachdb::base::{ClusterUid, LogIndex, Membership, Nanos, NodeId, ReplicaId, Term};
-use beachdb::node::{Effect, Origin};
-use beachdb::proto::Response;
+use beachdb::base::{ClusterUid, LogIndex, Membership, NodeId, ReplicaId, Term};
+use beachdb::node::Effect;
 use beachdb::raft::Message;
 use beachdb::raft::message::{AppendOutcome, Body, SnapshotOutcome};
 use std::collections::{BTreeMap, BTreeSet};
@@ -320,21 +319,5 @@ impl Observer for Formation {
 
     fn marks(&self, marks: &mut Marks) {
         self.report(marks);
-    }
-}
-
-/// Who uses nothing.
-struct Nobody;
-
-impl Clients for Nobody {
-    fn next_at(&self) -> Nanos {
-        Nanos::MAX
-    }
-    fn act(&mut self, _port: &mut dyn ClientPort) {}
-    fn reply(&mut self, _origin: Origin, _response: &Response, _port: &mut dyn ClientPort) {}
-    fn closed(&mut self, _conn: u64, _port: &mut dyn ClientPort) {}
-    fn stop(&mut self) {}
-    fn acknowledged(&self) -> u64 {
-        0
     }
 }
