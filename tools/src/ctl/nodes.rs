@@ -1,4 +1,4 @@
-//! status and stats: each endpoint is asked by itself, all at the same time, and for [`PATIENCE`] at most.
+//! status and stats: each endpoint is asked by itself, all at the same time, and for `PATIENCE` at most.
 //!
 //! With one endpoint, status also asks the other members of its cluster, at the addresses that it names. One of them that does not
 //! answer is a row of the table and no failure of the command; a given endpoint that does not answer is.
