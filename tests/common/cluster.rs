@@ -4,7 +4,9 @@
 //! Timing: heartbeats of 20 ms and elections of 200 ms, so that a failover takes a moment and not seconds; a test machine may
 //! stall for longer than that, so tests wait for what must happen in the end and never assert that nobody was elected anew.
 
-use super::{Daemon, PATIENCE, Wire, beachd_program, command_of, http_get, wait_until};
+use super::{
+    Daemon, PATIENCE, Wire, beachd_program, command_of, http_get, try_http_get, wait_until,
+};
 use beachdb::proto::{ErrorCode, Response};
 use std::net::{SocketAddr, TcpListener};
 use std::path::PathBuf;
@@ -113,8 +115,7 @@ impl Node {
 
     /// A document of its HTTP port; `None` while nobody listens there.
     pub fn status(&self) -> Option<serde_json::Value> {
-        std::net::TcpStream::connect(self.http).ok()?;
-        let page = http_get(self.http, "/status");
+        let page = try_http_get(self.http, "/status").ok()?;
         serde_json::from_str(page.split_once("\r\n\r\n")?.1).ok()
     }
 

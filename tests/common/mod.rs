@@ -470,12 +470,17 @@ pub fn batch_ref(batch: &WriteBatch) -> BatchRef<'_> {
 
 /// `GET path` on the HTTP port: the whole answer.
 pub fn http_get(to: SocketAddr, path: &str) -> String {
-    let mut socket = TcpStream::connect(to).expect("the HTTP port accepts");
-    socket.set_read_timeout(Some(PATIENCE)).expect("a timeout");
-    write!(socket, "GET {path} HTTP/1.1\r\nHost: x\r\n\r\n").expect("it reads");
+    try_http_get(to, path).expect("the HTTP port answers")
+}
+
+/// The same of a node that may not be there.
+pub fn try_http_get(to: SocketAddr, path: &str) -> std::io::Result<String> {
+    let mut socket = TcpStream::connect(to)?;
+    socket.set_read_timeout(Some(PATIENCE))?;
+    write!(socket, "GET {path} HTTP/1.1\r\nHost: x\r\n\r\n")?;
     let mut text = String::new();
-    socket.read_to_string(&mut text).expect("text");
-    text
+    socket.read_to_string(&mut text)?;
+    Ok(text)
 }
 
 /// A figure of `/metrics`.
