@@ -158,8 +158,12 @@ fn a_follower_that_is_cut_off_is_not_missed_and_answers_no_stale_read() {
             network.part(away, other);
         }
         pinned.ask(load);
-        for _ in 0..5 {
-            load.goes_on();
+        load.goes_on();
+        // Every key is overwritten where it cannot see it, so every answer of its own is a stale one.
+        let writer = cluster.leader_of(&others(away));
+        let mut writer = client_for(&[cluster.node(writer).listen.to_string()], OUTAGE);
+        for n in 0..KEYS {
+            load.write(&mut Writer::Plain(&mut writer), &key(n), true);
         }
         for ((reader, _), n) in pinned.0.iter_mut().zip(0..) {
             let call = load.tick();
