@@ -99,6 +99,7 @@ bugs! {
     ClusterNotPersisted: "the uid of the cluster that a node comes to belong to is not written to the log",
     HearsOtherClusters: "a message of another cluster is heard like one of this cluster",
     BeginByRecovered: "a node that recover made a cluster of its own tells blank ones to begin the old one",
+    BlockEdgeSkipped: "an iterator that goes from one block of a table into the next one, either way, skips the entry at the edge",
     SequenceGap: "a sequence number is skipped when a memtable is full: replicas differ",
 }
 

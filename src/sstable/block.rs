@@ -214,6 +214,11 @@ impl Block {
         Some((shared, unshared, value_len, a + b + c))
     }
 
+    #[cold]
+    fn shares_too_much(&self, pos: usize, shared: usize, most: usize) -> Fault {
+        self.fault(pos, &format!("at most {most} shared bytes"), format!("{shared} shared bytes"))
+    }
+
     /// The entry at restart point `i`, whose suffix is its whole user key.
     pub(super) fn restart_entry(&self, i: usize) -> Result<Entry<'_>, Fault> {
         let pos = self.restart(i);
@@ -281,6 +286,9 @@ impl Block {
 }
 
 /// A position in a block, with its key decompressed into a buffer that is reused from entry to entry.
+///
+/// Steps forward cost one entry. A step back has to decode from the restart point before, so it keeps what it meets on
+/// the way in `behind`: a walk backwards decodes every entry once.
 pub(super) struct Cursor {
     block: Block,
     key: Vec<u8>,
@@ -288,30 +296,57 @@ pub(super) struct Cursor {
     value: Range<usize>,
     pos: usize,
     next: usize,
+    /// Entries directly before `pos`, the nearest last; their keys are in `behind_keys`.
+    behind: Vec<Behind>,
+    behind_keys: Vec<u8>,
+}
+
+/// An entry that was passed on the way to the one before the position.
+struct Behind {
+    key: Range<usize>,
+    trailer: u64,
+    value: Range<usize>,
+    pos: usize,
+    next: usize,
 }
 
 impl Cursor {
-    /// Before the first entry of `block`; `key` is a buffer to reuse.
-    pub(super) fn new(block: Block, mut key: Vec<u8>) -> Self {
-        key.clear();
-        Self { block, key, trailer: 0, value: 0..0, pos: 0, next: 0 }
+    /// Before the first entry of `block`.
+    pub(super) const fn new(block: Block) -> Self {
+        Self {
+            block,
+            key: Vec::new(),
+            trailer: 0,
+            value: 0..0,
+            pos: 0,
+            next: 0,
+            behind: Vec::new(),
+            behind_keys: Vec::new(),
+        }
     }
 
-    /// Gives the buffer back.
-    pub(super) fn into_buffer(self) -> Vec<u8> {
-        self.key
+    /// Before the first entry of `block`, with the buffers of the block before.
+    pub(super) fn reset(&mut self, block: Block) {
+        self.block = block;
+        self.forget(0);
     }
 
-    /// Steps to the next entry; `false` at the end.
+    /// Before the entry at `next`, at which a restart point is.
+    fn forget(&mut self, next: usize) {
+        self.key.clear();
+        self.behind.clear();
+        self.next = next;
+    }
+
+    /// Steps to the next entry; `false` at the end, where the position stays.
+    #[inline]
     pub(super) fn advance(&mut self) -> Result<bool, Fault> {
         if self.next >= self.block.entries_end {
             return Ok(false);
         }
         let entry = self.block.entry_at(self.next)?;
         if entry.shared > self.key.len() {
-            let found = format!("{} shared bytes", entry.shared);
-            let expected = format!("at most {} shared bytes", self.key.len());
-            return Err(self.block.fault(self.next, &expected, found));
+            return Err(self.block.shares_too_much(self.next, entry.shared, self.key.len()));
         }
         self.key.truncate(entry.shared);
         self.key.extend_from_slice(entry.suffix);
@@ -319,20 +354,95 @@ impl Cursor {
         self.value = entry.value;
         self.pos = self.next;
         self.next = entry.next;
+        self.behind.clear();
         Ok(true)
+    }
+
+    /// Steps to the entry before; `false` at the first one, where the position stays.
+    pub(super) fn back(&mut self) -> Result<bool, Fault> {
+        if self.pos == 0 {
+            return Ok(false);
+        }
+        if self.behind.is_empty() {
+            self.collect_behind()?;
+        }
+        let entry = self.behind.pop().expect("an entry lies before one that is not the first");
+        self.key.clear();
+        self.key.extend_from_slice(&self.behind_keys[entry.key]);
+        self.trailer = entry.trailer;
+        self.value = entry.value;
+        self.pos = entry.pos;
+        self.next = entry.next;
+        Ok(true)
+    }
+
+    /// Decodes from the last restart point before the position up to it.
+    fn collect_behind(&mut self) -> Result<(), Fault> {
+        let block = &self.block;
+        let (mut low, mut high) = (0, block.restarts);
+        while low < high {
+            let middle = low + (high - low) / 2;
+            if block.restart(middle) < self.pos { low = middle + 1 } else { high = middle }
+        }
+        // The first one is at 0 in a sound block.
+        let mut pos = if low == 0 { 0 } else { block.restart(low - 1) };
+        self.behind_keys.clear();
+        let mut last = 0..0;
+        while pos < self.pos {
+            let entry = block.entry_at(pos)?;
+            if entry.shared > last.len() {
+                return Err(block.shares_too_much(pos, entry.shared, last.len()));
+            }
+            let start = self.behind_keys.len();
+            self.behind_keys.extend_from_within(last.start..last.start + entry.shared);
+            self.behind_keys.extend_from_slice(entry.suffix);
+            last = start..self.behind_keys.len();
+            let Entry { trailer, value, next, .. } = entry;
+            self.behind.push(Behind { key: last.clone(), trailer, value, pos, next });
+            pos = next;
+        }
+        if pos != self.pos {
+            let found = format!("one that ends at {pos}");
+            self.behind.clear();
+            return Err(self.block.fault(self.pos, "an entry that ends here", found));
+        }
+        Ok(())
     }
 
     /// Steps to the first entry at or after (user key, trailer); `false` when there is none in the block.
     pub(super) fn seek(&mut self, user_key: &[u8], trailer: u64) -> Result<bool, Fault> {
-        let before = self.block.restarts_before(user_key, trailer)?;
-        self.key.clear();
-        self.next = self.block.restart(before.saturating_sub(1));
+        self.seek_near(user_key, trailer)?;
         while self.advance()? {
             if internal_key::compare(self.key(), (user_key, trailer)) != Ordering::Less {
                 return Ok(true);
             }
         }
         Ok(false)
+    }
+
+    /// Steps to the last entry at or before (user key, trailer); `false` when there is none in the block.
+    pub(super) fn seek_for_prev(&mut self, user_key: &[u8], trailer: u64) -> Result<bool, Fault> {
+        self.seek_near(user_key, trailer)?;
+        while self.advance()? {
+            if internal_key::compare(self.key(), (user_key, trailer)) == Ordering::Greater {
+                return self.back();
+            }
+        }
+        Ok(true)
+    }
+
+    /// Before the restart point from which on (user key, trailer) would be.
+    fn seek_near(&mut self, user_key: &[u8], trailer: u64) -> Result<(), Fault> {
+        let before = self.block.restarts_before(user_key, trailer)?;
+        self.forget(self.block.restart(before.saturating_sub(1)));
+        Ok(())
+    }
+
+    /// Steps to the last entry.
+    pub(super) fn last(&mut self) -> Result<(), Fault> {
+        self.forget(self.block.restart(self.block.restarts - 1));
+        while self.advance()? {}
+        Ok(())
     }
 
     pub(super) fn key(&self) -> (&[u8], u64) {
@@ -353,11 +463,11 @@ impl Cursor {
     }
 
     /// Where the current entry begins in the payload.
-    pub(super) fn pos(&self) -> usize {
+    pub(super) const fn pos(&self) -> usize {
         self.pos
     }
 
-    pub(super) fn block(&self) -> &Block {
+    pub(super) const fn block(&self) -> &Block {
         &self.block
     }
 }

@@ -1,7 +1,7 @@
-//! Walks a table forwards, block by block.
+//! Walks a table forwards and backwards, block by block.
 
 use super::block::Cursor;
-use super::error::TableError;
+use super::error::{Fault, TableError};
 use super::table::{Table, unknown_kind};
 use crate::base::internal_key;
 use bytes::Bytes;
@@ -9,17 +9,19 @@ use std::sync::Arc;
 
 /// A position in a table, or none. Holds one data block and one key buffer.
 ///
-/// After an error the iterator is at no position; seek again to use it.
+/// Over either end, and after an error, the iterator is at no position; seek again to use it.
 pub struct TableIter {
     table: Arc<Table>,
     /// The data block of the position.
     block: usize,
+    /// Its buffers stay when there is no position.
     cursor: Option<Cursor>,
+    valid: bool,
 }
 
 impl TableIter {
     pub(super) const fn new(table: Arc<Table>) -> Self {
-        Self { table, block: 0, cursor: None }
+        Self { table, block: 0, cursor: None, valid: false }
     }
 
     /// The table.
@@ -33,18 +35,38 @@ impl TableIter {
         self.first_of(0)
     }
 
+    /// Goes to the last entry.
+    pub fn seek_to_last(&mut self) -> Result<(), TableError> {
+        self.last_before(self.table.data_blocks())
+    }
+
     /// Goes to the first entry at or after (user key, trailer); see
     /// [`internal_key::seek_trailer`] for the trailer that a reader at a sequence number wants.
     pub fn seek(&mut self, user_key: &[u8], trailer: u64) -> Result<(), TableError> {
-        let table = Arc::clone(&self.table);
-        let i = table
-            .index
-            .restarts_before(user_key, trailer)
-            .map_err(|fault| fault.in_file(table.file().path()))?;
-        let Some(mut cursor) = self.open(i)? else { return Ok(()) };
-        let found =
-            cursor.seek(user_key, trailer).map_err(|fault| fault.in_file(table.file().path()))?;
-        if found { self.settle(cursor) } else { self.first_of(i + 1) }
+        let i = self.block_for(user_key, trailer)?;
+        if !self.open(i)? {
+            return Ok(());
+        }
+        if self.within(|cursor| cursor.seek(user_key, trailer))? {
+            self.settle()
+        } else {
+            self.first_of(i + 1)
+        }
+    }
+
+    /// Goes to the last entry at or before (user key, trailer), in the order of [`internal_key::compare`]: with trailer 0
+    /// that is the oldest version of the last key at or before `user_key`.
+    pub fn seek_for_prev(&mut self, user_key: &[u8], trailer: u64) -> Result<(), TableError> {
+        let i = self.block_for(user_key, trailer)?;
+        if !self.open(i)? {
+            return self.last_before(i);
+        }
+        // The separator before this block may lie below its first entry.
+        if self.within(|cursor| cursor.seek_for_prev(user_key, trailer))? {
+            self.settle()
+        } else {
+            self.last_before(i)
+        }
     }
 
     /// Steps to the next entry; at the end the iterator becomes invalid.
@@ -52,21 +74,25 @@ impl TableIter {
     /// # Panics
     /// When the iterator is not [valid](Self::valid).
     #[expect(clippy::should_implement_trait, reason = "a cursor with a position, not an Iterator")]
+    #[inline]
     pub fn next(&mut self) -> Result<(), TableError> {
-        let mut cursor = self.cursor.take().expect("next is called on a valid iterator");
-        let stepped = cursor.advance().map_err(|fault| fault.in_file(self.table.file().path()))?;
-        if stepped {
-            self.settle(cursor)
-        } else {
-            self.cursor = Some(cursor);
-            self.first_of(self.block + 1)
-        }
+        assert!(self.valid, "next is called on a valid iterator");
+        if self.within(Cursor::advance)? { self.settle() } else { self.first_of(self.block + 1) }
+    }
+
+    /// Steps to the entry before; at the first one the iterator becomes invalid.
+    ///
+    /// # Panics
+    /// When the iterator is not [valid](Self::valid).
+    pub fn prev(&mut self) -> Result<(), TableError> {
+        assert!(self.valid, "prev is called on a valid iterator");
+        if self.within(Cursor::back)? { self.settle() } else { self.last_before(self.block) }
     }
 
     /// Whether there is a position.
     #[must_use]
     pub const fn valid(&self) -> bool {
-        self.cursor.is_some()
+        self.valid
     }
 
     /// User key and trailer at the position.
@@ -91,36 +117,80 @@ impl TableIter {
     }
 
     fn at(&self) -> &Cursor {
-        self.cursor.as_ref().expect("the iterator is valid")
+        assert!(self.valid, "the iterator is valid");
+        self.cursor.as_ref().expect("a valid iterator has a cursor")
+    }
+
+    /// The first block whose separator is at or after (user key, trailer): nothing at or after it is before that block,
+    /// nothing at or before it behind.
+    fn block_for(&mut self, user_key: &[u8], trailer: u64) -> Result<usize, TableError> {
+        self.valid = false;
+        let found = self.table.index.restarts_before(user_key, trailer);
+        found.map_err(|fault| fault.in_file(self.table.file().path()))
     }
 
     /// Goes to the first entry of block `i`, or to no position when there is no such block.
     fn first_of(&mut self, i: usize) -> Result<(), TableError> {
-        let Some(mut cursor) = self.open(i)? else { return Ok(()) };
-        let stepped = cursor.advance().map_err(|fault| fault.in_file(self.table.file().path()))?;
+        if !self.open(i)? {
+            return Ok(());
+        }
+        let stepped = self.within(Cursor::advance)?;
         debug_assert!(stepped, "a block has at least one entry");
-        self.settle(cursor)
+        if planted!(BlockEdgeSkipped) && i > 0 {
+            self.within(Cursor::advance)?;
+        }
+        self.settle()
     }
 
-    /// A cursor before block `i`, reusing the key buffer; leaves the iterator without a position.
-    fn open(&mut self, i: usize) -> Result<Option<Cursor>, TableError> {
-        let buffer = self.cursor.take().map(Cursor::into_buffer).unwrap_or_default();
+    /// Goes to the last entry before block `i`, or to no position when there is none.
+    fn last_before(&mut self, i: usize) -> Result<(), TableError> {
+        self.valid = false;
+        let Some(i) = i.checked_sub(1) else { return Ok(()) };
+        self.open(i)?;
+        self.within(|cursor| cursor.last().map(|()| true))?;
+        if planted!(BlockEdgeSkipped) {
+            self.within(Cursor::back)?;
+        }
+        self.settle()
+    }
+
+    /// Puts the cursor before the first entry of block `i`, at no position yet; `false` when there is no such block.
+    fn open(&mut self, i: usize) -> Result<bool, TableError> {
+        self.valid = false;
         if i >= self.table.data_blocks() {
-            return Ok(None);
+            return Ok(false);
         }
         let block = self.table.fetch_data_block(self.table.handle(i)?)?;
         self.block = i;
-        Ok(Some(Cursor::new(block, buffer)))
+        match &mut self.cursor {
+            Some(cursor) => cursor.reset(block),
+            none => *none = Some(Cursor::new(block)),
+        }
+        Ok(true)
+    }
+
+    /// Moves within the block that is open.
+    #[inline]
+    fn within(
+        &mut self,
+        step: impl FnOnce(&mut Cursor) -> Result<bool, Fault>,
+    ) -> Result<bool, TableError> {
+        let cursor = self.cursor.as_mut().expect("a block is open");
+        step(cursor).map_err(|fault| {
+            self.valid = false;
+            fault.in_file(self.table.file().path())
+        })
     }
 
     /// Takes the cursor's entry as the position, after a look at its kind.
-    fn settle(&mut self, cursor: Cursor) -> Result<(), TableError> {
-        let (_, trailer) = cursor.key();
-        if internal_key::unpack_trailer(trailer).is_none() {
-            let fault = unknown_kind(cursor.block(), &cursor.value_range(), trailer);
-            return Err(fault.in_file(self.table.file().path()));
+    #[inline]
+    fn settle(&mut self) -> Result<(), TableError> {
+        let cursor = self.cursor.as_ref().expect("a block is open");
+        self.valid = internal_key::unpack_trailer(cursor.key().1).is_some();
+        if self.valid {
+            return Ok(());
         }
-        self.cursor = Some(cursor);
-        Ok(())
+        let fault = unknown_kind(cursor.block(), &cursor.value_range(), cursor.key().1);
+        Err(fault.in_file(self.table.file().path()))
     }
 }

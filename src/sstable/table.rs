@@ -195,7 +195,7 @@ impl Table {
         visit: &mut EntryVisitor<'_>,
     ) -> Result<(), TableError> {
         let fault = |fault: Fault| fault.in_file(self.file.path());
-        let mut cursor = Cursor::new(self.fetch_data_block(self.handle(i)?)?, Vec::new());
+        let mut cursor = Cursor::new(self.fetch_data_block(self.handle(i)?)?);
         while cursor.advance().map_err(fault)? {
             let (key, trailer) = cursor.key();
             visit(key, trailer, cursor.value());

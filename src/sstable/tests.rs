@@ -147,6 +147,16 @@ fn collect(iter: &mut TableIter) -> Result<Listing, TableError> {
     Ok(out)
 }
 
+fn collect_back(iter: &mut TableIter) -> Result<Listing, TableError> {
+    let mut out = Vec::new();
+    while iter.valid() {
+        let (key, trailer) = iter.key();
+        out.push((key.to_vec(), trailer, iter.value().to_vec()));
+        iter.prev()?;
+    }
+    Ok(out)
+}
+
 fn entries(model: &Model) -> Listing {
     model.iter().map(|((k, t), v)| (k.clone(), t.0, v.clone())).collect()
 }
@@ -206,6 +216,52 @@ proptest! {
             let wanted = model.range((key.clone(), std::cmp::Reverse(trailer))..).next();
             let got = iter.valid().then(|| (iter.key().0.to_vec(), iter.key().1));
             prop_assert_eq!(got, wanted.map(|((k, t), _)| (k.clone(), t.0)));
+            iter.seek_for_prev(&key, trailer).unwrap();
+            let wanted = model.range(..=(key.clone(), std::cmp::Reverse(trailer))).next_back();
+            let got = iter.valid().then(|| (iter.key().0.to_vec(), iter.key().1));
+            prop_assert_eq!(got, wanted.map(|((k, t), _)| (k.clone(), t.0)));
+        }
+        iter.seek_to_last().unwrap();
+        let mut back = collect_back(&mut iter).unwrap();
+        back.reverse();
+        prop_assert_eq!(back, entries(&model));
+    }
+
+    /// A walk that turns around again and again is where the model is after every step.
+    #[test]
+    fn walks_both_ways_like_the_model(
+        model in model_strategy(),
+        block_bytes in 64usize..600,
+        restart_interval in 1usize..20,
+        start in any::<prop::sample::Index>(),
+        seeks in prop::collection::vec((any::<prop::sample::Index>(), any::<bool>()), 4),
+        runs in prop::collection::vec((any::<bool>(), 1usize..60), 1..40),
+    ) {
+        let table = open(build(&model, &small_options(block_bytes, restart_interval))).unwrap();
+        let all = entries(&model);
+        let mut iter = table.iter();
+        let mut at = start.index(all.len());
+        iter.seek(&all[at].0, all[at].1).unwrap();
+        let mut seeks = seeks.iter();
+        for (forward, steps) in runs {
+            for _ in 0..steps {
+                prop_assert_eq!(iter.key(), (&all[at].0[..], all[at].1));
+                prop_assert_eq!(iter.value(), &all[at].2[..]);
+                if forward { iter.next() } else { iter.prev() }.unwrap();
+                match if forward { Some(at + 1) } else { at.checked_sub(1) } {
+                    Some(next) if next < all.len() => at = next,
+                    _ => {
+                        prop_assert!(!iter.valid());
+                        let Some((to, exact)) = seeks.next() else { return Ok(()) };
+                        at = to.index(all.len());
+                        if *exact {
+                            iter.seek_for_prev(&all[at].0, all[at].1).unwrap();
+                        } else {
+                            iter.seek(&all[at].0, all[at].1).unwrap();
+                        }
+                    }
+                }
+            }
         }
     }
 }
@@ -249,6 +305,10 @@ fn read_everything(bytes: Vec<u8>, model: &Model) -> Result<(), TableError> {
         }
     }
     let mut iter = table.iter();
+    iter.seek_to_last().and_then(|()| collect_back(&mut iter)).map(|mut all| {
+        all.reverse();
+        assert_eq!(all, wanted);
+    })?;
     iter.seek_to_first().and_then(|()| collect(&mut iter)).map(|all| assert_eq!(all, wanted))?;
     table.verify()?;
     errors.pop().map_or(Ok(()), Err)

@@ -65,7 +65,7 @@ fn verify_block(
     seen: &mut Seen,
 ) -> Result<(), Fault> {
     let interval = table.properties().restart_interval;
-    let mut cursor = Cursor::new(block, Vec::new());
+    let mut cursor = Cursor::new(block);
     let (mut in_block, mut restarts) = (0u64, 0);
     while cursor.advance()? {
         let (key, trailer) = cursor.key();
