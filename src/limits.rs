@@ -100,6 +100,8 @@ pub const WIRE_SNAPSHOT_TTL_MS: u64 = 60_000;
 pub const MAX_GROUP_BYTES: usize = 16 << 20;
 /// Default size of a log segment, zero-filled ahead of use.
 pub const DEFAULT_SEGMENT_BYTES: u64 = 64 << 20;
+/// After so many bytes of a log that is opened, the process log says how far it is.
+pub const RECOVERY_PROGRESS_BYTES: u64 = 256 << 20;
 /// Size of a log segment that is made while somebody waits for it (at open, or when no spare is ready).
 pub const LOG_SHORT_SEGMENT_BYTES: u64 = 1 << 20;
 /// Space held back in a log's directory: a full node can still restart, and delete.

@@ -28,7 +28,7 @@ use super::writer::{
     free_reserve, publish, temporary_path,
 };
 use crate::env::{Disk, File, OpenMode};
-use crate::limits::LOG_SHORT_SEGMENT_BYTES;
+use crate::limits::{LOG_SHORT_SEGMENT_BYTES, RECOVERY_PROGRESS_BYTES};
 use std::collections::{BTreeMap, VecDeque};
 use std::fmt;
 use std::path::{Path, PathBuf};
@@ -320,6 +320,29 @@ impl Tail {
     }
 }
 
+/// Says now and then how far a long log has been read (pitfall 46).
+struct Progress {
+    total: u64,
+    done: u64,
+    said: u64,
+}
+
+impl Progress {
+    const fn new(total: u64) -> Self {
+        Self { total, done: 0, said: 0 }
+    }
+
+    /// So many bytes more were read. The percentage, when it is time to say it.
+    fn read(&mut self, bytes: u64) -> Option<u64> {
+        self.done += bytes;
+        if self.done - self.said < RECOVERY_PROGRESS_BYTES {
+            return None;
+        }
+        self.said = self.done;
+        Some(self.done * 100 / self.total.max(1))
+    }
+}
+
 struct Recovery<'a, 'v> {
     disk: &'a Arc<dyn Disk>,
     options: &'a Options,
@@ -378,10 +401,15 @@ impl<'a, 'v> Recovery<'a, 'v> {
                 recycled: newest.header.recycled_from != 0,
             });
         }
+        let mut progress = Progress::new(chain.segments.iter().map(|s| s.file_bytes).sum());
         for segment in older {
             let limit = segment.limit.unwrap_or(0);
             let max_data = self.show_until(&mut segment.reader(&**self.disk)?, limit)?;
             self.keep(segment, limit, segment.file_bytes, max_data);
+            if let Some(percent) = progress.read(segment.file_bytes) {
+                let (dir, records) = (self.options.dir.display(), self.report.records);
+                log::info!("{dir}: {percent} % of the log read, {records} records so far");
+            }
         }
         let limit = end.watermark.durable_to.offset();
         reader.seek(SEGMENT_HEADER_BYTES as u64);
@@ -604,5 +632,19 @@ impl Copier<'_> {
         self.at = LogPos::new(self.at.segment(), self.at.offset() + self.bytes.len() as u64);
         self.bytes.clear();
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_long_log_says_how_far_it_is_and_a_short_one_nothing() {
+        let mut progress = Progress::new(4 * RECOVERY_PROGRESS_BYTES);
+        let half = RECOVERY_PROGRESS_BYTES / 2;
+        let said: Vec<_> = (0..8).map(|_| progress.read(half)).collect();
+        assert_eq!(said, [None, Some(25), None, Some(50), None, Some(75), None, Some(100)]);
+        assert_eq!(Progress::new(half).read(half), None);
     }
 }

@@ -22,7 +22,7 @@ use std::sync::{Condvar, Mutex, MutexGuard};
 use std::time::Duration;
 
 /// How long a stalled caller waits for a completion before it looks again.
-const WAIT: Duration = Duration::from_millis(100);
+pub(super) const WAIT: Duration = Duration::from_millis(100);
 /// How often a dropped or closed database waits for its jobs before it gives up on them.
 const CLOSE_WAITS: usize = 600;
 

@@ -47,7 +47,7 @@
 //! memtables wait for their flush, writers wait too.
 //!
 //! Memory: the active memtable and the frozen ones, a copy of the largest log group, and the index and filter of each
-//! table. Opening replays the log since the last flush into memory.
+//! table. Opening replays the log since the last flush, and flushes where writing would have.
 //!
 //! ```text
 //! PATH/LOCK   PATH/wal/<segment>.wal (+ spares, reserve)   PATH/engine/{CURRENT,<n>.manifest,<n>.sst}
@@ -64,7 +64,7 @@ mod tests;
 pub use error::{DbError, Effect};
 pub use iter::{DbIter, Snapshot};
 
-use super::{Applied, Engine, EngineOptions, EngineStats, Get, WriteRoom};
+use super::{Applied, Engine, EngineError, EngineOptions, EngineStats, Get, WriteRoom};
 use crate::base::batch::{BatchRef, WriteBatch};
 use crate::base::{SequenceNumber, Term};
 use crate::env::{Env, LockGuard, os};
@@ -336,10 +336,10 @@ fn replay(
 ) -> Result<(wal::Writer, RecoveryReport), DbError> {
     let mut fault = None;
     let opened = wal::open(&env.disk, options, &mut |record| {
-        if fault.is_none()
-            && let Err(what) = replay_one(engine, &record)
-        {
-            fault = Some(DbError::BadLogRecord { pos: record.pos, what });
+        if fault.is_none() {
+            let applied = replay_one(engine, &record)
+                .map_err(|what| DbError::BadLogRecord { pos: record.pos, what });
+            fault = applied.and_then(|()| Ok(make_room(env, engine)?)).err();
         }
         Ok(())
     })?;
@@ -373,6 +373,24 @@ fn replay_one(engine: &mut Engine, record: &wal::Record<'_>) -> Result<(), Strin
     }
     let batch = BatchRef::parse(record.payload).map_err(|e| format!("batch {index}: {e}"))?;
     engine.apply(index, Term::ZERO, Some(batch), &[]);
+    Ok(())
+}
+
+/// Waits for flushes while the memtables are full, so that a long log costs no more memory than writing it did. On a full
+/// disk it goes on in memory.
+fn make_room(env: &Env, engine: &mut Engine) -> Result<(), EngineError> {
+    while engine.write_room() == WriteRoom::Stalled {
+        engine.start_flush();
+        if !engine.is_working() {
+            return Ok(());
+        }
+        env.jobs.wait(commit::WAIT);
+        let mut completions = Vec::new();
+        env.jobs.poll(&mut completions);
+        for completion in completions {
+            engine.job_done(completion)?;
+        }
+    }
     Ok(())
 }
 

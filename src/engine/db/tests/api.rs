@@ -3,6 +3,7 @@
 use super::*;
 use crate::base::batch::{BatchError, RESERVED_KEY_PREFIX};
 use crate::env::{Clock, Lane};
+use crate::limits::MAX_FROZEN_MEMTABLES;
 use std::sync::Barrier;
 
 const UNSYNCED: WriteOptions = WriteOptions { sync: false };
@@ -61,6 +62,30 @@ fn everything_is_there_after_close_and_open_and_after_drop_and_open() {
         assert_eq!(contents(rig.db()).unwrap(), expected, "round {round}");
         assert_eq!(rig.db().last_seq().0, expected.len() as u64);
     }
+}
+
+#[test]
+fn a_log_of_many_memtables_is_replayed_with_the_memory_of_a_few() {
+    let (env, _sim) = sim::env(7);
+    let large = DbOptions { memtable_bytes: 64 << 20, ..options(&env) };
+    let db = Db::open("db", large.clone()).unwrap();
+    let value = vec![b'v'; 8 << 10];
+    for n in 0..200_u32 {
+        db.put(&n.to_be_bytes(), &value).unwrap();
+    }
+    assert_eq!(db.stats().engine.flushes, 0, "everything is in the log");
+    let before = contents(&db).unwrap();
+    db.close().unwrap();
+
+    let db = Db::open("db", options(&env)).unwrap();
+    let stats = db.stats().engine;
+    assert!(stats.flushes > 0, "opening flushes: {stats:?}");
+    assert!(stats.frozen_memtables <= MAX_FROZEN_MEMTABLES as u64, "{stats:?}");
+    assert_eq!(contents(&db).unwrap(), before);
+    db.close().unwrap();
+
+    let db = Db::open("db", large).unwrap();
+    assert_eq!(contents(&db).unwrap(), before, "what opening flushed counts");
 }
 
 #[test]
