@@ -159,6 +159,64 @@ fn a_removed_file_stays_readable_through_its_handle() {
 }
 
 #[test]
+fn a_hard_link_is_a_second_name_of_one_file() {
+    on_both(|disk, dir| {
+        let (a, b) = (dir.join("a"), dir.join("b"));
+        let file = create(disk, &a, b"abc");
+        disk.hard_link(&a, &b).expect("link");
+        disk.sync_dir(dir).expect("sync");
+        assert_eq!(names(disk, dir), ["a", "b"]);
+        file.write_at(0, b"X").expect("write");
+        assert_eq!(content(&*disk.open(&b, OpenMode::Read).expect("open")), b"Xbc");
+        let error = disk.hard_link(&a, &b).expect_err("it is there");
+        assert_eq!((error.kind(), &error.path, error.op), (ErrorKind::AlreadyExists, &b, "link"));
+        assert_eq!(kind(disk.hard_link(&a, &a)), Some(ErrorKind::AlreadyExists));
+        assert_eq!(kind(disk.hard_link(&dir.join("no"), &dir.join("c"))), Some(ErrorKind::NotFound));
+        assert_eq!(kind(disk.hard_link(&a, &dir.join("no/c"))), Some(ErrorKind::NotFound));
+        disk.remove(&a).expect("remove");
+        drop(file);
+        assert_eq!(content(&*disk.open(&b, OpenMode::Read).expect("open")), b"Xbc");
+        assert!(disk.hard_link(dir, &dir.join("c")).is_err(), "links are for files");
+    });
+}
+
+#[test]
+fn a_directory_is_renamed_with_all_that_is_in_it() {
+    on_both(|disk, dir| {
+        let (from, to) = (dir.join("from"), dir.join("to"));
+        disk.create_dir_all(&from.join("sub")).expect("mkdir");
+        create(disk, &from.join("sub/a"), b"abc");
+        create(disk, &dir.join("file"), b"");
+        disk.rename(&from, &to).expect("rename");
+        assert_eq!(names(disk, dir), ["file", "to"]);
+        let file = disk.open(&to.join("sub/a"), OpenMode::Read).expect("open");
+        assert_eq!(content(&*file), b"abc");
+        assert_eq!(kind(disk.rename(&to, &to.join("sub/x"))), Some(ErrorKind::InvalidInput));
+        assert_eq!(kind(disk.rename(&to, &dir.join("file"))), Some(ErrorKind::NotADirectory));
+        assert_eq!(kind(disk.rename(&to, &dir.join("no/x"))), Some(ErrorKind::NotFound));
+        disk.create_dir_all(&from).expect("mkdir");
+        assert_eq!(kind(disk.rename(&from, &to)), Some(ErrorKind::DirectoryNotEmpty));
+        disk.rename(&to, &from).expect("onto an empty directory");
+        assert_eq!(names(disk, dir), ["file", "from"]);
+    });
+}
+
+#[test]
+fn only_an_empty_directory_is_removed() {
+    on_both(|disk, dir| {
+        let sub = dir.join("sub");
+        disk.create_dir_all(&sub).expect("mkdir");
+        create(disk, &sub.join("a"), b"");
+        assert_eq!(kind(disk.remove_dir(&sub)), Some(ErrorKind::DirectoryNotEmpty));
+        assert_eq!(kind(disk.remove_dir(&sub.join("a"))), Some(ErrorKind::NotADirectory));
+        disk.remove(&sub.join("a")).expect("remove");
+        disk.remove_dir(&sub).expect("rmdir");
+        assert_eq!(names(disk, dir), [""; 0]);
+        assert_eq!(kind(disk.remove_dir(&sub)), Some(ErrorKind::NotFound));
+    });
+}
+
+#[test]
 fn directories_are_made_with_their_parents_and_listed_in_order() {
     on_both(|disk, dir| {
         let deep = dir.join("x/y");
@@ -235,7 +293,7 @@ impl Twins {
     }
 
     fn step(&mut self) {
-        let what = self.random.below(10);
+        let what = self.random.below(11);
         match what {
             0 | 1 => {
                 let (os, sim) = self.path();
@@ -260,6 +318,12 @@ impl Twins {
                     let (os, sim) = (self.os_dir.join(sub), self.sim_dir.join(sub));
                     Self::same(self.os.sync_dir(&os), self.sim.sync_dir(&sim), "sync_dir");
                 }
+            }
+            5 => {
+                let ((os_a, sim_a), (os_b, sim_b)) = (self.path(), self.path());
+                let (os, sim) =
+                    (self.os.hard_link(&os_a, &os_b), self.sim.hard_link(&sim_a, &sim_b));
+                Self::same(os, sim, "link");
             }
             _ => self.step_on_a_handle(),
         }

@@ -52,6 +52,13 @@ impl IoError {
     pub fn is_disk_full(&self) -> bool {
         matches!(self.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
     }
+    /// A hard link cannot be made here, because of what the file systems are: a copy can.
+    #[must_use]
+    pub fn needs_copy(&self) -> bool {
+        use io::ErrorKind::{CrossesDevices, PermissionDenied, TooManyLinks, Unsupported};
+        self.op == "link"
+            && matches!(self.kind(), CrossesDevices | PermissionDenied | TooManyLinks | Unsupported)
+    }
     /// The simulated machine crashed under this operation ([`sim::SimDisk`]); never seen on a real disk.
     #[must_use]
     pub fn is_simulated_crash(&self) -> bool {
@@ -105,10 +112,17 @@ pub struct DirEntry {
 pub trait Disk: Send + Sync {
     /// Opens a file. The entry of a created file is durable only after [`Disk::sync_dir`] of its directory.
     fn open(&self, path: &Path, mode: OpenMode) -> IoResult<Arc<dyn File>>;
-    /// Renames a file, replacing the target. Durable after [`Disk::sync_dir`].
+    /// Renames a file, replacing the target, or a directory, whose target may be an empty directory. Durable after
+    /// [`Disk::sync_dir`] of both directories; that of what is *in* a renamed directory is another matter.
     fn rename(&self, from: &Path, to: &Path) -> IoResult<()>;
     /// Removes a file. Durable after [`Disk::sync_dir`].
     fn remove(&self, path: &Path) -> IoResult<()>;
+    /// Gives the file `from` a second name, which must not exist yet. Durable after [`Disk::sync_dir`] of its directory.
+    /// Fails with `CrossesDevices` when it is on another file system, and with whatever else the file system says when it
+    /// knows no links ([`IoError::needs_copy`]).
+    fn hard_link(&self, from: &Path, to: &Path) -> IoResult<()>;
+    /// Removes an empty directory. Durable after [`Disk::sync_dir`] of its parent.
+    fn remove_dir(&self, dir: &Path) -> IoResult<()>;
     /// The entries of a directory, sorted by name.
     fn list(&self, dir: &Path) -> IoResult<Vec<DirEntry>>;
     /// Creates a directory and its parents; no error when it exists. Makes the entries durable itself, also that of a

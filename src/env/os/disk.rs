@@ -6,6 +6,7 @@
 //! | `read_at`, `write_at` | `pread`, `pwrite`, repeated until done; `EINTR` is retried |
 //! | `sync_data` | `fdatasync` (macOS: `F_FULLFSYNC`); it covers the length, not the directory entry |
 //! | `sync_dir` | `fsync` of the directory |
+//! | `hard_link`, `remove_dir` | `link`, `rmdir` |
 //! | `lock` | `flock(LOCK_EX \| LOCK_NB)`: dies with the process, whatever kills it |
 //!
 //! What it does not do: retry a failed sync (pitfall 19), cache anything, follow quotas before they bite.
@@ -73,6 +74,17 @@ impl Disk for OsDisk {
 
     fn remove(&self, path: &Path) -> IoResult<()> {
         fs::remove_file(path).map_err(|e| error("unlink", path, None, e))
+    }
+
+    fn hard_link(&self, from: &Path, to: &Path) -> IoResult<()> {
+        fs::hard_link(from, to).map_err(|e| {
+            let path = if e.kind() == io::ErrorKind::AlreadyExists { to } else { from };
+            error("link", path, None, e)
+        })
+    }
+
+    fn remove_dir(&self, dir: &Path) -> IoResult<()> {
+        fs::remove_dir(dir).map_err(|e| error("rmdir", dir, None, e))
     }
 
     fn list(&self, dir: &Path) -> IoResult<Vec<DirEntry>> {

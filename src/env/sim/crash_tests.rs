@@ -52,6 +52,48 @@ fn synced_data_always_survives() {
 }
 
 #[test]
+fn a_link_may_be_lost_until_its_directory_is_synced_and_both_names_hold_the_file() {
+    let whole = Some(b"hello".to_vec());
+    let link = |disk: &SimDisk, synced: bool| {
+        disk.write_file("/d/f", b"hello");
+        disk.hard_link(Path::new("/d/f"), Path::new("/d/g")).expect("link");
+        if synced {
+            disk.sync_dir(Path::new("/d")).expect("sync");
+        }
+        disk.remove(Path::new("/d/f")).expect("remove");
+    };
+    assert_eq!(survivors("/d/g", |disk| link(disk, false)), [None, whole.clone()].into());
+    assert_eq!(survivors("/d/g", |disk| link(disk, true)), [whole.clone()].into());
+    assert_eq!(survivors("/d/f", |disk| link(disk, true)), [None, whole].into());
+}
+
+#[test]
+fn a_renamed_directory_keeps_what_was_synced_in_it_and_may_lose_the_rest() {
+    let whole = Some(b"hello".to_vec());
+    let make = |disk: &SimDisk, sync: &[&str]| {
+        disk.create_dir_all(Path::new("/d/tmp")).expect("mkdir");
+        create(disk, "/d/tmp/f", b"hello").sync_data().expect("sync");
+        if sync.contains(&"before") {
+            disk.sync_dir(Path::new("/d/tmp")).expect("sync");
+        }
+        disk.rename(Path::new("/d/tmp"), Path::new("/d/x")).expect("rename");
+        if sync.contains(&"after") {
+            disk.sync_dir(Path::new("/d/x")).expect("sync");
+        }
+        if sync.contains(&"parent") {
+            disk.sync_dir(Path::new("/d")).expect("sync");
+        }
+    };
+    let left = |sync: &[&str]| survivors("/d/x/f", |disk| make(disk, sync));
+    assert_eq!(left(&["before", "parent"]), [whole.clone()].into());
+    assert_eq!(left(&["after", "parent"]), [whole.clone()].into());
+    assert_eq!(left(&["before"]), [None, whole.clone()].into(), "the name is lost, or not");
+    assert_eq!(left(&["parent"]), [None, whole.clone()].into(), "the name is there, the file maybe");
+    let old = survivors("/d/tmp/f", |disk| make(disk, &["before"]));
+    assert_eq!(old, [None, whole].into(), "the old name, or the new one");
+}
+
+#[test]
 fn un_synced_sectors_are_lost_kept_torn_and_reordered() {
     let left = survivors("/d/f", |disk| {
         let file = durable_file(disk);

@@ -13,8 +13,9 @@
 //! locks; removed files that stay readable through open handles.
 //!
 //! **Not covered.** Tearing inside a sector; old bytes of other files in a hole; a medium that loses data it has
-//! synced (a lying cache) other than by [`SimDisk::flip`]; permissions; symbolic and hard links; directories that are
-//! renamed or removed; delayed allocation that reports `ENOSPC` only at the sync.
+//! synced (a lying cache) other than by [`SimDisk::flip`]; permissions; symbolic links; delayed allocation that reports
+//! `ENOSPC` only at the sync; what is created in a directory and survives while the rename of that directory before it does
+//! not (it is lost with the rename).
 //!
 //! Determinism: one seed and one order of calls give one outcome. Threads that race for the disk give their own
 //! order; use [`SimJobs`](super::SimJobs).
@@ -191,7 +192,7 @@ impl SimDisk {
         self.lock_machine().faults.crash_at = Some(change);
     }
 
-    /// How many changes (creates, renames, removes, writes, length changes, syncs, locks) were tried so far. The
+    /// How many changes (creates, links, renames, removes, writes, length changes, syncs, locks) were tried so far. The
     /// next one has this number.
     #[must_use]
     pub fn op_count(&self) -> u64 {
@@ -466,6 +467,32 @@ impl Machine {
         Ok(id)
     }
 
+    fn rename_dir(&mut self, from: &Path, to: &Path) -> io::Result<()> {
+        if from == to {
+            return Ok(());
+        }
+        if to.starts_with(from) {
+            return Err(io::ErrorKind::InvalidInput.into());
+        }
+        if !self.names.parent_is_dir(to) {
+            return Err(io::ErrorKind::NotFound.into());
+        }
+        match self.names.get(to) {
+            Some(Node::File(_)) => return Err(io::ErrorKind::NotADirectory.into()),
+            Some(Node::Dir) => self.need_empty(to)?,
+            None => {}
+        }
+        self.names.rename_dir(from, to);
+        Ok(())
+    }
+
+    fn need_empty(&self, dir: &Path) -> io::Result<()> {
+        if self.names.children(dir).is_empty() {
+            return Ok(());
+        }
+        Err(io::ErrorKind::DirectoryNotEmpty.into())
+    }
+
     fn file_named(&self, path: &Path) -> io::Result<u64> {
         match self.names.get(path) {
             Some(Node::File(id)) => Ok(id),
@@ -532,12 +559,19 @@ impl Disk for SimDisk {
     fn rename(&self, from: &Path, to: &Path) -> IoResult<()> {
         let target = normal(to);
         self.named(OpKind::Rename, from, |machine, name| {
+            if machine.names.get(name) == Some(Node::Dir) {
+                return machine.rename_dir(name, &target);
+            }
             let id = machine.file_named(name)?;
             if !machine.names.parent_is_dir(&target) {
                 return Err(io::ErrorKind::NotFound.into());
             }
             if machine.names.get(&target) == Some(Node::Dir) {
                 return Err(io::ErrorKind::IsADirectory.into());
+            }
+            // POSIX: between two names of one file a rename does nothing.
+            if machine.names.get(&target) == Some(Node::File(id)) {
+                return Ok(());
             }
             machine.unlink(&target);
             machine.names.rename(name, &target, id);
@@ -552,6 +586,36 @@ impl Disk for SimDisk {
             machine.unlink(name);
             machine.names.remove(name);
             machine.collect();
+            Ok(())
+        })
+    }
+
+    fn hard_link(&self, from: &Path, to: &Path) -> IoResult<()> {
+        let target = normal(to);
+        let exists = |e: &IoError| e.kind() == io::ErrorKind::AlreadyExists;
+        let linked = self.named(OpKind::Link, from, |machine, name| {
+            let id = match machine.names.get(name) {
+                Some(Node::File(id)) => id,
+                Some(Node::Dir) => return Err(io::ErrorKind::PermissionDenied.into()),
+                None => return Err(io::ErrorKind::NotFound.into()),
+            };
+            if !machine.names.parent_is_dir(&target) {
+                return Err(io::ErrorKind::NotFound.into());
+            }
+            if machine.names.get(&target).is_some() {
+                return Err(io::ErrorKind::AlreadyExists.into());
+            }
+            machine.names.create(&target, id);
+            Ok(())
+        });
+        linked.map_err(|e| if exists(&e) { IoError { path: to.to_path_buf(), ..e } } else { e })
+    }
+
+    fn remove_dir(&self, dir: &Path) -> IoResult<()> {
+        self.named(OpKind::RemoveDir, dir, |machine, name| {
+            machine.need_dir(name)?;
+            machine.need_empty(name)?;
+            machine.names.remove(name);
             Ok(())
         })
     }

@@ -14,6 +14,10 @@ pub enum OpKind {
     Rename,
     /// Removing.
     Remove,
+    /// Giving a file a second name.
+    Link,
+    /// Removing a directory.
+    RemoveDir,
     /// Listing a directory.
     List,
     /// Creating directories.
@@ -48,6 +52,8 @@ impl OpKind {
             Self::Open | Self::Create => "open",
             Self::Rename => "rename",
             Self::Remove => "unlink",
+            Self::Link => "link",
+            Self::RemoveDir => "rmdir",
             Self::List => "readdir",
             Self::CreateDir => "mkdir",
             Self::SyncDir => "fsync",
@@ -60,7 +66,15 @@ impl OpKind {
         }
     }
     const fn takes_space(self) -> bool {
-        matches!(self, Self::Create | Self::CreateDir | Self::Write | Self::SetLen | Self::Rename)
+        matches!(
+            self,
+            Self::Create
+                | Self::CreateDir
+                | Self::Write
+                | Self::SetLen
+                | Self::Rename
+                | Self::Link
+        )
     }
 }
 
@@ -73,6 +87,8 @@ pub enum FailKind {
     Enospc,
     /// A write that leaves a prefix and then fails with `WriteZero`.
     ShortWrite,
+    /// `EXDEV`, for links: the new name is on another file system.
+    Exdev,
 }
 
 impl FailKind {
@@ -81,6 +97,7 @@ impl FailKind {
             Self::Eio => true,
             Self::Enospc => op.takes_space(),
             Self::ShortWrite => matches!(op, OpKind::Write),
+            Self::Exdev => matches!(op, OpKind::Link),
         }
     }
     pub(super) fn error(self) -> io::Error {
@@ -88,6 +105,7 @@ impl FailKind {
             // libc's constants, so that the kind is what a real disk gives.
             Self::Eio => io::Error::from_raw_os_error(libc::EIO),
             Self::Enospc => io::Error::from_raw_os_error(libc::ENOSPC),
+            Self::Exdev => io::Error::from_raw_os_error(libc::EXDEV),
             Self::ShortWrite => io::Error::new(io::ErrorKind::WriteZero, "simulated short write"),
         }
     }

@@ -5,7 +5,9 @@
 //! on one of its names did. So a rename is atomic (the file has its old name or its new one, never none and never
 //! two), and two files' entries may survive in either order. A new directory's name is as volatile as a file's, and
 //! what is in a directory whose name is lost is lost with it, synced or not:
-//! [`Disk::create_dir_all`](crate::env::Disk::create_dir_all) promises more, and syncs each parent for it.
+//! [`Disk::create_dir_all`](crate::env::Disk::create_dir_all) promises more, and syncs each parent for it. A hard link is a
+//! create of an inode that is there. The rename of a directory can survive without what was created in it before, when that
+//! was not synced.
 
 use super::SimRandom;
 use std::collections::BTreeMap;
@@ -24,6 +26,7 @@ enum DirOp {
     CreateDir { path: PathBuf },
     Remove { path: PathBuf },
     Rename { from: PathBuf, to: PathBuf, inode: u64 },
+    RenameDir { from: PathBuf, to: PathBuf },
 }
 
 type Tree = BTreeMap<PathBuf, Node>;
@@ -51,7 +54,9 @@ impl DirOp {
             Self::Create { path: p, .. }
             | Self::CreateDir { path: p }
             | Self::Remove { path: p } => p == path,
-            Self::Rename { from, to, .. } => from == path || to == path,
+            Self::Rename { from, to, .. } | Self::RenameDir { from, to } => {
+                from == path || to == path
+            }
         }
     }
 
@@ -60,7 +65,9 @@ impl DirOp {
             Self::Create { path, .. } | Self::CreateDir { path } | Self::Remove { path } => {
                 other.touches(path)
             }
-            Self::Rename { from, to, .. } => other.touches(from) || other.touches(to),
+            Self::Rename { from, to, .. } | Self::RenameDir { from, to } => {
+                other.touches(from) || other.touches(to)
+            }
         }
     }
 
@@ -69,7 +76,9 @@ impl DirOp {
             Self::Create { path, .. } | Self::CreateDir { path } | Self::Remove { path } => {
                 parent(path) == dir
             }
-            Self::Rename { from, to, .. } => parent(from) == dir || parent(to) == dir,
+            Self::Rename { from, to, .. } | Self::RenameDir { from, to } => {
+                parent(from) == dir || parent(to) == dir
+            }
         }
     }
 
@@ -78,7 +87,8 @@ impl DirOp {
         match self {
             Self::Create { path, .. }
             | Self::CreateDir { path }
-            | Self::Rename { to: path, .. } => tree.get(&parent(path)) == Some(&Node::Dir),
+            | Self::Rename { to: path, .. }
+            | Self::RenameDir { to: path, .. } => tree.get(&parent(path)) == Some(&Node::Dir),
             Self::Remove { .. } => true,
         }
     }
@@ -92,8 +102,47 @@ impl DirOp {
                 tree.remove(from);
                 tree.insert(to.clone(), Node::File(*inode));
             }
+            Self::RenameDir { from, to } => {
+                let moved: Vec<_> =
+                    tree.keys().filter(|path| path.starts_with(from)).cloned().collect();
+                for path in moved {
+                    if let (Some(node), Some(moved)) = (tree.remove(&path), under(&path, from, to))
+                    {
+                        tree.insert(moved, node);
+                    }
+                }
+            }
         }
     }
+
+    /// Makes it durable; `earlier` are those before it that are not.
+    fn settle(&self, durable: &mut Tree, earlier: &mut [Self]) {
+        self.apply(durable);
+        if let Self::RenameDir { from, to } = self {
+            earlier.iter_mut().for_each(|op| op.follow(from, to));
+        }
+    }
+
+    /// The directory `from` is called `to` from now on, and so are the names in it that this op, an earlier one, is about.
+    fn follow(&mut self, from: &Path, to: &Path) {
+        let paths = match self {
+            Self::Create { path, .. } | Self::CreateDir { path } | Self::Remove { path } => {
+                [Some(path), None]
+            }
+            Self::Rename { from, to, .. } | Self::RenameDir { from, to } => [Some(from), Some(to)],
+        };
+        for path in paths.into_iter().flatten() {
+            if let Some(moved) = under(path, from, to) {
+                *path = moved;
+            }
+        }
+    }
+}
+
+/// `path`, which is in `from` or is it, when that is called `to`.
+fn under(path: &Path, from: &Path, to: &Path) -> Option<PathBuf> {
+    let rest = path.strip_prefix(from).ok()?;
+    Some(if rest.as_os_str().is_empty() { to.to_path_buf() } else { to.join(rest) })
 }
 
 impl Names {
@@ -147,6 +196,11 @@ impl Names {
         }
     }
 
+    /// Renames a directory with all that is in it.
+    pub(super) fn rename_dir(&mut self, from: &Path, to: &Path) {
+        self.push(DirOp::RenameDir { from: from.to_path_buf(), to: to.to_path_buf() });
+    }
+
     /// Makes `dir`.
     pub(super) fn create_dir(&mut self, dir: &Path) {
         self.push(DirOp::CreateDir { path: dir.to_path_buf() });
@@ -168,7 +222,15 @@ impl Names {
 
     /// Makes the pending ops of `dir` durable, and the earlier ones of other directories that they build on.
     pub(super) fn sync_dir(&mut self, dir: &Path) {
-        let mut wanted: Vec<bool> = self.pending.iter().map(|op| op.is_in(dir)).collect();
+        // What was done in it before it got its name is done in it too.
+        let mut name = dir.to_path_buf();
+        let mut wanted = vec![false; self.pending.len()];
+        for (n, op) in self.pending.iter().enumerate().rev() {
+            wanted[n] = op.is_in(&name);
+            if let DirOp::RenameDir { from, to } = op {
+                name = under(&name, to, from).unwrap_or(name);
+            }
+        }
         for n in (0..self.pending.len()).rev() {
             let needed = (n + 1..self.pending.len()).any(|later| {
                 wanted[later] && self.pending[n].shares_a_name_with(&self.pending[later])
@@ -176,14 +238,15 @@ impl Names {
             wanted[n] |= needed;
         }
         let mut wanted = wanted.into_iter();
-        let durable = &mut self.durable;
-        self.pending.retain(|op| {
-            let now = wanted.next().unwrap_or(false);
-            if now {
-                op.apply(durable);
+        let mut left: Vec<DirOp> = Vec::new();
+        for op in std::mem::take(&mut self.pending) {
+            if wanted.next().unwrap_or(false) {
+                op.settle(&mut self.durable, &mut left);
+            } else {
+                left.push(op);
             }
-            !now
-        });
+        }
+        self.pending = left;
     }
 
     /// The machine lost power: chooses which pending ops survived; the view becomes what did.
@@ -200,7 +263,7 @@ impl Names {
             let blocked =
                 lost.iter().any(|l| l.shares_a_name_with(&op)) || !op.has_place(&self.durable);
             if !blocked && random.chance(kept, 16) {
-                op.apply(&mut self.durable);
+                op.settle(&mut self.durable, &mut lost);
             } else {
                 lost.push(op);
             }
@@ -229,7 +292,7 @@ impl Names {
             || self.durable.values().any(|n| *n == node)
             || self.pending.iter().any(|op| match op {
                 DirOp::Create { inode: i, .. } | DirOp::Rename { inode: i, .. } => *i == inode,
-                DirOp::CreateDir { .. } | DirOp::Remove { .. } => false,
+                DirOp::CreateDir { .. } | DirOp::Remove { .. } | DirOp::RenameDir { .. } => false,
             })
     }
 
