@@ -171,7 +171,10 @@ fn a_hard_link_is_a_second_name_of_one_file() {
         let error = disk.hard_link(&a, &b).expect_err("it is there");
         assert_eq!((error.kind(), &error.path, error.op), (ErrorKind::AlreadyExists, &b, "link"));
         assert_eq!(kind(disk.hard_link(&a, &a)), Some(ErrorKind::AlreadyExists));
-        assert_eq!(kind(disk.hard_link(&dir.join("no"), &dir.join("c"))), Some(ErrorKind::NotFound));
+        assert_eq!(
+            kind(disk.hard_link(&dir.join("no"), &dir.join("c"))),
+            Some(ErrorKind::NotFound)
+        );
         assert_eq!(kind(disk.hard_link(&a, &dir.join("no/c"))), Some(ErrorKind::NotFound));
         disk.remove(&a).expect("remove");
         drop(file);

@@ -88,7 +88,11 @@ fn a_renamed_directory_keeps_what_was_synced_in_it_and_may_lose_the_rest() {
     assert_eq!(left(&["before", "parent"]), [whole.clone()].into());
     assert_eq!(left(&["after", "parent"]), [whole.clone()].into());
     assert_eq!(left(&["before"]), [None, whole.clone()].into(), "the name is lost, or not");
-    assert_eq!(left(&["parent"]), [None, whole.clone()].into(), "the name is there, the file maybe");
+    assert_eq!(
+        left(&["parent"]),
+        [None, whole.clone()].into(),
+        "the name is there, the file maybe"
+    );
     let old = survivors("/d/tmp/f", |disk| make(disk, &["before"]));
     assert_eq!(old, [None, whole].into(), "the old name, or the new one");
 }

@@ -68,12 +68,7 @@ impl OpKind {
     const fn takes_space(self) -> bool {
         matches!(
             self,
-            Self::Create
-                | Self::CreateDir
-                | Self::Write
-                | Self::SetLen
-                | Self::Rename
-                | Self::Link
+            Self::Create | Self::CreateDir | Self::Write | Self::SetLen | Self::Rename | Self::Link
         )
     }
 }
