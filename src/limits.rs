@@ -146,6 +146,15 @@ pub const SNAPSHOT_QUEUE_BYTES: usize = 16 << 20;
 /// After this many bytes of a table that comes with a snapshot, what it has so far is synced, so that a disk never has
 /// much to do at once: whoever syncs a log on it waits for as long.
 pub const SNAPSHOT_SYNC_BYTES: u64 = 8 << 20;
+/// Tables linked in one step of a checkpoint, and bytes copied where links cannot be made: other work of the lane waits for
+/// no more than that.
+pub const CHECKPOINT_STEP_LINKS: usize = 64;
+/// See [`CHECKPOINT_STEP_LINKS`].
+pub const CHECKPOINT_COPY_BYTES: u64 = 8 << 20;
+/// Longest description of a checkpoint: all members, with the longest addresses. A longer one is refused.
+pub const MAX_CHECKPOINT_FILE_BYTES: u64 = 64 << 10;
+/// Longest path of a checkpoint in a request; a longer one is refused.
+pub const MAX_CHECKPOINT_PATH_BYTES: usize = 1 << 10;
 /// Smallest bound on the bytes a second of snapshots sent that may be set.
 pub const MIN_SNAPSHOT_RATE: u64 = 64 << 10;
 /// Payload bytes applied in one step of the node before other work has its turn.

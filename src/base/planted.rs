@@ -100,6 +100,8 @@ bugs! {
     HearsOtherClusters: "a message of another cluster is heard like one of this cluster",
     BeginByRecovered: "a node that recover made a cluster of its own tells blank ones to begin the old one",
     BlockEdgeSkipped: "an iterator that goes from one block of a table into the next one, either way, skips the entry at the edge",
+    CheckpointDirNotSynced: "a checkpoint's directory is not synced before it gets its name",
+    CheckpointMissesFlush: "a checkpoint lacks the table of the newest flush",
     SequenceGap: "a sequence number is skipped when a memtable is full: replicas differ",
 }
 

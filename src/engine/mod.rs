@@ -16,6 +16,7 @@
 //! | `merge`, `run`, `scan` | iterators over all sources, in bounded slices |
 //! | `recovery` | opening a directory |
 //! | [`snapshot`] | sending the tables to another replica, installing those of another |
+//! | [`checkpoint`] | a copy of what is flushed, by hard links |
 //! | [`db`] | [`Db`]: the engine as a library, with its own log |
 //!
 //! [`Engine`] is single-threaded and deterministic: it blocks only in [`Engine::open`], reads no clock, and its work
@@ -34,6 +35,7 @@
 //! `merge::Merge`, drops what `flush`'s horizon rule allows, and is installed by an edit that removes its inputs.
 //! Until then level 0 only grows: a get asks each table's filter, newest first.
 
+pub mod checkpoint;
 pub mod db;
 pub mod edit;
 pub mod error;

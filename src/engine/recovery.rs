@@ -15,9 +15,10 @@ use super::manifest::{self, Manifest, TMP_SUFFIX, parse_table_file_name, remove_
 use super::memtable::Memtable;
 use super::version::Version;
 use super::{Engine, EngineOptions, Flush, snapshot, stats};
-use crate::env::{DirEntry, Env};
+use crate::env::{DirEntry, Disk, Env};
 use crate::wal::LogKind;
 use std::collections::{BTreeMap, VecDeque};
+use std::path::Path;
 use std::sync::Arc;
 
 impl Engine {
@@ -107,7 +108,7 @@ impl Found {
         let files = disk.list(dir)?;
         let current = manifest::read_current(disk, dir)?;
         let state = match current {
-            Some(number) => read_manifest(env, options, number)?,
+            Some(number) => read_manifest(disk, dir, number)?,
             None => new_state(options, &files)?,
         };
         let version = Version::open(disk, dir, &state)?;
@@ -115,18 +116,35 @@ impl Found {
     }
 }
 
-fn read_manifest(env: &Env, options: &EngineOptions, number: u64) -> Result<State, EngineError> {
-    let path = options.dir.join(LogKind::Manifest.file_name(number));
-    if !env.disk.exists(&path)? {
-        let current = options.dir.join(manifest::CURRENT);
+fn read_manifest(disk: &dyn Disk, dir: &Path, number: u64) -> Result<State, EngineError> {
+    let path = dir.join(LogKind::Manifest.file_name(number));
+    if !disk.exists(&path)? {
+        let current = dir.join(manifest::CURRENT);
         let expected = format!("the name of a manifest that is there, not {}", path.display());
         return Err(EngineError::corrupt(&current, 0, expected, "a name without a file"));
     }
-    let replay = manifest::replay(&*env.disk, &path, Some(number), &mut |_, _| {})?;
+    let replay = manifest::replay(disk, &path, Some(number), &mut |_, _| {})?;
     if let Some(cut) = replay.torn_tail {
         log::warn!("manifest: {cut}; an edit there was never acknowledged");
     }
     Ok(replay.state)
+}
+
+/// What the manifest in `dir` says; there must be one.
+pub(super) fn read_state(disk: &dyn Disk, dir: &Path) -> Result<State, EngineError> {
+    match manifest::read_current(disk, dir)? {
+        Some(number) => read_manifest(disk, dir, number),
+        None => {
+            let path = dir.join(manifest::CURRENT);
+            Err(EngineError::corrupt(&path, 0, "the name of the manifest", "no such file"))
+        }
+    }
+}
+
+/// Whether an engine may have made a file of this name, finished or not.
+pub(super) fn is_engine_file(name: &str) -> bool {
+    let name = name.strip_suffix(TMP_SUFFIX).unwrap_or(name);
+    name == manifest::CURRENT || file_number(name).is_some()
 }
 
 fn new_state(options: &EngineOptions, files: &[DirEntry]) -> Result<State, EngineError> {

@@ -3,6 +3,7 @@
 use crate::base::SequenceNumber;
 use crate::base::batch::BatchError;
 use crate::engine::EngineError;
+use crate::engine::checkpoint::CheckpointError;
 use crate::env::IoError;
 use crate::wal::{LogPos, WalError};
 use std::path::PathBuf;
@@ -47,6 +48,9 @@ pub enum DbError {
         /// What is wrong with it.
         what: String,
     },
+    /// No checkpoint could be made. The database is as it was.
+    #[error("checkpoint: {0}")]
+    Checkpoint(#[from] CheckpointError),
     /// The disk is full. Reads go on, and writes are taken again when there is space.
     #[error(
         "{reason}; reads go on, deletes may still work; free some space and try again ({effect:?})"

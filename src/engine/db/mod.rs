@@ -64,6 +64,7 @@ mod tests;
 pub use error::{DbError, Effect};
 pub use iter::{DbIter, Snapshot};
 
+use super::checkpoint::Checkpoint;
 use super::{Applied, Engine, EngineError, EngineOptions, EngineStats, Get, WriteRoom};
 use crate::base::batch::{BatchRef, WriteBatch};
 use crate::base::{SequenceNumber, Term};
@@ -74,7 +75,7 @@ use bytes::Bytes;
 use commit::{Commit, Log};
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, RwLock, RwLockReadGuard, RwLockWriteGuard};
+use std::sync::{Arc, Mutex, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
 /// How to open a [`Db`].
 #[derive(Clone)]
@@ -145,6 +146,8 @@ struct Inner {
     log: Mutex<Log>,
     engine: RwLock<Engine>,
     closed: AtomicBool,
+    /// Held by whoever makes a checkpoint: two of one name would work in one directory.
+    checkpointing: Mutex<()>,
     /// Held until close.
     lock: Mutex<Option<Box<dyn LockGuard>>>,
 }
@@ -191,6 +194,7 @@ impl Db {
                 log: Mutex::new(Log::new(writer, next_index)),
                 engine: RwLock::new(engine),
                 closed: AtomicBool::new(false),
+                checkpointing: Mutex::new(()),
                 lock: Mutex::new(Some(lock)),
             }),
             recovery,
@@ -268,6 +272,20 @@ impl Db {
     /// Writes everything so far into tables and waits for that. The log that held it is released.
     pub fn flush(&self) -> Result<(), DbError> {
         self.inner.flush()
+    }
+
+    /// Makes a copy of everything that was written before, at one sequence number, in the new directory `dir`: by hard links
+    /// where that can be, so it costs no space until tables are replaced. It flushes first. The copy is durable when this
+    /// returns, and opens like any database. Writers and readers go on meanwhile. See [`checkpoint`](super::checkpoint).
+    ///
+    /// # Errors
+    /// [`DbError::Checkpoint`] when `dir` exists, or the file system refuses; those of [`Db::flush`]. There is no `dir` then, unless the very last
+    /// sync failed, that of its name.
+    pub fn checkpoint(&self, dir: impl AsRef<Path>) -> Result<Checkpoint, DbError> {
+        let _one = self.inner.checkpointing.lock().unwrap_or_else(PoisonError::into_inner);
+        self.inner.flush()?;
+        let work = self.inner.engine().checkpoint(dir.as_ref().to_path_buf(), None);
+        Ok(work.run()?)
     }
 
     /// The last sequence number.

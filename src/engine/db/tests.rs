@@ -2,6 +2,7 @@
 //! [`model`] and [`crashes`].
 
 mod api;
+mod checkpoints;
 mod crashes;
 mod faults;
 mod model;
