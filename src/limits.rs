@@ -169,6 +169,9 @@ pub const MANIFEST_ROTATE_BYTES: u64 = 4 << 20;
 /// refused. An engine with so many tables offers no snapshot, and says so in its log; with keys of 30 bytes that is at
 /// 70,000 tables.
 pub const MAX_SNAPSHOT_BODY_BYTES: usize = 8 << 20;
+/// Range deletes that are believed when they are read from a manifest or a description. Far more than admission lets come
+/// about at once.
+pub const MAX_STORED_RANGE_DELETES: usize = 1 << 16;
 /// How far above every term that a node has seen the new cluster of `beachd recover` begins: the others may have gone on
 /// without it, and no (index, term) of theirs may mean another entry here. Elections as fast as they can be take days to it.
 pub const RECOVERED_TERM_STEP: u64 = 1 << 20;

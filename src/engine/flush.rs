@@ -107,6 +107,7 @@ fn meta_of(number: u64, summary: &TableSummary) -> TableMeta {
         largest_seq: p.largest_seq,
         smallest_key: p.smallest_key.clone(),
         largest_key: p.largest_key.clone(),
+        cleared_to: 0,
     }
 }
 

@@ -1,9 +1,10 @@
 //! Merging sources into one run of internal keys.
 //!
-//! [`Merge`] is a binary min-heap of sources by their current key. A source is a memtable, a copied run of one, or a
-//! table; each is already in internal-key order. Forward only.
+//! [`Merge`] is a binary min-heap of sources by their current key. A source is a memtable, a copied run of one, a
+//! table, or all tables of a level below 0; each is already in internal-key order. Forward only.
 
 use super::error::EngineError;
+use super::level_iter::LevelIter;
 use super::memtable::{MemIter, Memtable};
 use super::run::RunIter;
 use crate::base::internal_key;
@@ -22,6 +23,8 @@ pub enum Source<'a> {
     Run(RunIter),
     /// A table.
     Table(TableIter),
+    /// Tables of a level below 0.
+    Level(LevelIter),
 }
 
 impl Source<'_> {
@@ -31,6 +34,7 @@ impl Source<'_> {
             Self::Frozen(iter) => iter.entry().map(|e| (e.key, e.trailer)),
             Self::Run(iter) => iter.entry().map(|e| (e.key, e.trailer)),
             Self::Table(iter) => iter.valid().then(|| iter.key()),
+            Self::Level(iter) => iter.current().map(TableIter::key),
         }
     }
 
@@ -41,6 +45,7 @@ impl Source<'_> {
             Self::Frozen(iter) => iter.entry().map(|e| copy(e.value)).unwrap_or_default(),
             Self::Run(iter) => iter.entry().map(|e| copy(e.value)).unwrap_or_default(),
             Self::Table(iter) => iter.value_bytes(),
+            Self::Level(iter) => iter.current().map(TableIter::value_bytes).unwrap_or_default(),
         }
     }
 
@@ -50,6 +55,7 @@ impl Source<'_> {
             Self::Frozen(iter) => iter.entry().map_or(0, |e| e.value.len()),
             Self::Run(iter) => iter.entry().map_or(0, |e| e.value.len()),
             Self::Table(iter) => iter.value().len(),
+            Self::Level(iter) => iter.current().map_or(0, |iter| iter.value().len()),
         }
     }
 
@@ -59,6 +65,7 @@ impl Source<'_> {
             Self::Frozen(iter) => iter.seek(key, trailer),
             Self::Run(iter) => iter.seek(key, trailer),
             Self::Table(iter) => iter.seek(key, trailer)?,
+            Self::Level(iter) => iter.seek(key, trailer)?,
         }
         Ok(())
     }
@@ -69,6 +76,7 @@ impl Source<'_> {
             Self::Frozen(iter) => iter.next(),
             Self::Run(iter) => iter.next(),
             Self::Table(iter) => iter.next()?,
+            Self::Level(iter) => iter.next()?,
         }
         Ok(())
     }

@@ -40,6 +40,7 @@ pub mod db;
 pub mod edit;
 pub mod error;
 mod flush;
+mod level_iter;
 pub mod manifest;
 pub mod memtable;
 mod merge;
@@ -47,6 +48,7 @@ mod recovery;
 mod run;
 mod scan;
 pub mod snapshot;
+mod state;
 mod stats;
 #[cfg(test)]
 mod tests;
@@ -375,11 +377,11 @@ impl Engine {
                 Lookup::Missing => {}
             }
         }
-        if self.version.tables().is_empty() {
+        if self.version.is_empty() {
             return Ok(Get::Missing);
         }
         let hash = key_hash(key);
-        let candidates = self.version.tables().iter().filter(|t| t.may_hold(key, hash, seq));
+        let candidates = self.version.around(key).filter(|t| t.may_hold(key, hash, seq));
         let tables: Vec<_> = candidates.cloned().collect();
         if tables.is_empty() {
             return Ok(Get::Missing);
@@ -675,7 +677,7 @@ impl Engine {
         if let Some(table) = install.table {
             self.counters.flushes += 1;
             self.counters.flushed_bytes += table.meta.bytes;
-            self.version = Arc::new(self.version.with_newest(table));
+            self.version = Arc::new(self.version.with(&[], vec![table]));
         }
         if !install.pops {
             return Ok(JobOutcome::Nothing);

@@ -6,15 +6,18 @@
 //! When a table may hold a key of the range, the slice becomes a [`ScanJob`]: a copied [`Run`] of the active memtable,
 //! the frozen memtables, and the tables, all immutable. Otherwise it is answered from memory at once.
 
+use super::edit::MAX_LEVELS;
 use super::error::EngineError;
+use super::level_iter::LevelIter;
 use super::memtable::{MemIter, Memtable};
 use super::merge::{Merge, Source};
 use super::run::{Run, RunIter, RunLimits};
-use super::version::{LiveTable, Version};
+use super::version::{LiveTable, Tables, Version};
 use crate::base::SequenceNumber;
 use crate::base::internal_key::{ValueKind, seek_trailer, unpack_trailer};
 use crate::limits::{MAX_SCAN_BYTES, MAX_SCAN_ENTRIES, SCAN_SLICE_STEPS};
 use bytes::Bytes;
+use std::ops::Range;
 use std::sync::Arc;
 
 /// What to scan.
@@ -87,7 +90,10 @@ pub struct ScanJob {
     /// Keys from here on are not in `run`.
     run_end: Option<Vec<u8>>,
     frozen: Vec<Arc<Memtable>>,
+    /// Of level 0.
     tables: Vec<Arc<LiveTable>>,
+    /// Parts of the levels below it.
+    levels: Vec<(Tables, Range<usize>)>,
 }
 
 impl ScanJob {
@@ -96,6 +102,8 @@ impl ScanJob {
         let mut sources = vec![Source::Run(RunIter::new(Arc::new(self.run)))];
         sources.extend(self.frozen.into_iter().map(|t| Source::Frozen(MemIter::new(t))));
         sources.extend(self.tables.iter().map(|t| Source::Table(t.table.iter())));
+        let levels = self.levels.into_iter();
+        sources.extend(levels.map(|(tables, range)| Source::Level(LevelIter::new(tables, range))));
         let end = match (&self.options.end, &self.run_end) {
             (Some(end), Some(run_end)) => Some(end.min(run_end)),
             (end, run_end) => end.as_ref().or(run_end.as_ref()),
@@ -128,13 +136,15 @@ pub(super) fn start<'a>(
     if end.is_some_and(|end| end <= options.start.as_slice()) {
         return Ok(Scan::Done(ScanSlice { seq, ..ScanSlice::default() }));
     }
-    let tables: Vec<_> = version
-        .tables()
-        .iter()
-        .filter(|t| t.meta.smallest_seq <= seq.0 && t.overlaps(&options.start, end))
-        .cloned()
+    let wanted =
+        |t: &&Arc<LiveTable>| t.meta.smallest_seq <= seq.0 && t.overlaps(&options.start, end);
+    let tables: Vec<_> = version.level(0).iter().filter(wanted).cloned().collect();
+    let levels: Vec<_> = (1..MAX_LEVELS)
+        .map(|level| (version.level(level), version.overlapping(level, &options.start, end)))
+        .filter(|(_, range)| !range.is_empty())
+        .map(|(tables, range)| (Arc::clone(tables), range))
         .collect();
-    if tables.is_empty() {
+    if tables.is_empty() && levels.is_empty() {
         let mut sources = vec![Source::Active(MemIter::new(active))];
         sources.extend(frozen.map(|t| Source::Frozen(MemIter::new(Arc::clone(t)))));
         return slice(Merge::new(sources), &options, end, seq).map(Scan::Done);
@@ -143,7 +153,7 @@ pub(super) fn start<'a>(
         RunLimits { live: options.limit, bytes: options.max_bytes, keys_only: options.keys_only };
     let (run, run_end) = Run::copy(active, &options.start, end, seq, limits);
     let frozen = frozen.cloned().collect();
-    Ok(Scan::NeedsDisk(ScanJob { options, seq, run, run_end, frozen, tables }))
+    Ok(Scan::NeedsDisk(ScanJob { options, seq, run, run_end, frozen, tables, levels }))
 }
 
 /// Reads one slice of `merge` from the options' start to `end`.

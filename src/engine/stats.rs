@@ -97,8 +97,9 @@ impl Engine {
     /// The numbers now.
     #[must_use]
     pub fn stats(&self) -> EngineStats {
-        let tables = self.version.tables();
-        let sum = |of: fn(&super::edit::TableMeta) -> u64| tables.iter().map(|t| of(&t.meta)).sum();
+        let tables = &self.version;
+        let sum =
+            |of: fn(&super::edit::TableMeta) -> u64| tables.tables().map(|t| of(&t.meta)).sum();
         let holds = self.holds.stats();
         EngineStats {
             applied_index: self.applied.0.0,

@@ -1,19 +1,30 @@
 //! A version: the set of live tables at one moment, immutable and shared.
 //!
-//! A read pins the `Arc<Version>` of its moment (or the tables it needs from it); installing a flush makes a new
-//! version and leaves the old one to its readers.
+//! ```text
+//!  level 0   [7: a…z] [6: c…k] [4: b…y]         newest first; they overlap
+//!  level 1   [3: a…f] [5: g…p] [2: q…z]         by key; disjoint
+//!  …                                            each about ten times the one above
+//!  level 6   [1: a…c] [8: d…h] …
+//! ```
 //!
-//! At this stage every table is in level 0, newest first: the tables of a later flush hold only later sequence
-//! numbers, so the first table that knows a key has its newest version. Levels below, and who moves tables into them,
-//! come with compaction (issue 5): it builds tables in a `Lane::Compact` job and installs them with one edit that
-//! removes its inputs, through the same [`State`] and [`Manifest`](super::manifest::Manifest).
+//! A read pins the `Arc<Version>` of its moment (or the tables it needs from it); installing a flush or a compaction
+//! makes a new version and leaves the old one to its readers.
+//!
+//! Invariants:
+//! - For any key, every version of it in a table is newer than every version of it in a table further down, and among tables
+//!   of level 0 the one with the higher number has the newer ones. So the first table that knows a key, asked from the
+//!   top, has its newest version.
+//! - Below level 0 all versions of a key are in one table of the level: at most one table of it is asked for a key, and a
+//!   scan reads the level's tables one after the other ([`LevelIter`]).
+//! - A table that moved to another level is another [`LiveTable`] of the same file; `hold` counts both.
 
-use super::edit::{State, TableMeta};
+use super::edit::{MAX_LEVELS, State, TableMeta};
 use super::error::EngineError;
 use super::manifest::table_file_name;
 use crate::base::SequenceNumber;
 use crate::env::{Disk, OpenMode};
 use crate::sstable::Table;
+use std::ops::Range;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -24,6 +35,8 @@ pub struct LiveTable {
     pub meta: TableMeta,
     /// The open table.
     pub table: Arc<Table>,
+    /// Shared by all that stand for the same file: it is removed when the last of them is gone.
+    hold: Arc<()>,
 }
 
 impl LiveTable {
@@ -44,7 +57,20 @@ impl LiveTable {
         Difference::unless_equal("its length", meta.bytes, bytes).map_err(wrong)?;
         let table = Table::open(file, meta.number)?;
         check_properties(meta, &table).map_err(wrong)?;
-        Ok(Self { meta: meta.clone(), table: Arc::new(table) })
+        Ok(Self { meta: meta.clone(), table: Arc::new(table), hold: Arc::default() })
+    }
+
+    /// The same table in another level.
+    #[must_use]
+    pub fn moved_to(&self, level: u8) -> Self {
+        let meta = TableMeta { level, ..self.meta.clone() };
+        Self { meta, table: Arc::clone(&self.table), hold: Arc::clone(&self.hold) }
+    }
+
+    /// Whether `table` is the only one that stands for its file.
+    #[must_use]
+    pub fn is_last(table: &Arc<Self>) -> bool {
+        Arc::strong_count(table) == 1 && Arc::strong_count(&table.hold) == 1
     }
 
     /// Whether it may hold a version of `key` (with this hash) that a reader at `seq` sees. Memory only.
@@ -59,8 +85,7 @@ impl LiveTable {
     /// Whether its key range meets `start..end`.
     #[must_use]
     pub fn overlaps(&self, start: &[u8], end: Option<&[u8]>) -> bool {
-        self.meta.largest_key.as_slice() >= start
-            && end.is_none_or(|end| self.meta.smallest_key.as_slice() < end)
+        self.meta.overlaps(start, end)
     }
 }
 
@@ -106,49 +131,110 @@ pub(super) fn check_properties(meta: &TableMeta, table: &Table) -> Result<(), Di
     Ok(())
 }
 
+/// Tables of one level.
+pub type Tables = Arc<[Arc<LiveTable>]>;
+
 /// See the module.
 #[derive(Debug, Default)]
 pub struct Version {
-    /// Newest first.
-    tables: Vec<Arc<LiveTable>>,
+    levels: [Tables; MAX_LEVELS as usize],
 }
 
 impl Version {
-    /// Of these tables, newest first.
+    /// Of these tables, in any order. They fit together as [`State`] checks.
     #[must_use]
-    pub fn new(tables: Vec<Arc<LiveTable>>) -> Self {
-        debug_assert!(tables.windows(2).all(|pair| pair[0].meta.number > pair[1].meta.number));
-        Self { tables }
+    pub fn new(tables: impl IntoIterator<Item = Arc<LiveTable>>) -> Self {
+        Self::default().with(&[], tables.into_iter().collect())
     }
 
     /// Opens all tables of `state`.
     pub fn open(disk: &dyn Disk, dir: &Path, state: &State) -> Result<Self, EngineError> {
-        let newest_first = state.tables.values().rev();
-        let tables = newest_first
-            .map(|meta| LiveTable::open(disk, dir, meta).map(Arc::new))
-            .collect::<Result<_, _>>()?;
-        Ok(Self { tables })
+        let tables = state.tables.values();
+        let tables: Result<Vec<_>, _> =
+            tables.map(|meta| LiveTable::open(disk, dir, meta).map(Arc::new)).collect();
+        Ok(Self::new(tables?))
     }
 
-    /// This version with a table more, which is newer than all others.
+    /// This version after an edit that removes these tables (level, number) and adds those. Levels that it does not touch
+    /// are shared.
     #[must_use]
-    pub fn with_newest(&self, table: Arc<LiveTable>) -> Self {
-        debug_assert!(self.tables.first().is_none_or(|t| t.meta.number < table.meta.number));
-        let mut tables = Vec::with_capacity(self.tables.len() + 1);
-        tables.push(table);
-        tables.extend(self.tables.iter().cloned());
-        Self { tables }
+    pub fn with(&self, removed: &[(u8, u64)], added: Vec<Arc<LiveTable>>) -> Self {
+        let mut touched: [Option<Vec<Arc<LiveTable>>>; MAX_LEVELS as usize] = Default::default();
+        let of = |level: u8| usize::from(level);
+        for level in removed.iter().map(|r| r.0).chain(added.iter().map(|t| t.meta.level)) {
+            touched[of(level)].get_or_insert_with(|| self.levels[of(level)].to_vec());
+        }
+        for (level, tables) in touched.iter_mut().enumerate() {
+            if let Some(tables) = tables {
+                tables.retain(|t| !removed.contains(&(level as u8, t.meta.number)));
+            }
+        }
+        for table in added {
+            touched[of(table.meta.level)].as_mut().expect("made above").push(table);
+        }
+        let mut levels = self.levels.clone();
+        for (level, tables) in touched.into_iter().enumerate() {
+            let Some(mut tables) = tables else { continue };
+            if level == 0 {
+                tables.sort_by_key(|table| std::cmp::Reverse(table.meta.number));
+            } else {
+                tables.sort_by(|a, b| a.meta.smallest_key.cmp(&b.meta.smallest_key));
+                debug_assert!(tables.is_sorted_by(|a, b| a.meta.largest_key < b.meta.smallest_key));
+            }
+            levels[level] = tables.into();
+        }
+        Self { levels }
     }
 
-    /// The tables, newest first.
+    /// All tables, newest first: level 0, then those below by level and key.
+    pub fn tables(&self) -> impl Iterator<Item = &Arc<LiveTable>> {
+        self.levels.iter().flat_map(|level| level.iter())
+    }
+
+    /// The tables of one level: 0 newest first, the others by ascending key.
     #[must_use]
-    pub fn tables(&self) -> &[Arc<LiveTable>] {
-        &self.tables
+    pub fn level(&self, level: u8) -> &Tables {
+        &self.levels[usize::from(level)]
+    }
+
+    /// The tables whose key range holds `key`, newest first: those of level 0, then at most one of each level.
+    pub fn around<'a>(&'a self, key: &'a [u8]) -> impl Iterator<Item = &'a Arc<LiveTable>> {
+        let top = self.levels[0].iter().filter(move |t| {
+            t.meta.smallest_key.as_slice() <= key && key <= t.meta.largest_key.as_slice()
+        });
+        let below = self.levels[1..].iter().filter_map(move |tables| {
+            let at = tables.partition_point(|t| t.meta.largest_key.as_slice() < key);
+            tables.get(at).filter(|t| t.meta.smallest_key.as_slice() <= key)
+        });
+        top.chain(below)
+    }
+
+    /// The tables of a level below 0 whose key range meets `start..end`: a part of [`Version::level`].
+    #[must_use]
+    pub fn overlapping(&self, level: u8, start: &[u8], end: Option<&[u8]>) -> Range<usize> {
+        let tables = self.level(level);
+        let from = tables.partition_point(|t| t.meta.largest_key.as_slice() < start);
+        let len = end.map_or(tables.len() - from, |end| {
+            tables[from..].partition_point(|t| t.meta.smallest_key.as_slice() < end)
+        });
+        from..from + len
+    }
+
+    /// How many tables.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.levels.iter().map(|level| level.len()).sum()
+    }
+
+    /// Whether there are none.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
     }
 
     /// Bytes of all tables.
     #[must_use]
     pub fn bytes(&self) -> u64 {
-        self.tables.iter().map(|t| t.meta.bytes).sum()
+        self.tables().map(|t| t.meta.bytes).sum()
     }
 }

@@ -3,7 +3,7 @@
 use beachdb::base::batch::WriteBatch;
 use beachdb::base::internal_key::{ValueKind, pack_trailer};
 use beachdb::base::{LogIndex, Membership, NodeId, ReplicaId, SequenceNumber, Term};
-use beachdb::engine::edit::{TableMeta, VersionEdit};
+use beachdb::engine::edit::{RangeDelete, TableMeta, VersionEdit};
 use beachdb::engine::manifest;
 use beachdb::env::sim::SimDisk;
 use beachdb::env::{Disk, OpenMode};
@@ -201,6 +201,7 @@ fn edits() -> Vec<VersionEdit> {
         largest_seq: 7,
         smallest_key: b"apple".to_vec(),
         largest_key: b"banana".to_vec(),
+        cleared_to: 0,
     };
     let full = VersionEdit {
         full: true,
@@ -225,7 +226,22 @@ fn edits() -> Vec<VersionEdit> {
         removed: vec![(0, 2), (0, 3)],
         ..VersionEdit::default()
     };
-    vec![full, flush, replace]
+    let delete = |seq, end: &[u8]| RangeDelete { seq, start: b"b".to_vec(), end: end.to_vec() };
+    let range_deletes = VersionEdit {
+        range_deletes: vec![delete(6, b"c"), delete(7, b"")],
+        ..VersionEdit::default()
+    };
+    let compact = VersionEdit {
+        next_file: Some(7),
+        added: vec![
+            TableMeta { level: 6, cleared_to: 6, ..table(5) },
+            TableMeta { level: 1, ..table(6) },
+        ],
+        removed: vec![(0, 4)],
+        forgotten: vec![6],
+        ..VersionEdit::default()
+    };
+    vec![full, flush, replace, range_deletes, compact]
 }
 
 fn manifests() -> Vec<Vec<u8>> {

@@ -4,7 +4,7 @@
 #![expect(clippy::disallowed_methods, reason = "tests read and write files directly")]
 
 use beachdb::base::{LogIndex, SequenceNumber, Term};
-use beachdb::engine::edit::{State, TableMeta, VersionEdit};
+use beachdb::engine::edit::{RangeDelete, State, TableMeta, VersionEdit};
 use beachdb::engine::manifest::{Change, Manifest};
 use beachdb::env::os::OsDisk;
 use beachdb::wal::{LogKind, LogPos, SegmentHeader};
@@ -30,13 +30,21 @@ fn table(number: u64, seqs: (u64, u64), keys: (&[u8], &[u8])) -> TableMeta {
         largest_seq: seqs.1,
         smallest_key: keys.0.to_vec(),
         largest_key: keys.1.to_vec(),
+        cleared_to: 0,
     }
+}
+
+/// A state from nothing but one edit.
+fn state_of(edit: &VersionEdit) -> State {
+    let mut state = State::default();
+    state.apply(edit).unwrap();
+    state
 }
 
 /// The manifest of the vector: a full edit, then two flushes.
 fn build(dir: &Path) {
     let mut manifest = Manifest::new(Arc::new(OsDisk::new()), dir.to_path_buf());
-    let mut state = State { next_file: 4, ..State::default() };
+    let mut state = state_of(&VersionEdit { next_file: Some(4), ..VersionEdit::default() });
     manifest.rotate(3, &state).unwrap();
     let flushes = [
         VersionEdit {
@@ -114,6 +122,71 @@ fn edit_file(path: PathBuf, change: impl Fn(&mut Vec<u8>)) {
     std::fs::write(path, bytes).unwrap();
 }
 
+/// Behind the two flushes: a flush with two range deletes, then a compaction of everything into levels 5 and 6 that applies
+/// the older range delete and moves a table.
+fn compact(dir: &Path) {
+    let mut manifest = Manifest::new(Arc::new(OsDisk::new()), dir.to_path_buf());
+    let keys: (&[u8], &[u8]) = (b"n", b"q");
+    let mut state = state_of(&VersionEdit {
+        applied: Some((LogIndex(12), Term(3))),
+        last_seq: Some(SequenceNumber(20)),
+        next_file: Some(8),
+        added: vec![
+            TableMeta { level: 5, ..table(3, (1, 4), keys) },
+            table(4, (5, 9), (b"apple", b"plum")),
+            table(6, (10, 20), (b"\x00\xff", b"zebra")),
+        ],
+        ..VersionEdit::default()
+    });
+    manifest.rotate(7, &state).unwrap();
+    std::fs::remove_file(dir.join(MANIFEST)).unwrap();
+    let delete = |seq, start: &[u8], end: &[u8]| RangeDelete {
+        seq,
+        start: start.to_vec(),
+        end: end.to_vec(),
+    };
+    let edits = [
+        VersionEdit {
+            applied: Some((LogIndex(14), Term(3))),
+            last_seq: Some(SequenceNumber(22)),
+            next_file: Some(9),
+            range_deletes: vec![delete(21, b"b", b"c\xff"), delete(22, b"x", b"")],
+            ..VersionEdit::default()
+        },
+        VersionEdit {
+            oldest_readable: Some(SequenceNumber(21)),
+            next_file: Some(11),
+            added: vec![
+                TableMeta { level: 5, cleared_to: 21, ..table(9, (1, 20), (b"\x00\xff", b"kiwi")) },
+                TableMeta { level: 6, ..table(3, (1, 4), keys) },
+                TableMeta { level: 5, cleared_to: 21, ..table(10, (9, 12), (b"r", b"zebra")) },
+            ],
+            removed: vec![(0, 4), (0, 6), (5, 3)],
+            forgotten: vec![21],
+            ..VersionEdit::default()
+        },
+    ];
+    for edit in edits {
+        state.apply(&edit).unwrap();
+        manifest
+            .install(&Change { edit, state: state.clone(), rotate_number: 0 }, u64::MAX)
+            .unwrap();
+    }
+    for number in [4, 6] {
+        std::fs::remove_file(dir.join(format!("{number:016x}.sst"))).unwrap();
+    }
+    for table in state.tables.values() {
+        let path = dir.join(format!("{:016x}.sst", table.number));
+        std::fs::write(path, vec![0; table.bytes as usize]).unwrap();
+    }
+}
+
+#[test]
+fn levels_and_range_deletes_are_shown() {
+    golden("levels.txt", &dump(&["."], compact), 0);
+    golden("levels.json", &dump(&["--json", "."], compact), 0);
+}
+
 #[test]
 fn the_vector_of_the_specification_is_what_the_engine_writes() {
     let dir = tempfile::tempdir().unwrap();
@@ -123,8 +196,13 @@ fn the_vector_of_the_specification_is_what_the_engine_writes() {
         let row = |row: &[u8]| row.iter().map(|b| format!("{b:02x}")).collect();
         bytes.chunks(16).map(row).collect()
     };
+    let compacted = tempfile::tempdir().unwrap();
+    build(compacted.path());
+    compact(compacted.path());
     let found = json!({
-        "what": "CURRENT and a manifest with three edits: a full one, and two flushes",
+        "what": "CURRENT and a manifest with three edits: a full one, and two flushes; and another with levels: a full edit, a \
+            flush with range deletes, and a compaction",
+        "levels_manifest_hex": hex(&std::fs::read(compacted.path().join("0000000000000007.manifest")).unwrap()),
         "manifest_name": MANIFEST,
         "current_text": std::fs::read_to_string(dir.path().join("CURRENT")).unwrap(),
         "manifest_hex": hex(&std::fs::read(dir.path().join(MANIFEST)).unwrap()),
@@ -148,14 +226,15 @@ fn a_valid_directory_and_a_valid_file_are_shown() {
 fn install(dir: &Path) {
     let mut manifest = Manifest::new(Arc::new(OsDisk::new()), dir.to_path_buf());
     let tables = [table(8, (1, 31), (b"apple", b"zoo")), table(9, (32, 60), (b"b", b"c"))];
-    let mut state = State {
-        applied: (LogIndex(40), Term(5)),
-        last_seq: SequenceNumber(60),
-        oldest_readable: SequenceNumber(55),
-        next_file: 11,
+    let mut state = state_of(&VersionEdit {
+        applied: Some((LogIndex(40), Term(5))),
+        last_seq: Some(SequenceNumber(60)),
+        oldest_readable: Some(SequenceNumber(55)),
+        next_file: Some(11),
         installed: Some((LogIndex(40), Term(5))),
-        tables: tables.into_iter().map(|table| (table.number, table)).collect(),
-    };
+        added: tables.into(),
+        ..VersionEdit::default()
+    });
     for table in state.tables.values() {
         let path = dir.join(format!("{:016x}.sst", table.number));
         std::fs::write(path, vec![0; table.bytes as usize]).unwrap();

@@ -240,8 +240,8 @@ impl CheckJob {
         // The new manifest syncs this directory again before `CURRENT` names it. That its names are durable by then must
         // not hang on how a manifest is made.
         place.disk.sync_dir(&place.dir).map_err(EngineError::from)?;
-        let newest_first = metas.iter().rev();
-        let tables = newest_first
+        let tables = metas
+            .iter()
             .map(|meta| LiveTable::open(&*place.disk, &place.dir, meta).map(Arc::new))
             .collect::<Result<Vec<_>, _>>()?;
         let version = Version::new(tables);
@@ -404,7 +404,9 @@ impl Engine {
         };
         let number = self.next_file;
         self.next_file += 1;
-        let mut state = Box::new(staged.body.state(self.next_file, staged.metas.clone()));
+        let state = staged.body.state(self.next_file, staged.metas.clone());
+        // Only the numbers differ from what was checked when the description came.
+        let mut state = Box::new(state.expect("a checked description is a state"));
         state.oldest_readable = state.oldest_readable.max(self.durable.oldest_readable);
         let job = self.submit(Lane::Manifest, move || {
             let result = manifest.rotate(number, &state);
@@ -417,7 +419,7 @@ impl Engine {
     fn replace_all(&mut self, staged: Staged, state: State) -> JobOutcome {
         let Staged { version, rows, .. } = staged;
         let old_version = std::mem::replace(&mut self.version, Arc::new(version));
-        self.retire(old_version.tables().iter().cloned());
+        self.retire(old_version.tables().cloned().collect::<Vec<_>>());
         if let Flush::Waiting { then: Some(install), .. } =
             std::mem::replace(&mut self.flush, Flush::Idle)
         {
@@ -438,7 +440,7 @@ impl Engine {
         let (index, term) = self.applied;
         log::info!(
             "snapshot: installed entry {index} of term {term}: {} tables, {} bytes",
-            self.version.tables().len(),
+            self.version.len(),
             self.version.bytes()
         );
         JobOutcome::SnapshotInstalled { index, term, rows }

@@ -10,7 +10,7 @@
 //! ```
 //!
 //! Nothing is copied key by key, and no flush is forced: a snapshot stands at the last flush, and the log has the rest.
-//! The stream is the tables' files, oldest first, one directly after the other; [`SnapshotBody`] describes them. Layout
+//! The stream is the tables' files, by ascending number, one directly after the other; [`SnapshotBody`] describes them. Layout
 //! and order of operations: `proto-spec/snapshot.md`.
 //!
 //! Invariants:
@@ -63,8 +63,23 @@ pub struct FileSnapshot {
 #[derive(Debug)]
 struct Pin {
     applied: (LogIndex, Term),
-    version: Arc<Version>,
+    /// By ascending number, each with where its file begins in the stream.
+    files: Vec<(u64, Arc<LiveTable>)>,
     bytes: u64,
+}
+
+impl Pin {
+    fn new(applied: (LogIndex, Term), version: &Version) -> Self {
+        let mut tables: Vec<_> = version.tables().cloned().collect();
+        tables.sort_by_key(|table| table.meta.number);
+        let mut bytes = 0;
+        let files = tables.into_iter().map(|table| {
+            let start = bytes;
+            bytes += table.meta.bytes;
+            (start, table)
+        });
+        Self { applied, files: files.collect(), bytes }
+    }
 }
 
 impl FileSnapshot {
@@ -106,16 +121,17 @@ impl PieceJob {
     pub fn run(self) -> Result<(Bytes, u32), EngineError> {
         let left = self.pin.bytes.saturating_sub(self.offset);
         let mut out = vec![0; self.len.min(usize::try_from(left).unwrap_or(usize::MAX))];
-        let (mut filled, mut start) = (0, 0);
-        for live in self.pin.version.tables().iter().rev() {
-            let end = start + live.meta.bytes;
-            let at = self.offset + filled as u64;
-            if filled < out.len() && at < end {
-                let len = (out.len() - filled).min((end - at) as usize);
-                live.table.file().read_exact_at(at - start, &mut out[filled..filled + len])?;
-                filled += len;
+        let files = &self.pin.files;
+        let first = files.partition_point(|(start, _)| *start <= self.offset).saturating_sub(1);
+        let mut filled = 0;
+        for (start, live) in &files[first..] {
+            if filled == out.len() {
+                break;
             }
-            start = end;
+            let at = self.offset + filled as u64 - start;
+            let len = (out.len() - filled).min((live.meta.bytes - at) as usize);
+            live.table.file().read_exact_at(at, &mut out[filled..filled + len])?;
+            filled += len;
         }
         debug_assert_eq!(filled, out.len());
         let crc = checksum::crc32c(&out);
@@ -159,7 +175,7 @@ impl Holds {
             stats.pins += 1;
             let index = pin.applied.0.0;
             stats.oldest = Some(stats.oldest.map_or(index, |oldest| oldest.min(index)));
-            held.extend(pin.version.tables().iter().map(|t| (t.meta.number, t.meta.bytes)));
+            held.extend(pin.files.iter().map(|(_, t)| (t.meta.number, t.meta.bytes)));
         }
         stats.bytes = held.values().sum();
         stats.obsolete = self.obsolete.len() as u64;
@@ -185,11 +201,8 @@ impl Engine {
             );
             return None;
         }
-        let pin = Arc::new(Pin {
-            applied: self.durable.applied,
-            version: Arc::clone(&self.version),
-            bytes: description.stream_bytes(),
-        });
+        let pin = Arc::new(Pin::new(self.durable.applied, &self.version));
+        debug_assert_eq!(pin.bytes, description.stream_bytes());
         self.holds.pins.retain(|pin| pin.strong_count() > 0);
         self.holds.pins.push(Arc::downgrade(&pin));
         Some(FileSnapshot { pin, body: body.into() })
@@ -203,7 +216,7 @@ impl Engine {
     /// Removes the files that nobody holds any more. Called with every tick and completion; cheap when there are none.
     pub(super) fn sweep(&mut self) {
         // No version names them, so nobody can begin to hold one: a count of one stays.
-        let free = self.holds.obsolete.extract_if(.., |table| Arc::strong_count(table) == 1);
+        let free = self.holds.obsolete.extract_if(.., |table| LiveTable::is_last(table));
         let free: Vec<_> = free.collect();
         let dir = &self.options.dir;
         let mut paths: Vec<PathBuf> =

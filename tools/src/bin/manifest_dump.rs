@@ -4,7 +4,7 @@
 //! the exact fault, and exits 1.
 
 use beachdb::engine::EngineError;
-use beachdb::engine::edit::{State, TableMeta, VersionEdit};
+use beachdb::engine::edit::{MAX_LEVELS, RangeDelete, State, TableMeta, VersionEdit};
 use beachdb::engine::manifest::{
     CURRENT, FoundEdit, decode_current, parse_table_file_name, read_current, replay,
     table_file_name,
@@ -29,7 +29,7 @@ Examples:
 
 JSON, one document a line: with a directory one of \"type\":\"current\" (file, manifest); then for each manifest one of
 \"type\":\"edit\" for each valid edit (file, number, offset, bytes, full, applied, last_seq, oldest_readable_seq,
-next_file, installed, added, removed) and one of \"type\":\"manifest\" (file, valid, edits, state, torn_tail, error); with a directory
+next_file, installed, added, removed, range_deletes, forgotten) and one of \"type\":\"manifest\" (file, valid, edits, state, torn_tail, error); with a directory
 last one of \"type\":\"tables\" (missing, wrong_length, unnamed). \"installed\" is the entry (index, term) of the snapshot that an edit or
 state came from, or null. Keys are text in which other bytes than printable ASCII are
 \\xNN.
@@ -189,7 +189,8 @@ impl<W: Write> Dump<W> {
     ) -> io::Result<()> {
         let out = &mut self.out;
         if edits > 0 {
-            let State { applied, last_seq, oldest_readable, next_file, installed, tables } = state;
+            let State { applied, last_seq, oldest_readable, next_file, installed, .. } = state;
+            let tables = &state.tables;
             let bytes: u64 = tables.values().map(|t| t.bytes).sum();
             let entries: u64 = tables.values().map(|t| t.entries).sum();
             let s = if edits == 1 { "" } else { "s" };
@@ -206,8 +207,28 @@ impl<W: Write> Dump<W> {
                 "    tables          {}, {bytes} bytes, {entries} entries",
                 tables.len()
             )?;
-            for table in tables.values().rev() {
-                writeln!(out, "      {}", table_text(table))?;
+            for level in 0..MAX_LEVELS {
+                let mut of_level: Vec<&TableMeta> = state.level(level).collect();
+                if level == 0 {
+                    of_level.reverse();
+                } else if !of_level.is_empty() {
+                    let bytes: u64 = of_level.iter().map(|t| t.bytes).sum();
+                    let s = if of_level.len() == 1 { "" } else { "s" };
+                    writeln!(
+                        out,
+                        "      level {level}: {} table{s}, {bytes} bytes",
+                        of_level.len()
+                    )?;
+                }
+                for table in of_level {
+                    writeln!(out, "      {}", table_text(table))?;
+                }
+            }
+            if !state.range_deletes.is_empty() {
+                writeln!(out, "    range deletes   {}", state.range_deletes.len())?;
+                for delete in state.range_deletes.values() {
+                    writeln!(out, "      {}", range_delete_text(delete))?;
+                }
             }
         }
         if let Some(torn) = torn_tail {
@@ -312,9 +333,23 @@ fn is_manifest(name: &str) -> bool {
     LogKind::Manifest.parse_file_name(name).is_some()
 }
 
+fn range_delete_text(delete: &RangeDelete) -> String {
+    let bound = |key: &[u8], none: &str| match key {
+        [] => none.to_owned(),
+        key => format!("\"{}\"", key.escape_ascii()),
+    };
+    let (start, end) = (bound(&delete.start, "the first key"), bound(&delete.end, "the last key"));
+    let before = if delete.end.is_empty() { "through" } else { "up to" };
+    format!("range delete {}: from {start} {before} {end}", delete.seq)
+}
+
 fn table_text(table: &TableMeta) -> String {
+    let cleared = match table.cleared_to {
+        0 => String::new(),
+        seq => format!(", cleared to {seq}"),
+    };
     format!(
-        "{} level {}: {} bytes, {} entries ({} tombstones), seq {}..{}, keys \"{}\"..\"{}\"",
+        "{} level {}: {} bytes, {} entries ({} tombstones), seq {}..{}, keys \"{}\"..\"{}\"{cleared}",
         table_file_name(table.number),
         table.level,
         table.bytes,
@@ -337,6 +372,8 @@ fn edit_text(out: &mut dyn Write, found: &FoundEdit) -> io::Result<()> {
         installed,
         added,
         removed,
+        range_deletes,
+        forgotten,
     } = &found.edit;
     let mut parts = Vec::new();
     if let Some((index, term)) = applied {
@@ -356,6 +393,12 @@ fn edit_text(out: &mut dyn Write, found: &FoundEdit) -> io::Result<()> {
     }
     for table in added {
         writeln!(out, "    + {}", table_text(table))?;
+    }
+    for seq in forgotten {
+        writeln!(out, "    - range delete {seq}")?;
+    }
+    for delete in range_deletes {
+        writeln!(out, "    + {}", range_delete_text(delete))?;
     }
     Ok(())
 }
@@ -381,6 +424,8 @@ fn edit_json(out: &mut dyn Write, file: &str, found: &FoundEdit) -> io::Result<(
         "installed": edit.installed.map(|(index, term)| json!({"index": index.0, "term": term.0})),
         "added": edit.added,
         "removed": removed,
+        "range_deletes": edit.range_deletes,
+        "forgotten": edit.forgotten,
     });
     writeln!(out, "{doc}")
 }
@@ -393,5 +438,6 @@ fn state_json(state: &State) -> Value {
         "next_file": state.next_file,
         "installed": state.installed.map(|(index, term)| json!({"index": index.0, "term": term.0})),
         "tables": state.tables.values().collect::<Vec<_>>(),
+        "range_deletes": state.range_deletes.values().collect::<Vec<_>>(),
     })
 }
