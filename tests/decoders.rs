@@ -142,7 +142,7 @@ fn every_manifest_seed_is_valid() {
     let path = Path::new("/7.manifest");
     disk.write_file(path, &seeds::of("manifest")[0]);
     let replay = beachdb::engine::manifest::replay(&disk, path, Some(7), &mut |_, _| {}).unwrap();
-    assert_eq!((replay.edits, replay.state.tables.len()), (3, 1));
+    assert_eq!((replay.edits, replay.state.tables.len()), (5, 2));
 }
 
 #[test]

@@ -172,9 +172,9 @@ pub fn replay(
         if record.kind != RecordKind::Data || fault.is_some() {
             return Ok(());
         }
-        match read_edit(path, edits, &state, &record) {
-            Ok((found, next)) => {
-                (edits, state) = (found.number, next);
+        match read_edit(path, edits, &mut state, &record) {
+            Ok(found) => {
+                edits = found.number;
                 visit(&found, &state);
             }
             Err(e) => fault = Some(e),
@@ -203,12 +203,13 @@ fn with_our_advice(error: WalError) -> EngineError {
     }
 }
 
+/// Reads the next edit and adds it to `state`, which is of no use after an error.
 fn read_edit(
     path: &Path,
     edits: u64,
-    state: &State,
+    state: &mut State,
     record: &crate::wal::Record<'_>,
-) -> Result<(FoundEdit, State), EngineError> {
+) -> Result<FoundEdit, EngineError> {
     let offset = record.pos.offset();
     let payload_at = offset + RECORD_HEADER_BYTES as u64;
     let number = edits + 1;
@@ -234,14 +235,13 @@ fn read_edit(
     if edits == 0 && !edit.full {
         return Err(EngineError::corrupt(path, payload_at, "a full edit first", "a partial one"));
     }
-    let mut next = state.clone();
-    next.apply(&edit).map_err(|why| {
+    state.apply(&edit).map_err(|why| {
         EngineError::corrupt(path, payload_at, "an edit that fits the edits before it", why)
     })?;
-    next.check_room().map_err(|found| {
+    state.check_room().map_err(|found| {
         EngineError::corrupt(path, payload_at, "numbers that leave room for the next ones", found)
     })?;
-    Ok((FoundEdit { number, offset, bytes: record.payload.len(), edit }, next))
+    Ok(FoundEdit { number, offset, bytes: record.payload.len(), edit })
 }
 
 /// Appends edits to the manifest that `CURRENT` names. Blocking: it travels into a job and back.
