@@ -61,12 +61,11 @@ pub use snapshot::{FileSnapshot, InstallFault, SnapshotFiles};
 pub use stats::{EngineStats, FrozenSize};
 
 use crate::base::batch::{BatchRef, Op, RESERVED_KEY_END, RESERVED_KEY_PREFIX};
-use crate::base::hash::key_hash;
 use crate::base::internal_key::ValueKind;
 use crate::base::{InternalOp, LogIndex, Nanos, SequenceNumber, Term};
 use crate::env::{Completion, Env, JobId, JobOutput, Lane};
 use crate::limits::{DEFAULT_MEMTABLE_BYTES, MANIFEST_ROTATE_BYTES, MAX_FROZEN_MEMTABLES};
-use crate::sstable::{BloomPolicy, BuildOptions};
+use crate::sstable::{BloomPolicy, BuildOptions, Fetch, Probe};
 use bytes::Bytes;
 use edit::{State, VersionEdit};
 use flush::{BuildJob, Built, InstallJob, Installed};
@@ -146,7 +145,7 @@ pub enum Get {
 #[derive(Debug)]
 pub struct GetJob {
     key: Vec<u8>,
-    hash: u64,
+    probe: Probe,
     seq: SequenceNumber,
     /// Tables that may hold the key, newest first.
     tables: Vec<Arc<LiveTable>>,
@@ -157,7 +156,9 @@ impl GetJob {
     /// concerns this get only.
     pub fn run(self) -> Result<Option<(SequenceNumber, Bytes)>, EngineError> {
         for live in &self.tables {
-            if let Some((seq, kind, value)) = live.table.get(&self.key, self.seq, self.hash)? {
+            if let Some((seq, kind, value)) =
+                live.table.get(&self.key, self.seq, &self.probe, Fetch::Point)?
+            {
                 return Ok((kind == ValueKind::Put).then_some((seq, value)));
             }
         }
@@ -380,13 +381,13 @@ impl Engine {
         if self.version.is_empty() {
             return Ok(Get::Missing);
         }
-        let hash = key_hash(key);
-        let candidates = self.version.around(key).filter(|t| t.may_hold(key, hash, seq));
+        let probe = Probe::of(key);
+        let candidates = self.version.around(key).filter(|t| t.may_hold(key, &probe, seq));
         let tables: Vec<_> = candidates.cloned().collect();
         if tables.is_empty() {
             return Ok(Get::Missing);
         }
-        Ok(Get::NeedsDisk(GetJob { key: key.to_vec(), hash, seq, tables }))
+        Ok(Get::NeedsDisk(GetJob { key: key.to_vec(), probe, seq, tables }))
     }
 
     /// One slice of a scan. Never blocks: when a table may hold a key of the range, the slice is a job.

@@ -23,7 +23,7 @@ use super::error::EngineError;
 use super::manifest::table_file_name;
 use crate::base::SequenceNumber;
 use crate::env::{Disk, OpenMode};
-use crate::sstable::Table;
+use crate::sstable::{Probe, Table};
 use std::ops::Range;
 use std::path::Path;
 use std::sync::Arc;
@@ -73,13 +73,13 @@ impl LiveTable {
         Arc::strong_count(table) == 1 && Arc::strong_count(&table.hold) == 1
     }
 
-    /// Whether it may hold a version of `key` (with this hash) that a reader at `seq` sees. Memory only.
+    /// Whether it may hold a version of `key` (with this probe) that a reader at `seq` sees. Memory only.
     #[must_use]
-    pub fn may_hold(&self, key: &[u8], hash: u64, seq: SequenceNumber) -> bool {
+    pub fn may_hold(&self, key: &[u8], probe: &Probe, seq: SequenceNumber) -> bool {
         self.meta.smallest_seq <= seq.0
             && self.meta.smallest_key.as_slice() <= key
             && key <= self.meta.largest_key.as_slice()
-            && self.table.may_contain(hash)
+            && self.table.may_contain(probe)
     }
 
     /// Whether its key range meets `start..end`.

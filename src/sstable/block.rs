@@ -11,9 +11,12 @@
 //! format: [`Block::find`] decides most steps from it alone, without looking at the key.
 
 use super::error::Fault;
-use super::format::{BLOCK_HEADER_BYTES, BlockHandle, BlockType, seal_block};
+use super::format::{
+    BLOCK_HEADER_BYTES, BlockHandle, BlockType, COMPRESSION_NONE, Compression, compress_block,
+    seal_block,
+};
 use crate::base::{internal_key, varint};
-use bytes::Bytes;
+use bytes::{Buf, Bytes};
 use std::cmp::Ordering;
 use std::ops::Range;
 
@@ -94,8 +97,14 @@ impl BlockWriter {
         out.extend_from_slice(value);
     }
 
-    /// Ends the open block; `base` is the place in the file of the first byte of `out`.
-    pub(super) fn finish(&mut self, out: &mut Vec<u8>, base: u64) -> BlockHandle {
+    /// Ends the open block; `base` is the place in the file of the first byte of `out`. `scratch` is a buffer to reuse.
+    pub(super) fn finish(
+        &mut self,
+        out: &mut Vec<u8>,
+        base: u64,
+        compression: Compression,
+        scratch: &mut Vec<u8>,
+    ) -> BlockHandle {
         let start = self.start.take().expect("finish is called with an open block");
         let offset = base + start as u64;
         for restart in &self.restarts {
@@ -103,20 +112,24 @@ impl BlockWriter {
         }
         out.extend_from_slice(&(self.restarts.len() as u32).to_be_bytes());
         self.restarts.clear();
-        seal_block(&mut out[start..], self.block_type, offset);
+        let stored = match compression {
+            Compression::None => COMPRESSION_NONE,
+            Compression::Lz4 => compress_block(out, start, scratch),
+        };
+        seal_block(&mut out[start..], self.block_type, stored, offset);
         BlockHandle { offset, len: (out.len() - start - BLOCK_HEADER_BYTES) as u64 }
     }
 }
 
 /// The payload of a data or index block whose checksum was good.
-#[derive(Clone)]
+#[derive(Clone, Debug)]
 pub(super) struct Block {
     payload: Bytes,
     /// Offset of the payload in the file, for error messages.
     offset: u64,
-    what: &'static str,
-    entries_end: usize,
-    restarts: usize,
+    entries_end: u32,
+    restarts: u32,
+    block_type: BlockType,
 }
 
 /// One entry, still compressed.
@@ -131,36 +144,49 @@ pub(super) struct Entry<'a> {
 impl Block {
     /// Takes a payload that begins at `offset` in the file.
     pub(super) fn new(payload: Bytes, offset: u64, block_type: BlockType) -> Result<Self, Fault> {
-        let what = block_type.name();
         let restarts = payload.last_chunk::<4>().map_or(0, |c| u32::from_be_bytes(*c)) as usize;
         let tail = restarts.checked_mul(4).and_then(|n| n.checked_add(4));
-        match tail.and_then(|tail| payload.len().checked_sub(tail)) {
+        let entries_end = tail.and_then(|tail| payload.len().checked_sub(tail));
+        match entries_end.and_then(|end| u32::try_from(end).ok()) {
             Some(entries_end) if restarts > 0 && entries_end > 0 => {
-                Ok(Self { payload, offset, what, entries_end, restarts })
+                let restarts = restarts as u32;
+                Ok(Self { payload, offset, entries_end, restarts, block_type })
             }
             _ => {
                 let at = (offset + payload.len() as u64).saturating_sub(4);
                 let expected = format!("a restart count for {} bytes", payload.len());
-                Err(Fault::new(at, what, expected, format!("{restarts}")))
+                Err(Fault::new(at, block_type.name(), expected, format!("{restarts}")))
             }
         }
     }
 
-    pub(super) fn restarts(&self) -> usize {
-        self.restarts
+    pub(super) const fn restarts(&self) -> usize {
+        self.restarts as usize
     }
 
     /// Where the entries end.
-    pub(super) fn entries_end(&self) -> usize {
-        self.entries_end
+    pub(super) const fn entries_end(&self) -> usize {
+        self.entries_end as usize
+    }
+
+    /// Bytes of memory that it keeps alive.
+    pub(super) const fn memory_bytes(&self) -> usize {
+        self.payload.len() + BLOCK_HEADER_BYTES
     }
 
     pub(super) fn fault(&self, pos: usize, expected: &str, found: impl Into<String>) -> Fault {
-        Fault::new(self.offset + pos as u64, self.what, expected, found)
+        Fault::new(self.offset + pos as u64, self.block_type.name(), expected, found)
     }
 
     pub(super) fn value(&self, range: Range<usize>) -> Bytes {
         self.payload.slice(range)
+    }
+
+    /// The same, from a block that nobody needs otherwise: its count of users stays as it is.
+    pub(super) fn into_value(mut self, range: Range<usize>) -> Bytes {
+        self.payload.truncate(range.end);
+        self.payload.advance(range.start);
+        self.payload
     }
 
     pub(super) fn bytes(&self, range: Range<usize>) -> &[u8] {
@@ -169,8 +195,8 @@ impl Block {
 
     /// The position of restart point `i`.
     pub(super) fn restart(&self, i: usize) -> usize {
-        debug_assert!(i < self.restarts);
-        let at = self.entries_end + 4 * i;
+        debug_assert!(i < self.restarts());
+        let at = self.entries_end() + 4 * i;
         let bytes = self.payload[at..at + 4].try_into().expect("4 bytes");
         u32::from_be_bytes(bytes) as usize
     }
@@ -178,7 +204,7 @@ impl Block {
     /// Decodes the entry at `pos`.
     #[inline]
     pub(super) fn entry_at(&self, pos: usize) -> Result<Entry<'_>, Fault> {
-        let entries = &self.payload[..self.entries_end];
+        let entries = &self.payload[..self.entries_end()];
         let rest = entries.get(pos..).unwrap_or_default();
         let (shared, unshared, value_len, head) = match rest {
             [a, b, c, ..] if (a | b | c) & 0x80 == 0 => {
@@ -190,7 +216,7 @@ impl Block {
         };
         let body = u64::from(unshared) + u64::from(value_len) + internal_key::TRAILER_BYTES as u64;
         let next = (pos + head) as u64 + body;
-        if next > self.entries_end as u64 {
+        if next > u64::from(self.entries_end) {
             let found = format!("one of {body} bytes up to {next} of {}", self.entries_end);
             return Err(self.fault(pos, "an entry that ends inside the block", found));
         }
@@ -232,7 +258,7 @@ impl Block {
 
     /// The number of restart points that sort before (user key, trailer).
     pub(super) fn restarts_before(&self, user_key: &[u8], trailer: u64) -> Result<usize, Fault> {
-        let (mut low, mut high) = (0, self.restarts);
+        let (mut low, mut high) = (0, self.restarts());
         while low < high {
             let middle = low + (high - low) / 2;
             let entry = self.restart_entry(middle)?;
@@ -259,7 +285,7 @@ impl Block {
         let before = self.restarts_before(user_key, trailer)?;
         let mut pos = self.restart(before.saturating_sub(1));
         let mut matched = 0;
-        while pos < self.entries_end {
+        while pos < self.entries_end() {
             let entry = self.entry_at(pos)?;
             pos = entry.next;
             if entry.shared > matched {
@@ -341,7 +367,7 @@ impl Cursor {
     /// Steps to the next entry; `false` at the end, where the position stays.
     #[inline]
     pub(super) fn advance(&mut self) -> Result<bool, Fault> {
-        if self.next >= self.block.entries_end {
+        if self.next >= self.block.entries_end() {
             return Ok(false);
         }
         let entry = self.block.entry_at(self.next)?;
@@ -379,7 +405,7 @@ impl Cursor {
     /// Decodes from the last restart point before the position up to it.
     fn collect_behind(&mut self) -> Result<(), Fault> {
         let block = &self.block;
-        let (mut low, mut high) = (0, block.restarts);
+        let (mut low, mut high) = (0, block.restarts());
         while low < high {
             let middle = low + (high - low) / 2;
             if block.restart(middle) < self.pos { low = middle + 1 } else { high = middle }
@@ -440,7 +466,7 @@ impl Cursor {
 
     /// Steps to the last entry.
     pub(super) fn last(&mut self) -> Result<(), Fault> {
-        self.forget(self.block.restart(self.block.restarts - 1));
+        self.forget(self.block.restart(self.block.restarts() - 1));
         while self.advance()? {}
         Ok(())
     }

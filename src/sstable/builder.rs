@@ -7,8 +7,8 @@ use super::block::{BlockWriter, common_prefix};
 use super::error::TableError;
 use super::filter::{BloomPolicy, FilterPolicy};
 use super::format::{
-    self, BLOCK_HEADER_BYTES, BlockHandle, BlockType, COMPRESSION_NONE, Footer, Properties,
-    SEPARATOR_TRAILER,
+    self, BLOCK_HEADER_BYTES, BlockHandle, BlockType, COMPRESSION_NONE, Compression, Footer,
+    Properties, SEPARATOR_TRAILER,
 };
 use crate::base::hash::key_hash;
 use crate::base::internal_key::{self, ValueKind};
@@ -35,6 +35,8 @@ pub struct BuildOptions {
     pub restart_interval: usize,
     /// The filter.
     pub filter: Arc<dyn FilterPolicy>,
+    /// How data blocks are stored.
+    pub compression: Compression,
 }
 
 impl Default for BuildOptions {
@@ -43,6 +45,7 @@ impl Default for BuildOptions {
             block_bytes: DEFAULT_BLOCK_BYTES,
             restart_interval: DEFAULT_RESTART_INTERVAL,
             filter: Arc::new(BloomPolicy::default()),
+            compression: Compression::None,
         }
     }
 }
@@ -73,6 +76,7 @@ pub struct TableBuilder {
     out: Vec<u8>,
     written: u64,
     data: BlockWriter,
+    scratch: Vec<u8>,
     index: BlockWriter,
     index_out: Vec<u8>,
     unindexed: Option<Unindexed>,
@@ -107,6 +111,7 @@ impl TableBuilder {
             options,
             out: format::file_header().to_vec(),
             written: 0,
+            scratch: Vec::new(),
             index_out: Vec::new(),
             unindexed: None,
             last_key: Vec::new(),
@@ -211,7 +216,12 @@ impl TableBuilder {
     }
 
     fn end_data_block(&mut self) -> Result<(), TableError> {
-        let handle = self.data.finish(&mut self.out, self.written);
+        let handle = self.data.finish(
+            &mut self.out,
+            self.written,
+            self.options.compression,
+            &mut self.scratch,
+        );
         self.unindexed = Some(Unindexed { handle, last_trailer: self.last_trailer });
         self.properties.data_blocks += 1;
         self.properties.data_bytes += handle.len + BLOCK_HEADER_BYTES as u64;
@@ -248,7 +258,7 @@ impl TableBuilder {
         let start = self.out.len();
         self.out.resize(start + BLOCK_HEADER_BYTES, 0);
         self.out.extend_from_slice(payload);
-        format::seal_block(&mut self.out[start..], block_type, offset);
+        format::seal_block(&mut self.out[start..], block_type, COMPRESSION_NONE, offset);
         BlockHandle { offset, len: payload.len() as u64 }
     }
 
@@ -274,15 +284,16 @@ impl TableBuilder {
             self.append_block(BlockType::Filter, &filter_payload)
         };
         let mut index_out = std::mem::take(&mut self.index_out);
-        let index = self.index.finish(&mut index_out, self.data_bytes());
+        let at = self.data_bytes();
+        let index = self.index.finish(&mut index_out, at, Compression::None, &mut self.scratch);
         self.out.append(&mut index_out);
         self.properties.largest_key = self.last_key.clone();
         self.properties.largest_trailer = self.last_trailer;
         let mut payload = Vec::new();
         self.properties.encode(&mut payload);
         let properties = self.append_block(BlockType::Properties, &payload);
-        let footer =
-            Footer { index, filter, properties, filter_id, compression_id: COMPRESSION_NONE };
+        let compression_id = self.options.compression as u8;
+        let footer = Footer { index, filter, properties, filter_id, compression_id };
         self.out.extend_from_slice(&footer.encode(self.data_bytes()));
         self.write_out()?;
         if !planted!(TableNotSynced) {

@@ -136,6 +136,10 @@ pub enum TableError {
         /// Bytes in the value.
         value_len: usize,
     },
+    /// A read that may not touch the disk ([`Fetch::MemoryOnly`](super::Fetch::MemoryOnly)) would have to: repeat it in a
+    /// job. Not a failure.
+    #[error("a block of the table is not in memory, and this read may not touch the disk")]
+    NotInMemory,
     /// The builder was finished without an entry: a table holds at least one.
     #[error("{}: a table without entries is not written", path.display())]
     Empty {
@@ -155,6 +159,12 @@ impl TableError {
     #[must_use]
     pub fn is_disk_full(&self) -> bool {
         matches!(self, Self::Io(e) if e.is_disk_full())
+    }
+
+    /// The read may be repeated where it may touch the disk.
+    #[must_use]
+    pub const fn needs_disk(&self) -> bool {
+        matches!(self, Self::NotInMemory)
     }
 
     /// The file is damaged (and not merely unreadable now, foreign, or newer).

@@ -1,7 +1,7 @@
 //! Filters: a few bits per key that answer "surely not here" without reading a block.
 //!
-//! A filter sees only the 64-bit [`key_hash`](crate::base::hash::key_hash) of user keys, so that a lookup hashes
-//! its key once and asks every table's filter with the result. The footer names which filter a table has:
+//! A filter sees only the 64-bit [`key_hash`] of user keys, so that a lookup hashes its key once (that, and what a bloom
+//! filter makes of it, is a [`Probe`]) and asks every table's filter with the result. The footer names which filter a table has:
 //!
 //! | id | filter |
 //! |---|---|
@@ -21,11 +21,17 @@
 //! and second half of the seed; probe 0 = h0, probe 1 = h1, probe i = (h0 + i·h1 mod 2^64) mod (2^64 − 59); each
 //! mod the number of bits. The crate would take any `Hash`, but std's slice `Hash` adds a native-endian length, so
 //! [`HashedKey`] feeds it those 8 bytes and nothing else.
+//!
+//! The crate builds the bitmap. Questions are answered here, from the bytes of the block as they are: the crate would
+//! copy them, and hash the key again for every table. A test asks both (`the_crate_and_the_reader_agree`).
 
 use super::error::Fault;
 use super::format::BlockType;
+use crate::base::hash::key_hash;
 use bloomfilter::Bloom;
+use bloomfilter::reexports::siphasher::sip::SipHasher13;
 use byteorder::{BigEndian, ByteOrder};
+use bytes::Bytes;
 use std::fmt;
 use std::hash::{Hash, Hasher};
 
@@ -51,10 +57,45 @@ pub trait FilterPolicy: Send + Sync + fmt::Debug {
     fn build(&self, hashes: &[u64]) -> Vec<u8>;
 }
 
+/// A key as filters see it, made once for a lookup.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Probe {
+    hash: u64,
+    /// What the first two probes of a bloom filter and the steps to the others are made of.
+    sips: [u64; 2],
+}
+
+impl Probe {
+    /// Of a user key.
+    #[must_use]
+    pub fn of(user_key: &[u8]) -> Self {
+        Self::new(key_hash(user_key))
+    }
+
+    /// Of the [`key_hash`] of one.
+    #[must_use]
+    pub fn new(hash: u64) -> Self {
+        let (a, b) = BLOOM_SEED.split_at(16);
+        let sip = |key: &[u8]| {
+            let key = key.try_into().expect("half of 32 bytes");
+            SipHasher13::new_with_key(key).hash(&hash.to_le_bytes())
+        };
+        Self { hash, sips: [sip(a), sip(b)] }
+    }
+
+    /// The [`key_hash`].
+    #[must_use]
+    pub const fn hash(&self) -> u64 {
+        self.hash
+    }
+}
+
 /// An opened filter.
 pub trait FilterReader: Send + Sync + fmt::Debug {
-    /// `false`: no key with this hash was added. `true`: perhaps one was.
-    fn may_contain(&self, hash: u64) -> bool;
+    /// `false`: no such key was added. `true`: perhaps it was.
+    fn may_contain(&self, key: &Probe) -> bool;
+    /// Bytes in memory.
+    fn memory_bytes(&self) -> usize;
     /// For dumps and stats.
     fn summary(&self) -> FilterSummary;
 }
@@ -78,7 +119,7 @@ pub struct FilterSummary {
 /// id is not known.
 pub fn open(
     id: u8,
-    payload: &[u8],
+    payload: Bytes,
     offset: u64,
 ) -> Option<Result<Option<Box<dyn FilterReader>>, Fault>> {
     match id {
@@ -190,13 +231,18 @@ fn assemble(probes: u32, bitmap: &[u8]) -> Bloom<HashedKey> {
 }
 
 struct BloomReader {
-    bloom: Bloom<HashedKey>,
-    keys: u64,
+    /// The payload, header included: the memory of the block that was read.
+    payload: Bytes,
+    probes: u32,
+    bits: u64,
 }
 
+/// The largest prime below 2^64.
+const LARGEST_PRIME: u64 = 0xffff_ffff_ffff_ffc5;
+
 impl BloomReader {
-    /// The block's CRC has been checked; this checks that the lengths mean something before the crate sees them.
-    fn open(payload: &[u8], offset: u64) -> Result<Self, Fault> {
+    /// The block's CRC has been checked; this checks that the lengths mean something.
+    fn open(payload: Bytes, offset: u64) -> Result<Self, Fault> {
         let fault = |at: u64, expected: String, found: String| {
             Err(Fault::new(offset + at, BlockType::Filter.name(), expected, found))
         };
@@ -211,13 +257,16 @@ impl BloomReader {
         if header[4..8] != [0; 4] {
             return fault(4, "reserved bytes 00000000".into(), format!("{:02x?}", &header[4..8]));
         }
-        let keys = BigEndian::read_u64(&header[8..16]);
         let len = BigEndian::read_u64(&header[16..24]);
         if len != bitmap.len() as u64 || len == 0 || len % 8 != 0 {
             let expected = format!("a bitmap of {} bytes, a multiple of 8 above 0", bitmap.len());
             return fault(16, expected, format!("{len}"));
         }
-        Ok(Self { bloom: assemble(probes, bitmap), keys })
+        Ok(Self { probes, bits: 8 * len, payload })
+    }
+
+    fn bitmap(&self) -> &[u8] {
+        &self.payload[BLOOM_HEADER_BYTES..]
     }
 }
 
@@ -228,18 +277,53 @@ impl fmt::Debug for BloomReader {
 }
 
 impl FilterReader for BloomReader {
-    fn may_contain(&self, hash: u64) -> bool {
-        self.bloom.check(&HashedKey(hash))
+    fn may_contain(&self, key: &Probe) -> bool {
+        let bitmap = self.bitmap();
+        let [h0, h1] = key.sips;
+        (0..self.probes).all(|i| {
+            let sum = match i {
+                0 => h0,
+                1 => h1,
+                _ => h0.wrapping_add(u64::from(i).wrapping_mul(h1)) % LARGEST_PRIME,
+            };
+            let bit = sum % self.bits;
+            bitmap[(bit / 8) as usize] & (1 << (bit % 8)) != 0
+        })
+    }
+
+    fn memory_bytes(&self) -> usize {
+        self.payload.len()
     }
 
     fn summary(&self) -> FilterSummary {
-        let bitmap = &self.bloom.as_slice()[CRATE_HEADER_BYTES..];
         FilterSummary {
             name: name(FILTER_BLOOM),
-            keys: self.keys,
-            probes: self.bloom.number_of_hash_functions(),
-            bits: self.bloom.len(),
-            bits_set: bitmap.iter().map(|b| u64::from(b.count_ones())).sum(),
+            keys: BigEndian::read_u64(&self.payload[8..16]),
+            probes: self.probes,
+            bits: self.bits,
+            bits_set: self.bitmap().iter().map(|b| u64::from(b.count_ones())).sum(),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_crate_and_the_reader_agree() {
+        for (keys, bits_per_key) in [(1u64, 1), (3, 10), (1000, 10), (1000, 3), (777, 40)] {
+            let hashes: Vec<u64> = (0..keys).map(|i| key_hash(&i.to_be_bytes())).collect();
+            let policy = BloomPolicy::new(bits_per_key);
+            let payload = Bytes::from(policy.build(&hashes));
+            let bloom = assemble(policy.probes(), &payload[BLOOM_HEADER_BYTES..]);
+            let reader = BloomReader::open(payload, 0).unwrap();
+            for i in 0..3000u64 {
+                let hash = key_hash(&i.to_be_bytes());
+                let ours = reader.may_contain(&Probe::new(hash));
+                assert_eq!(ours, bloom.check(&HashedKey(hash)), "{i} of {keys}");
+                assert!(ours || i >= keys);
+            }
         }
     }
 }

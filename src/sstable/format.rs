@@ -5,7 +5,7 @@
 //! 0  8  magic "BEACHSST"                  0  4  CRC32C: the block's offset as 8 bytes,
 //! 8  1  format version, 1                       then bytes 4.. of this header, then the payload
 //! 9  7  reserved, 0                       4  1  type: 1 data, 2 filter, 3 index, 4 properties
-//!                                         5  1  compression: 0 none
+//!                                         5  1  compression: 0 none, 1 lz4 (data blocks)
 //! FOOTER (64)                             6  2  reserved, 0
 //! 0   8  index block: offset              8  4  payload length
 //! 8   8  index block: payload length
@@ -15,7 +15,7 @@
 //! 40  8  properties block: payload length
 //! 48  1  format version, 1
 //! 49  1  filter id: 0 none, 1 bloom
-//! 50  1  compression id: 0 none
+//! 50  1  compression id: 0 none, 1 lz4
 //! 51  1  reserved, 0
 //! 52  4  CRC32C: the footer's offset as 8 bytes, then bytes 0..52 and 56..64
 //! 56  8  magic "BEACHSST"
@@ -26,6 +26,7 @@
 
 use super::error::Fault;
 use crate::base::{checksum, varint};
+use crate::limits::{MAX_KEY_BYTES, MAX_VALUE_BYTES};
 use byteorder::{BigEndian, ByteOrder};
 use std::collections::BTreeMap;
 
@@ -41,10 +42,67 @@ pub const BLOCK_HEADER_BYTES: usize = 12;
 pub const FOOTER_BYTES: usize = 64;
 /// The smallest length a table can have, for a quick answer about short files.
 pub const MIN_FILE_BYTES: u64 = (FILE_HEADER_BYTES + FOOTER_BYTES + 3 * BLOCK_HEADER_BYTES) as u64;
-/// The compression id of blocks stored as they are; the only one this version knows.
+/// The compression id of blocks stored as they are.
 pub const COMPRESSION_NONE: u8 = 0;
+/// The compression id of LZ4 blocks: the length before compression (4 bytes), then what LZ4 made of the payload.
+pub const COMPRESSION_LZ4: u8 = 1;
+/// Longest payload of a data block before compression: one entry with the longest key and value, and what is around it.
+/// A stored length above it is damage, and nothing is allocated for it.
+pub const MAX_DATA_BYTES: usize = {
+    let single = MAX_KEY_BYTES + MAX_VALUE_BYTES + 64;
+    if single > 1 << 20 { single } else { 1 << 20 }
+};
 /// The trailer of an index separator that lies strictly between two user keys: it sorts before every version.
 pub const SEPARATOR_TRAILER: u64 = u64::MAX;
+
+/// How the data blocks of a table are stored. Readers need no setting: footer and block headers say it.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+#[repr(u8)]
+pub enum Compression {
+    /// As they are.
+    #[default]
+    None = COMPRESSION_NONE,
+    /// LZ4, where it saves at least an eighth; the other blocks as they are.
+    Lz4 = COMPRESSION_LZ4,
+}
+
+impl Compression {
+    /// The compression with this id, `None` for one that this version does not know.
+    #[must_use]
+    pub const fn from_u8(id: u8) -> Option<Self> {
+        match id {
+            COMPRESSION_NONE => Some(Self::None),
+            COMPRESSION_LZ4 => Some(Self::Lz4),
+            _ => None,
+        }
+    }
+
+    /// Its name, as in settings and dumps.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::None => "none",
+            Self::Lz4 => "lz4",
+        }
+    }
+}
+
+impl std::fmt::Display for Compression {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+impl std::str::FromStr for Compression {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        [Self::None, Self::Lz4]
+            .into_iter()
+            .find(|compression| compression.name() == text)
+            .ok_or_else(|| format!("{text:?} is no compression: none or lz4"))
+    }
+}
 
 /// What a block holds.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
@@ -130,15 +188,56 @@ fn block_crc(offset: u64, header_rest: &[u8], payload: &[u8]) -> u32 {
     checksum::extend(checksum::extend(checksum::seeded(offset), header_rest), payload)
 }
 
+/// Compresses the payload behind the header in `block` (from `start` on in `out`) when that saves at least an eighth of it.
+/// `scratch` is a buffer to reuse.
+pub(super) fn compress_block(out: &mut Vec<u8>, start: usize, scratch: &mut Vec<u8>) -> u8 {
+    let payload = &out[start + BLOCK_HEADER_BYTES..];
+    let room = lz4_flex::block::get_maximum_output_size(payload.len());
+    scratch.resize(room.max(scratch.len()), 0);
+    let Ok(len) = lz4_flex::block::compress_into(payload, scratch) else { return COMPRESSION_NONE };
+    if len + 4 > payload.len() - payload.len() / 8 {
+        return COMPRESSION_NONE;
+    }
+    let raw_len = u32::try_from(payload.len()).expect("a block is shorter than 4 GiB");
+    out.truncate(start + BLOCK_HEADER_BYTES);
+    out.extend_from_slice(&raw_len.to_be_bytes());
+    out.extend_from_slice(&scratch[..len]);
+    COMPRESSION_LZ4
+}
+
+/// The payload that [`compress_block`] made `stored` of, from the block at `offset`. Allocates no more than
+/// [`MAX_DATA_BYTES`], and no more than so many bytes can become.
+pub fn decompress(stored: &[u8], offset: u64) -> Result<Vec<u8>, Fault> {
+    let what = BlockType::Data.name();
+    let at = offset + BLOCK_HEADER_BYTES as u64;
+    let Some((raw_len, packed)) = stored.split_first_chunk::<4>() else {
+        return Err(Fault::new(at, what, "a length of 4 bytes", format!("{}", stored.len())));
+    };
+    let raw_len = u32::from_be_bytes(*raw_len) as usize;
+    // A byte of LZ4 stands for at most 255.
+    let most = MAX_DATA_BYTES.min(packed.len().saturating_mul(255));
+    if raw_len > most {
+        let expected = format!("at most {most} bytes before compression");
+        return Err(Fault::new(at, what, expected, raw_len.to_string()));
+    }
+    let mut payload = vec![0; raw_len];
+    let expected = || format!("{raw_len} bytes in LZ4");
+    match lz4_flex::block::decompress_into(packed, &mut payload) {
+        Ok(len) if len == raw_len => Ok(payload),
+        Ok(len) => Err(Fault::new(at + 4, what, expected(), format!("{len} bytes"))),
+        Err(error) => Err(Fault::new(at + 4, what, expected(), error.to_string())),
+    }
+}
+
 /// Fills the header in the first bytes of `block`, whose payload is complete, for its place at `offset`.
 ///
 /// # Panics
 /// When the payload is 4 GiB or larger.
-pub fn seal_block(block: &mut [u8], block_type: BlockType, offset: u64) {
+pub fn seal_block(block: &mut [u8], block_type: BlockType, compression: u8, offset: u64) {
     let (header, payload) = block.split_at_mut(BLOCK_HEADER_BYTES);
     let len = u32::try_from(payload.len()).expect("a block is shorter than 4 GiB");
     header[4] = block_type as u8;
-    header[5] = COMPRESSION_NONE;
+    header[5] = compression;
     BigEndian::write_u16(&mut header[6..8], 0);
     BigEndian::write_u32(&mut header[8..12], len);
     let crc = block_crc(offset, &header[4..], payload);
@@ -171,8 +270,13 @@ impl BlockHeader {
     }
 }
 
-/// Checks a whole block (header and payload) that was read from `handle`, and returns nothing but the verdict.
-pub fn check_block(block: &[u8], block_type: BlockType, handle: BlockHandle) -> Result<(), Fault> {
+/// Checks a whole block (header and payload) that was read from `handle`, and returns how its payload is stored: only data
+/// blocks may be compressed.
+pub fn check_block(
+    block: &[u8],
+    block_type: BlockType,
+    handle: BlockHandle,
+) -> Result<Compression, Fault> {
     let what = block_type.name();
     let fault = |at: u64, expected: String, found: String| {
         Err(Fault::new(handle.offset + at, what, expected, found))
@@ -194,14 +298,19 @@ pub fn check_block(block: &[u8], block_type: BlockType, handle: BlockHandle) -> 
         let found = format!("type {}", header.block_type);
         return fault(4, format!("type {}", block_type as u8), found);
     }
-    if header.compression != COMPRESSION_NONE {
+    let compression = match Compression::from_u8(header.compression) {
+        Some(Compression::Lz4) if block_type != BlockType::Data => None,
+        other => other,
+    };
+    let Some(compression) = compression else {
         let found = format!("compression {}", header.compression);
-        return fault(5, format!("compression {COMPRESSION_NONE}"), found);
-    }
+        let data = if block_type == BlockType::Data { " or 1" } else { "" };
+        return fault(5, format!("compression 0{data}"), found);
+    };
     if header_bytes[6..8] != [0, 0] {
         return fault(6, "reserved bytes 0000".into(), format!("{:02x?}", &header_bytes[6..8]));
     }
-    Ok(())
+    Ok(compression)
 }
 
 /// The footer.

@@ -1,6 +1,7 @@
 //! Walks a table forwards and backwards, block by block.
 
 use super::block::Cursor;
+use super::cache::Fetch;
 use super::error::{Fault, TableError};
 use super::table::{Table, unknown_kind};
 use crate::base::internal_key;
@@ -12,6 +13,7 @@ use std::sync::Arc;
 /// Over either end, and after an error, the iterator is at no position; seek again to use it.
 pub struct TableIter {
     table: Arc<Table>,
+    fetch: Fetch,
     /// The data block of the position.
     block: usize,
     /// Its buffers stay when there is no position.
@@ -20,8 +22,8 @@ pub struct TableIter {
 }
 
 impl TableIter {
-    pub(super) const fn new(table: Arc<Table>) -> Self {
-        Self { table, block: 0, cursor: None, valid: false }
+    pub(super) const fn new(table: Arc<Table>, fetch: Fetch) -> Self {
+        Self { table, fetch, block: 0, cursor: None, valid: false }
     }
 
     /// The table.
@@ -43,7 +45,8 @@ impl TableIter {
     /// Goes to the first entry at or after (user key, trailer); see
     /// [`internal_key::seek_trailer`] for the trailer that a reader at a sequence number wants.
     pub fn seek(&mut self, user_key: &[u8], trailer: u64) -> Result<(), TableError> {
-        let i = self.block_for(user_key, trailer)?;
+        // Nothing at or after it is before that block, nothing at or before it behind.
+        let i = self.table.index.before(user_key, trailer);
         if !self.open(i)? {
             return Ok(());
         }
@@ -57,7 +60,7 @@ impl TableIter {
     /// Goes to the last entry at or before (user key, trailer), in the order of [`internal_key::compare`]: with trailer 0
     /// that is the oldest version of the last key at or before `user_key`.
     pub fn seek_for_prev(&mut self, user_key: &[u8], trailer: u64) -> Result<(), TableError> {
-        let i = self.block_for(user_key, trailer)?;
+        let i = self.table.index.before(user_key, trailer);
         if !self.open(i)? {
             return self.last_before(i);
         }
@@ -121,14 +124,6 @@ impl TableIter {
         self.cursor.as_ref().expect("a valid iterator has a cursor")
     }
 
-    /// The first block whose separator is at or after (user key, trailer): nothing at or after it is before that block,
-    /// nothing at or before it behind.
-    fn block_for(&mut self, user_key: &[u8], trailer: u64) -> Result<usize, TableError> {
-        self.valid = false;
-        let found = self.table.index.restarts_before(user_key, trailer);
-        found.map_err(|fault| fault.in_file(self.table.file().path()))
-    }
-
     /// Goes to the first entry of block `i`, or to no position when there is no such block.
     fn first_of(&mut self, i: usize) -> Result<(), TableError> {
         if !self.open(i)? {
@@ -160,7 +155,7 @@ impl TableIter {
         if i >= self.table.data_blocks() {
             return Ok(false);
         }
-        let block = self.table.fetch_data_block(self.table.handle(i)?)?;
+        let block = self.table.fetch_data_block(self.table.index.handle(i), self.fetch)?;
         self.block = i;
         match &mut self.cursor {
             Some(cursor) => cursor.reset(block),

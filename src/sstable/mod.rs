@@ -19,6 +19,9 @@
 //! | [`filter`] | [`filter::FilterPolicy`] and [`filter::FilterReader`]; the default bloom filter |
 //! | [`builder`] | [`TableBuilder`] |
 //! | [`table`] | [`Table`]: open, get; the one place where data blocks are fetched |
+//! | `index` | the index of an open table, laid out for few cache misses |
+//! | [`cache`] | [`BlockCache`]: data blocks of all tables within a bound |
+//! | [`tables`] | [`TableCache`]: tables that are opened when they are first read, within a bound |
 //! | [`iter`] | [`TableIter`] |
 //! | [`verify`] | reads everything and checks every claim a table makes; walks damaged files for `sst_dump` |
 //!
@@ -31,24 +34,28 @@
 //! - A data block is larger than `block_bytes` only when it holds a single entry.
 //!
 //! What this room does not do: it does not name files, sync directories, or know which tables are live (`engine`);
-//! it does not cache blocks (issue 5 puts its cache behind `Table::fetch_data_block`); it does not decide what
-//! a tombstone hides (the engine's merge does).
+//! it does not decide what a tombstone hides (the engine's merge does).
 
 mod block;
 pub mod builder;
+pub mod cache;
 pub mod error;
 pub mod filter;
 pub mod format;
+mod index;
 pub mod iter;
 pub mod table;
+pub mod tables;
 pub mod verify;
 
 pub use builder::{BuildOptions, TableBuilder, TableSummary};
+pub use cache::{BlockCache, CacheStats, Fetch};
 pub use error::{Fault, TableError};
-pub use filter::{BloomPolicy, FilterPolicy, FilterReader, NoFilter};
-pub use format::Properties;
+pub use filter::{BloomPolicy, FilterPolicy, FilterReader, NoFilter, Probe};
+pub use format::{Compression, Properties};
 pub use iter::TableIter;
 pub use table::Table;
+pub use tables::{LazyTable, TableCache, TableCacheStats};
 
 #[cfg(test)]
 mod tests;

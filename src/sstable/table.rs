@@ -1,15 +1,17 @@
 //! Opens a table and reads from it.
 //!
-//! Index, filter, and properties are read once, checked, and held in memory; data blocks are read when they are
-//! needed, by positional reads, so that one [`Table`] serves many threads.
+//! Index, filter, and properties are read once, checked, and held in memory; data blocks are taken from the block cache, or
+//! read when they are needed, by positional reads, so that one [`Table`] serves many threads.
 
 use super::block::{Block, Cursor};
+use super::cache::{BlockCache, Charge, Fetch};
 use super::error::{Fault, TableError};
-use super::filter::{self, FilterReader};
+use super::filter::{self, FilterReader, Probe};
 use super::format::{
-    BLOCK_HEADER_BYTES, BlockHandle, BlockType, COMPRESSION_NONE, FILE_HEADER_BYTES, FOOTER_BYTES,
+    BLOCK_HEADER_BYTES, BlockHandle, BlockType, Compression, FILE_HEADER_BYTES, FOOTER_BYTES,
     FORMAT_VERSION, Footer, FooterError, MAGIC, MIN_FILE_BYTES, Properties, file_header,
 };
+use super::index::Index;
 use super::iter::TableIter;
 use super::verify;
 use crate::base::SequenceNumber;
@@ -29,9 +31,12 @@ pub struct Table {
     number: u64,
     bytes: u64,
     footer: Footer,
-    pub(super) index: Block,
+    pub(super) index: Index,
     filter: Option<Box<dyn FilterReader>>,
     properties: Properties,
+    cache: Option<Arc<BlockCache>>,
+    /// What it costs to be open counts against the cache for as long as it is.
+    _charge: Option<Charge>,
 }
 
 impl fmt::Debug for Table {
@@ -43,8 +48,17 @@ impl fmt::Debug for Table {
 impl Table {
     /// Opens the table in `file`. `number` is the engine's name for it; it is not in the file.
     ///
-    /// Reads and checks everything but the data blocks. Memory: the index and the filter, about 1.5 % of the file.
+    /// Reads and checks everything but the data blocks. Memory: the index and the filter, about 2 % of the file.
     pub fn open(file: Arc<dyn File>, number: u64) -> Result<Self, TableError> {
+        Self::open_with(file, number, None)
+    }
+
+    /// The same, with a cache for its data blocks, which no other table may use under this number.
+    pub fn open_with(
+        file: Arc<dyn File>,
+        number: u64,
+        cache: Option<Arc<BlockCache>>,
+    ) -> Result<Self, TableError> {
         let bytes = file.len()?;
         let footer = read_footer(&*file, bytes)?;
         let fault = |fault: Fault| fault.in_file(file.path());
@@ -54,18 +68,19 @@ impl Table {
         let properties =
             Properties::decode(&payload, payload_at(footer.properties)).map_err(fault)?;
         let payload = read_block(&*file, BlockType::Index, footer.index)?;
-        let index =
+        let block =
             Block::new(payload, payload_at(footer.index), BlockType::Index).map_err(fault)?;
-        if index.restarts() as u64 != properties.data_blocks {
+        if block.restarts() as u64 != properties.data_blocks {
             let expected = format!("{} entries as the properties say", properties.data_blocks);
-            let found = format!("{}", index.restarts());
-            return Err(fault(index.fault(index.entries_end(), &expected, found)));
+            let found = format!("{}", block.restarts());
+            return Err(fault(block.fault(block.entries_end(), &expected, found)));
         }
+        let index = Index::new(block, footer.data_end()).map_err(fault)?;
         let payload = match footer.filter_id {
             0 => Bytes::new(),
             _ => read_block(&*file, BlockType::Filter, footer.filter)?,
         };
-        let filter = match filter::open(footer.filter_id, &payload, payload_at(footer.filter)) {
+        let filter = match filter::open(footer.filter_id, payload, payload_at(footer.filter)) {
             Some(opened) => opened.map_err(fault)?,
             None => {
                 return Err(TableError::Unsupported {
@@ -77,7 +92,26 @@ impl Table {
                 });
             }
         };
-        Ok(Self { file, number, bytes, footer, index, filter, properties })
+        let mut table =
+            Self { file, number, bytes, footer, index, filter, properties, cache, _charge: None };
+        let memory = table.memory_bytes() as u64;
+        table._charge = table.cache.as_ref().map(|cache| cache.charge(memory));
+        Ok(table)
+    }
+
+    /// Bytes of memory that it holds while it is open: index, filter, properties.
+    #[must_use]
+    pub fn memory_bytes(&self) -> usize {
+        let filter = self.filter.as_ref().map_or(0, |filter| filter.memory_bytes());
+        let keys = self.properties.smallest_key.len() + self.properties.largest_key.len();
+        self.index.memory_bytes() + filter + keys + size_of::<Self>()
+    }
+
+    /// How its data blocks are stored.
+    #[must_use]
+    pub fn compression(&self) -> Compression {
+        // `read_footer` let no other through.
+        Compression::from_u8(self.footer.compression_id).unwrap_or_default()
     }
 
     /// The engine's name for the table.
@@ -118,50 +152,59 @@ impl Table {
 
     /// Data blocks.
     #[must_use]
-    pub fn data_blocks(&self) -> usize {
-        self.index.restarts()
+    pub const fn data_blocks(&self) -> usize {
+        self.index.len()
     }
 
-    /// `false`: no version of the key with this [`key_hash`](crate::base::hash::key_hash) is here. Memory only.
+    /// `false`: no version of this key is here. Memory only.
     #[must_use]
-    pub fn may_contain(&self, hash: u64) -> bool {
-        self.filter.as_ref().is_none_or(|filter| filter.may_contain(hash))
+    pub fn may_contain(&self, key: &Probe) -> bool {
+        self.filter.as_ref().is_none_or(|filter| filter.may_contain(key))
     }
 
-    /// The newest version of `user_key` at or below `seq`, tombstones included. `hash` is its
-    /// [`key_hash`](crate::base::hash::key_hash), so that a lookup in many tables hashes once. Reads at most one
-    /// block; the value shares the block's memory.
+    /// The newest version of `user_key` at or below `seq`, tombstones included. `probe` is made of that key, once for a
+    /// lookup in many tables. Reads at most one block; the value shares the block's memory.
+    ///
+    /// # Errors
+    /// With [`Fetch::MemoryOnly`] also [`TableError::NotInMemory`], when a block would have to be read.
     pub fn get(
         &self,
         user_key: &[u8],
         seq: SequenceNumber,
-        hash: u64,
+        probe: &Probe,
+        fetch: Fetch,
     ) -> Result<Option<(SequenceNumber, ValueKind, Bytes)>, TableError> {
-        if !self.may_contain(hash) {
+        if !self.may_contain(probe) {
             return Ok(None);
         }
         // No entry has a trailer at or above SEPARATOR_TRAILER; staying below it means that a key equal to a
         // separator is looked for behind it, where it is, and that a miss in the one block is a miss.
         let trailer = internal_key::seek_trailer(seq).min(u64::MAX - 1);
         let fault = |fault: Fault| fault.in_file(self.file.path());
-        let i = self.index.restarts_before(user_key, trailer).map_err(fault)?;
-        if i == self.index.restarts() {
+        let i = self.index.before(user_key, trailer);
+        if i == self.index.len() {
             return Ok(None);
         }
-        let block = self.fetch_data_block(self.handle(i)?)?;
+        let block = self.fetch_data_block(self.index.handle(i), fetch)?;
         let Some((trailer, value)) = block.find(user_key, trailer).map_err(fault)? else {
             return Ok(None);
         };
         let Some((seq, kind)) = internal_key::unpack_trailer(trailer) else {
             return Err(fault(unknown_kind(&block, &value, trailer)));
         };
-        Ok(Some((seq, kind, block.value(value))))
+        Ok(Some((seq, kind, block.into_value(value))))
     }
 
     /// An iterator over all versions, nowhere until it is told to seek.
     #[must_use]
     pub fn iter(self: &Arc<Self>) -> TableIter {
-        TableIter::new(Arc::clone(self))
+        self.iter_with(Fetch::Scan)
+    }
+
+    /// The same, with another way to treat disk and cache.
+    #[must_use]
+    pub fn iter_with(self: &Arc<Self>, fetch: Fetch) -> TableIter {
+        TableIter::new(Arc::clone(self), fetch)
     }
 
     /// Reads every block and checks everything the file claims: checksums, order, separators, counts, filter.
@@ -169,22 +212,15 @@ impl Table {
         verify::verify(self)
     }
 
-    /// The separator of data block `i` (at or after its last key, before the next block's first) and its handle.
-    pub fn index_entry(&self, i: usize) -> Result<(&[u8], u64, BlockHandle), TableError> {
-        let decode = || {
-            let entry = self.index.restart_entry(i)?;
-            let bytes = self.index.bytes(entry.value.clone());
-            let handle = BlockHandle::decode(bytes).filter(|h| {
-                let end = h.end().is_some_and(|end| end <= self.footer.data_end());
-                end && h.offset >= FILE_HEADER_BYTES as u64
-            });
-            let handle = handle.ok_or_else(|| {
-                let expected = "the handle of a data block";
-                self.index.fault(entry.value.start, expected, format!("{bytes:02x?}"))
-            })?;
-            Ok((entry.suffix, entry.trailer, handle))
-        };
-        decode().map_err(|fault: Fault| fault.in_file(self.file.path()))
+    /// The separator of data block `i`, which exists (at or after its last key, before the next block's first), and its
+    /// handle, which lies in the data area.
+    ///
+    /// # Panics
+    /// When there is no such block.
+    #[must_use]
+    pub fn index_entry(&self, i: usize) -> (&[u8], u64, BlockHandle) {
+        let (key, trailer) = self.index.separator(i);
+        (key, trailer, self.index.handle(i))
     }
 
     /// Shows the entries of data block `i` (user key, trailer, value) in order. For dumps of tables of which some
@@ -195,7 +231,7 @@ impl Table {
         visit: &mut EntryVisitor<'_>,
     ) -> Result<(), TableError> {
         let fault = |fault: Fault| fault.in_file(self.file.path());
-        let mut cursor = Cursor::new(self.fetch_data_block(self.handle(i)?)?);
+        let mut cursor = Cursor::new(self.fetch_data_block(self.index.handle(i), Fetch::Once)?);
         while cursor.advance().map_err(fault)? {
             let (key, trailer) = cursor.key();
             visit(key, trailer, cursor.value());
@@ -203,17 +239,39 @@ impl Table {
         Ok(())
     }
 
-    /// The handle of data block `i`, inside the data area.
-    pub(super) fn handle(&self, i: usize) -> Result<BlockHandle, TableError> {
-        Ok(self.index_entry(i)?.2)
+    /// The one place where data blocks are fetched: from the cache, or from the disk and then into the cache.
+    #[inline]
+    pub(super) fn fetch_data_block(
+        &self,
+        handle: BlockHandle,
+        fetch: Fetch,
+    ) -> Result<Block, TableError> {
+        let cached = self.cache.as_ref().and_then(|c| c.get(self.number, handle.offset, fetch));
+        match cached {
+            Some(block) => Ok(block),
+            None if fetch == Fetch::MemoryOnly => Err(TableError::NotInMemory),
+            None => self.read_data_block(handle, fetch),
+        }
     }
 
-    /// The one place where data blocks are fetched. The block cache of issue 5 goes here: ask it for
-    /// (`number`, `handle.offset`), and on a miss read, check, and insert.
-    pub(super) fn fetch_data_block(&self, handle: BlockHandle) -> Result<Block, TableError> {
-        let payload = read_block(&*self.file, BlockType::Data, handle)?;
+    #[cold]
+    fn read_data_block(&self, handle: BlockHandle, fetch: Fetch) -> Result<Block, TableError> {
+        let in_file = |fault: Fault| fault.in_file(self.file.path());
+        let (mut payload, stored) = read_stored(&*self.file, BlockType::Data, handle)?;
+        if stored != Compression::None {
+            if self.compression() != stored {
+                let (what, expected) = (BlockType::Data.name(), "compression 0, as in the footer");
+                let fault = Fault::new(handle.offset + 5, what, expected, stored.name());
+                return Err(in_file(fault));
+            }
+            payload = super::format::decompress(&payload, handle.offset).map_err(in_file)?.into();
+        }
         let offset = handle.offset + BLOCK_HEADER_BYTES as u64;
-        Block::new(payload, offset, BlockType::Data).map_err(|f| f.in_file(self.file.path()))
+        let block = Block::new(payload, offset, BlockType::Data).map_err(in_file)?;
+        if let Some(cache) = &self.cache {
+            cache.insert(self.number, handle.offset, &block, fetch);
+        }
+        Ok(block)
     }
 }
 
@@ -266,27 +324,36 @@ pub(super) fn read_footer(file: &dyn File, bytes: u64) -> Result<Footer, TableEr
         Err(FooterError::Version(found)) => return Err(version(offset + 48, found)),
         Err(FooterError::Fault(found)) => return fault(found),
     };
-    if footer.compression_id != COMPRESSION_NONE {
+    if Compression::from_u8(footer.compression_id).is_none() {
         return Err(TableError::Unsupported {
             path: path(),
             offset: offset + 50,
             what: "compression",
             found: footer.compression_id,
-            supported: "0 (none)",
+            supported: "0 (none) and 1 (lz4)",
         });
     }
     Ok(footer)
 }
 
-/// Reads and checks one block whose handle lies inside the file, and returns its payload.
+/// Reads and checks one block that is never compressed, whose handle lies inside the file, and returns its payload.
 pub(super) fn read_block(
     file: &dyn File,
     block_type: BlockType,
     handle: BlockHandle,
 ) -> Result<Bytes, TableError> {
+    read_stored(file, block_type, handle).map(|(payload, _)| payload)
+}
+
+/// Reads and checks one block whose handle lies inside the file, and returns its payload as it is stored.
+fn read_stored(
+    file: &dyn File,
+    block_type: BlockType,
+    handle: BlockHandle,
+) -> Result<(Bytes, Compression), TableError> {
     let mut block = vec![0; handle.len as usize + BLOCK_HEADER_BYTES];
     file.read_exact_at(handle.offset, &mut block)?;
-    super::format::check_block(&block, block_type, handle)
+    let compression = super::format::check_block(&block, block_type, handle)
         .map_err(|fault| fault.in_file(file.path()))?;
-    Ok(Bytes::from(block).slice(BLOCK_HEADER_BYTES..))
+    Ok((Bytes::from(block).slice(BLOCK_HEADER_BYTES..), compression))
 }

@@ -130,7 +130,7 @@ fn table_get(
     key: &[u8],
     seq: u64,
 ) -> Result<Option<(u64, ValueKind, Vec<u8>)>, TableError> {
-    let got = table.get(key, SequenceNumber(seq), key_hash(key))?;
+    let got = table.get(key, SequenceNumber(seq), &Probe::of(key), Fetch::Point)?;
     Ok(got.map(|(seq, kind, value)| (seq.0, kind, value.to_vec())))
 }
 
@@ -191,13 +191,16 @@ proptest! {
         block_bytes in 64usize..600,
         restart_interval in 1usize..20,
         bits in prop::option::of(1u32..20),
+        compression in prop::sample::select(vec![Compression::None, Compression::Lz4]),
         probes in prop::collection::vec((key_strategy(), 0u64..60), 30),
     ) {
         let filter: Arc<dyn FilterPolicy> = match bits {
             Some(bits) => Arc::new(BloomPolicy::new(bits)),
             None => Arc::new(NoFilter),
         };
-        let options = BuildOptions { block_bytes, restart_interval, filter };
+        let options = BuildOptions {
+            block_bytes, restart_interval, filter, compression
+        };
         let table = open(build(&model, &options)).unwrap();
         table.verify().unwrap();
         let mut iter = table.iter();
@@ -314,16 +317,42 @@ fn read_everything(bytes: Vec<u8>, model: &Model) -> Result<(), TableError> {
     errors.pop().map_or(Ok(()), Err)
 }
 
+/// A sample and how it is built: the second one has blocks that shrink, and one that does not.
+fn built_both_ways() -> [(Model, Vec<u8>); 2] {
+    let mut repeats = sample();
+    put(
+        &mut repeats,
+        b"noise",
+        90,
+        Some(&(0..200u8).map(|i| i.wrapping_mul(37)).collect::<Vec<u8>>()),
+    );
+    for i in 0..12u64 {
+        put(&mut repeats, format!("repeat{i:02}").as_bytes(), 40 + i, Some(&[b'r'; 60]));
+    }
+    let options = small_options(128, 4);
+    let lz4 = BuildOptions { compression: Compression::Lz4, ..small_options(256, 4) };
+    let (plain, packed) = (build(&sample(), &options), build(&repeats, &lz4));
+    let table = open(packed.clone()).unwrap();
+    let stored = |i| packed[table.index.handle(i).offset as usize + 5];
+    let kinds: std::collections::BTreeSet<u8> = (0..table.data_blocks()).map(stored).collect();
+    assert_eq!(kinds.into_iter().collect::<Vec<_>>(), [0, 1], "some blocks are compressed");
+    [(sample(), plain), (repeats, packed)]
+}
+
 #[test]
 fn every_flipped_byte_is_an_error_and_never_other_data() {
-    let model = sample();
-    let good = build(&model, &small_options(128, 4));
-    read_everything(good.clone(), &model).unwrap();
+    for (model, good) in built_both_ways() {
+        flip_every_byte(&model, &good);
+    }
+}
+
+fn flip_every_byte(model: &Model, good: &[u8]) {
+    read_everything(good.to_vec(), model).unwrap();
     for at in 0..good.len() {
         for mask in [0x01, 0x80, 0xff] {
-            let mut bad = good.clone();
+            let mut bad = good.to_vec();
             bad[at] ^= mask;
-            let error = read_everything(bad, &model)
+            let error = read_everything(bad, model)
                 .expect_err(&format!("byte {at} of {} flipped by {mask:#x}", good.len()));
             let text = error.to_string();
             assert!(text.contains("mem.sst") && text.contains("offset"), "{text}");
@@ -358,7 +387,7 @@ fn a_valid_block_at_the_wrong_place_is_an_error() {
     }
     let good = build(&model, &small_options(64, 1));
     let table = open(good.clone()).unwrap();
-    let (a, b) = (table.handle(0).unwrap(), table.handle(1).unwrap());
+    let (a, b) = (table.index.handle(0), table.index.handle(1));
     assert_eq!(a.len, b.len);
     let range = |h: format::BlockHandle| h.offset as usize..h.end().unwrap() as usize;
     let mut bad = good.clone();
@@ -442,8 +471,8 @@ fn only_a_block_with_one_entry_exceeds_the_block_size() {
     }
     let table = open(build(&model, &small_options(128, 16))).unwrap();
     for i in 0..table.data_blocks() {
-        let handle = table.handle(i).unwrap();
-        let block = table.fetch_data_block(handle).unwrap();
+        let handle = table.index.handle(i);
+        let block = table.fetch_data_block(handle, Fetch::Once).unwrap();
         let first = block.entry_at(0).unwrap();
         assert!(handle.len <= 128 || first.next == block.entries_end(), "block {i}: {handle:?}");
     }
@@ -488,11 +517,11 @@ fn foreign_and_newer_files_are_named_as_such() {
 #[test]
 fn bloom_filters_have_no_false_negatives_and_few_false_positives() {
     let hashes: Vec<u64> = (0..100_000u64).map(|i| key_hash(&i.to_be_bytes())).collect();
-    let payload = BloomPolicy::default().build(&hashes);
-    let filter = filter::open(filter::FILTER_BLOOM, &payload, 0).unwrap().unwrap().unwrap();
-    assert!(hashes.iter().all(|&h| filter.may_contain(h)));
+    let payload = BloomPolicy::default().build(&hashes).into();
+    let filter = filter::open(filter::FILTER_BLOOM, payload, 0).unwrap().unwrap().unwrap();
+    assert!(hashes.iter().all(|&h| filter.may_contain(&Probe::new(h))));
     let misses = 100_000..200_000u64;
-    let wrong = misses.filter(|i| filter.may_contain(key_hash(&i.to_be_bytes()))).count();
+    let wrong = misses.filter(|i| filter.may_contain(&Probe::of(&i.to_be_bytes()))).count();
     assert!(wrong < 1_200, "{wrong} false positives in 100,000; 0.82 % are expected");
     let summary = filter.summary();
     assert_eq!((summary.keys, summary.probes, summary.bits), (100_000, 7, 1_000_000));
@@ -501,7 +530,9 @@ fn bloom_filters_have_no_false_negatives_and_few_false_positives() {
 #[test]
 fn bloom_payloads_with_senseless_lengths_are_refused() {
     let good = BloomPolicy::default().build(&[1, 2, 3]);
-    let open = |bytes: &[u8]| filter::open(filter::FILTER_BLOOM, bytes, 0).unwrap();
+    let open = |bytes: &[u8]| {
+        filter::open(filter::FILTER_BLOOM, bytes::Bytes::copy_from_slice(bytes), 0).unwrap()
+    };
     assert!(open(&good).is_ok());
     for len in 0..good.len() {
         assert!(open(&good[..len]).is_err(), "truncated to {len}");
@@ -515,7 +546,7 @@ fn bloom_payloads_with_senseless_lengths_are_refused() {
         bad[at] = byte;
         assert!(open(&bad).is_err(), "byte {at} = {byte}");
     }
-    assert!(filter::open(2, &good, 0).is_none());
+    assert!(filter::open(2, good.into(), 0).is_none());
 }
 
 #[test]
@@ -542,4 +573,233 @@ fn a_crash_while_building_leaves_an_error_or_the_whole_table() {
         }
     }
     assert!(whole > 0, "some builds survive");
+}
+
+#[test]
+fn lz4_lengths_that_make_no_sense_are_refused_before_memory_is_reserved() {
+    let text = [b'x'; 1000];
+    let packed = lz4_flex::block::compress(&text);
+    let stored = |len: u32, packed: &[u8]| [&len.to_be_bytes()[..], packed].concat();
+    assert_eq!(format::decompress(&stored(1000, &packed), 0).unwrap(), text);
+    let most = 255 * packed.len() as u32;
+    for len in [0, 999, 1001, most, most + 1, format::MAX_DATA_BYTES as u32 + 1, u32::MAX] {
+        let fault = format::decompress(&stored(len, &packed), 100).unwrap_err();
+        assert!(fault.offset >= 100 && fault.what == "data block", "{fault}");
+    }
+    for cut in 0..packed.len() {
+        format::decompress(&stored(1000, &packed[..cut]), 0).unwrap_err();
+    }
+    for len in 0..4 {
+        format::decompress(&[0; 4][..len], 0).unwrap_err();
+    }
+}
+
+#[test]
+fn compressed_tables_are_smaller_and_read_the_same() {
+    let mut model = Model::new();
+    for i in 0..2000u32 {
+        put(&mut model, format!("key{i:06}").as_bytes(), 1, Some(format!("{i:>80}").as_bytes()));
+    }
+    let plain = build(&model, &BuildOptions::default());
+    let lz4 = BuildOptions { compression: Compression::Lz4, ..BuildOptions::default() };
+    let packed = build(&model, &lz4);
+    assert_eq!(packed, build(&model, &lz4), "the same bytes twice");
+    assert!(packed.len() * 2 < plain.len(), "{} of {}", packed.len(), plain.len());
+    read_everything(packed.clone(), &model).unwrap();
+    let mut unknown = packed.clone();
+    let at = packed.len() - format::FOOTER_BYTES + 50;
+    unknown[at] = 2;
+    assert!(open(unknown).is_err());
+    let table = open(packed).unwrap();
+    assert_eq!(table.compression(), Compression::Lz4);
+    let claimed = table.properties();
+    assert_eq!(claimed.data_bytes, table.footer().data_end() - format::FILE_HEADER_BYTES as u64);
+}
+
+fn open_cached(bytes: Vec<u8>, number: u64, cache: &Arc<BlockCache>) -> (Arc<MemFile>, Arc<Table>) {
+    let file = MemFile::with(bytes);
+    let table = Table::open_with(file.clone(), number, Some(Arc::clone(cache))).unwrap();
+    (file, Arc::new(table))
+}
+
+#[test]
+fn a_read_from_memory_only_says_what_needs_the_disk_and_never_touches_it() {
+    let model = sample();
+    let cache = BlockCache::new(1 << 20);
+    let (file, table) = open_cached(build(&model, &small_options(64, 2)), 3, &cache);
+    let opened = file.operations();
+    let get = |key: &[u8], fetch| {
+        let got = table.get(key, SequenceNumber(5), &Probe::of(key), fetch);
+        got.map(|found| found.map(|(_, _, value)| value))
+    };
+    assert!(get(b"apple", Fetch::MemoryOnly).unwrap_err().needs_disk());
+    assert_eq!(get(b"no such key", Fetch::MemoryOnly).unwrap(), None, "the filter knows");
+    assert_eq!(file.operations(), opened);
+    assert_eq!(get(b"apple", Fetch::Once).unwrap().unwrap(), "red");
+    assert!(get(b"apple", Fetch::MemoryOnly).is_err(), "who reads once leaves nothing");
+    assert_eq!(get(b"apple", Fetch::Point).unwrap().unwrap(), "red");
+    assert_eq!(file.operations(), opened + 2);
+    for fetch in [Fetch::MemoryOnly, Fetch::Once, Fetch::Point, Fetch::Scan] {
+        assert_eq!(get(b"apple", fetch).unwrap().unwrap(), "red");
+    }
+    assert_eq!(file.operations(), opened + 2);
+
+    // An iterator that comes to a block which is not there has no position, and can be sought again.
+    let mut iter = table.iter_with(Fetch::MemoryOnly);
+    iter.seek(b"apple", u64::MAX).unwrap();
+    let mut steps = 0;
+    let error = loop {
+        assert_eq!(iter.key().0, b"apple");
+        steps += 1;
+        match iter.next() {
+            Ok(()) => {}
+            Err(error) => break error,
+        }
+    };
+    assert!(error.needs_disk() && !iter.valid() && steps < 3);
+    let mut scan = table.iter();
+    scan.seek_to_first().unwrap();
+    collect(&mut scan).unwrap();
+    let read = file.operations();
+    iter.seek_to_first().unwrap();
+    assert_eq!(collect(&mut iter).unwrap(), entries(&model), "a scan leaves its blocks");
+    iter.seek_to_last().unwrap();
+    assert_eq!(collect_back(&mut iter).unwrap().len(), model.len());
+    assert_eq!(file.operations(), read);
+    table.verify().unwrap();
+    let stats = cache.stats();
+    assert_eq!(stats.blocks, table.data_blocks() as u64);
+    assert_eq!(stats.charged, table.memory_bytes() as u64);
+    drop((iter, scan, table));
+    assert_eq!(cache.stats().charged, 0);
+    cache.forget(3);
+    let CacheStats { bytes, blocks, .. } = cache.stats();
+    assert_eq!((bytes, blocks), (0, 0));
+}
+
+#[test]
+fn damage_is_never_put_into_the_cache() {
+    let model = sample();
+    let cache = BlockCache::new(1 << 20);
+    let (file, table) = open_cached(build(&model, &small_options(64, 2)), 1, &cache);
+    let at = table.index.handle(0).offset as usize + 20;
+    file.bytes.lock().unwrap()[at] ^= 1;
+    for _ in 0..2 {
+        let error = table.get(b"apple", SequenceNumber(5), &Probe::of(b"apple"), Fetch::Point);
+        assert!(error.unwrap_err().is_corruption());
+    }
+    assert_eq!(cache.stats().blocks, 0);
+    file.bytes.lock().unwrap()[at] ^= 1;
+    assert!(table_get(&table, b"apple", 5).unwrap().is_some(), "the error was of that read only");
+}
+
+const DIR: &str = "/t";
+
+/// `count` tables of ten keys each in files of their own, not open.
+fn lazy_tables(
+    disk: &Arc<SimDisk>,
+    count: u64,
+    max_open: usize,
+) -> (Arc<TableCache>, Vec<LazyTable>) {
+    disk.create_dir_all(Path::new(DIR)).unwrap();
+    let cache = TableCache::new(disk.clone(), BlockCache::new(1 << 20), max_open);
+    let tables = (0..count)
+        .map(|number| {
+            let path = Path::new(DIR).join(format!("{number}.sst"));
+            let mut model = Model::new();
+            for i in 0..10 {
+                put(&mut model, format!("{number}-{i}").as_bytes(), 1, Some(&[number as u8; 9]));
+            }
+            let file = disk.open(&path, OpenMode::CreateNew).unwrap();
+            build_into(file, &model, &BuildOptions::default()).unwrap();
+            cache.table(number, path)
+        })
+        .collect();
+    (cache, tables)
+}
+
+fn open_lazy(table: &LazyTable) -> Result<Arc<Table>, TableError> {
+    table.open(|_| Ok(()))
+}
+
+#[test]
+fn many_tables_are_read_with_few_files_open() {
+    let disk = Arc::new(SimDisk::new(1));
+    let (cache, tables) = lazy_tables(&disk, 100, 8);
+    assert_eq!(cache.stats(), TableCacheStats { max_open: 8, ..TableCacheStats::default() });
+    let mut hot = open_lazy(&tables[7]).unwrap();
+    for round in 0..3 {
+        for (number, lazy) in tables.iter().enumerate() {
+            assert_eq!(lazy.if_open(|_| ()).is_some(), number == 7, "round {round}: {number}");
+            let table = open_lazy(lazy).unwrap();
+            let key = format!("{number}-3");
+            assert_eq!(table_get(&table, key.as_bytes(), 1).unwrap().unwrap().2[0], number as u8);
+            assert_eq!(lazy.if_open(Table::number), Some(number as u64));
+            assert!(cache.stats().open <= 8, "{:?}", cache.stats());
+            // One that is read all the time stays open.
+            drop(table);
+            hot = open_lazy(&tables[7]).unwrap();
+        }
+    }
+    drop(hot);
+    // Those in use are not closed, however many they are.
+    let held: Vec<_> = tables[..20].iter().map(|lazy| open_lazy(lazy).unwrap()).collect();
+    assert!(cache.stats().open >= 20);
+    for (number, table) in held.iter().enumerate() {
+        let key = format!("{number}-0");
+        assert!(table_get(table, key.as_bytes(), 1).unwrap().is_some());
+    }
+    drop(held);
+    open_lazy(&tables[50]).unwrap();
+    assert!(cache.stats().open <= 8, "{:?}", cache.stats());
+    let blocks = Arc::clone(cache.blocks());
+    drop((cache, tables));
+    assert_eq!(blocks.stats().charged, 0, "nothing is open");
+}
+
+#[test]
+fn a_table_that_cannot_be_opened_is_an_error_of_that_read_and_tried_again() {
+    let disk = Arc::new(SimDisk::new(1));
+    let (cache, tables) = lazy_tables(&disk, 2, 8);
+    let path = tables[0].path();
+    let good = disk.read_file(path).unwrap();
+    disk.remove(path).unwrap();
+    assert!(matches!(open_lazy(&tables[0]), Err(TableError::Io(_))));
+    let mut bad = good.clone();
+    *bad.last_mut().unwrap() ^= 1;
+    disk.write_file(path, &bad);
+    assert!(open_lazy(&tables[0]).unwrap_err().is_corruption());
+    disk.write_file(path, &good);
+    let refused = tables[0].open(|_| Err(TableError::NotInMemory));
+    assert!(refused.unwrap_err().needs_disk(), "what the check says");
+    assert_eq!(cache.stats().open, 0);
+    assert_eq!(cache.blocks().stats().charged, 0);
+    open_lazy(&tables[0]).unwrap();
+    // An open file is readable although its name is gone.
+    disk.remove(path).unwrap();
+    assert!(table_get(&open_lazy(&tables[0]).unwrap(), b"0-5", 1).unwrap().is_some());
+}
+
+#[test]
+fn threads_open_and_read_the_same_few_tables() {
+    let disk = Arc::new(SimDisk::new(1));
+    let (cache, tables) = lazy_tables(&disk, 12, 3);
+    std::thread::scope(|scope| {
+        for thread in 0..4u64 {
+            let tables = &tables;
+            scope.spawn(move || {
+                let mut x = thread + 1;
+                for _ in 0..400 {
+                    x = x.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+                    let number = (x >> 33) % 12;
+                    let table = open_lazy(&tables[number as usize]).unwrap();
+                    let key = format!("{number}-{}", (x >> 40) % 10);
+                    let found = table_get(&table, key.as_bytes(), 1).unwrap().unwrap();
+                    assert_eq!(found.2, [number as u8; 9]);
+                }
+            });
+        }
+    });
+    assert!(cache.stats().open <= 3 + 4, "{:?}", cache.stats());
+    assert_eq!(cache.stats().opened - cache.stats().closed, cache.stats().open);
 }

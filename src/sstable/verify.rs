@@ -1,13 +1,14 @@
 //! Checks every claim a table makes, and walks the blocks of one that is damaged.
 
 use super::block::{Block, Cursor};
+use super::cache::Fetch;
 use super::error::{Fault, TableError};
+use super::filter::Probe;
 use super::format::{
     BLOCK_HEADER_BYTES, BlockHandle, BlockHeader, BlockType, FILE_HEADER_BYTES, FOOTER_BYTES,
     Properties, check_block,
 };
 use super::table::{Table, unknown_kind};
-use crate::base::hash::key_hash;
 use crate::base::internal_key::{self, ValueKind};
 use crate::env::File;
 use bytes::Bytes;
@@ -35,14 +36,18 @@ pub(super) fn verify(table: &Table) -> Result<(), TableError> {
     let mut expected_offset = FILE_HEADER_BYTES as u64;
     let mut separator: Option<(Vec<u8>, u64)> = None;
     for i in 0..table.data_blocks() {
-        let (key, trailer, handle) = table.index_entry(i)?;
+        let (key, trailer, handle) = table.index_entry(i);
         let in_file = |fault: Fault| fault.in_file(table.file().path());
         if handle.offset != expected_offset {
             let (expected, found) = (expected_offset.to_string(), handle.offset.to_string());
-            return Err(in_file(table.index.fault(0, &format!("block {i} at {expected}"), found)));
+            return Err(in_file(table.index.block().fault(
+                0,
+                &format!("block {i} at {expected}"),
+                found,
+            )));
         }
         expected_offset = handle.end().expect("checked by index_entry");
-        let block = table.fetch_data_block(handle)?;
+        let block = table.fetch_data_block(handle, Fetch::Once)?;
         verify_block(table, block, separator.as_ref(), &mut seen).map_err(in_file)?;
         seen.properties.data_bytes += handle.len + BLOCK_HEADER_BYTES as u64;
         if let Some((last, last_trailer)) = &seen.last
@@ -50,7 +55,7 @@ pub(super) fn verify(table: &Table) -> Result<(), TableError> {
         {
             let found = format!("{} @ {trailer:#x}", key.escape_ascii());
             let expected = format!("separator {i} at or after the last key of its block");
-            return Err(in_file(table.index.fault(0, &expected, found)));
+            return Err(in_file(table.index.block().fault(0, &expected, found)));
         }
         separator = Some((key.to_vec(), trailer));
     }
@@ -95,7 +100,7 @@ fn verify_block(
                 return Err(fault("the whole common prefix to be shared"));
             }
         }
-        if !table.may_contain(key_hash(key)) {
+        if !table.may_contain(&Probe::of(key)) {
             return Err(fault("a key that the filter knows"));
         }
         let Some((seq, kind)) = internal_key::unpack_trailer(trailer) else {
@@ -149,7 +154,7 @@ fn verify_totals(table: &Table, seen: Seen, data_end: u64) -> Result<(), TableEr
     let in_file = |fault: Fault| fault.in_file(table.file().path());
     if data_end != table.footer().data_end() {
         let expected = format!("data blocks up to {}", table.footer().data_end());
-        return Err(in_file(table.index.fault(0, &expected, format!("up to {data_end}"))));
+        return Err(in_file(table.index.block().fault(0, &expected, format!("up to {data_end}"))));
     }
     let mut found = seen.properties;
     found.data_blocks = table.data_blocks() as u64;

@@ -9,7 +9,6 @@
 //! checksums put right ([`with_good_sums`]), as if somebody had forged them.
 
 use beachdb::base::batch::{BatchRef, Op, WriteBatch};
-use beachdb::base::hash::key_hash;
 use beachdb::base::{Membership, NodeId, ReplicaId, SequenceNumber, checksum};
 use beachdb::engine::edit::{State, VersionEdit};
 use beachdb::engine::manifest;
@@ -26,7 +25,7 @@ use beachdb::proto::{REPLY_BIT, Request, Response, classify, inline};
 use beachdb::raft::{LogStore, LogView};
 use beachdb::raft_log::RaftLog;
 use beachdb::sstable::format::{BLOCK_HEADER_BYTES, FILE_HEADER_BYTES, FOOTER_BYTES, Properties};
-use beachdb::sstable::{Table, filter, verify};
+use beachdb::sstable::{Fetch, Probe, Table, filter, format, verify};
 use beachdb::wal::segment::{SegmentReader, scan};
 use beachdb::wal::{self, LogKind, RECORD_HEADER_BYTES, SEGMENT_HEADER_BYTES};
 use bytes::Bytes;
@@ -451,7 +450,7 @@ fn one_table(data: &[u8]) {
     assert!(!verified || step.is_ok(), "what verifies is readable");
     for (key, trailer, value) in &keys {
         let seq = SequenceNumber(trailer >> 8);
-        let got = table.get(key, seq, key_hash(key));
+        let got = table.get(key, seq, &Probe::of(key), Fetch::Point);
         let sought = iter.seek(key, *trailer);
         if verified {
             let (_, _, found) = got.expect("readable").expect("a key of the table is found");
@@ -500,13 +499,20 @@ pub fn sstable_parts(data: &[u8]) {
         assert_eq!(out, data, "one spelling of {properties:?}");
     }
     for id in 0..3 {
-        if let Some(Ok(Some(filter))) = filter::open(id, data, 100) {
+        if let Some(Ok(Some(filter))) = filter::open(id, bytes::Bytes::copy_from_slice(data), 100) {
             let summary = filter.summary();
             assert!(summary.bits_set <= summary.bits);
             for hash in [0, 1, u64::MAX, data.len() as u64] {
-                std::hint::black_box(filter.may_contain(hash));
+                std::hint::black_box(filter.may_contain(&Probe::new(hash)));
             }
         }
+    }
+}
+
+/// `sstable`: what a compressed block holds. Never more memory than the bytes can stand for.
+pub fn sstable_lz4(data: &[u8]) {
+    if let Ok(payload) = format::decompress(data, 100) {
+        assert!(payload.len() <= 255 * data.len());
     }
 }
 

@@ -14,7 +14,11 @@ fn here(path: &str) -> PathBuf {
 }
 
 fn vector() -> Vec<u8> {
-    let text = std::fs::read_to_string(here("../proto-spec/vectors/sstable_table.json")).unwrap();
+    vector_in("sstable_table.json")
+}
+
+fn vector_in(name: &str) -> Vec<u8> {
+    let text = std::fs::read_to_string(here("../proto-spec/vectors").join(name)).unwrap();
     let vector: Value = serde_json::from_str(&text).unwrap();
     let rows = vector["file_hex"].as_array().unwrap().iter();
     let hex: String = rows.map(|row| row.as_str().unwrap()).collect();
@@ -75,6 +79,8 @@ fn a_valid_table_is_shown() {
         ("valid_entries.txt", &["--entries"]),
         ("valid.json", &["--json"]),
         ("valid_entries.json", &["--json", "--entries"]),
+        ("valid_properties.txt", &["--properties"]),
+        ("valid_properties.json", &["--json", "--properties"]),
     ] {
         let output = dump(&vector(), args);
         assert!(output.status.success());
@@ -84,6 +90,23 @@ fn a_valid_table_is_shown() {
                 serde_json::from_str::<Value>(line).unwrap();
             }
         }
+    }
+}
+
+#[test]
+fn a_compressed_table_is_shown() {
+    let content = vector_in("sstable_table_lz4.json");
+    for (name, args) in
+        [("lz4_entries.txt", &["--entries"][..]), ("lz4_properties.txt", &["--properties"])]
+    {
+        let output = dump(&content, args);
+        assert!(output.status.success());
+        golden(name, &transcript(&output));
+    }
+    for at in (0..content.len()).step_by(11) {
+        let mut bad = content.clone();
+        bad[at] ^= 0x04;
+        assert_eq!(dump(&bad, &[]).status.code(), Some(1), "byte {at}");
     }
 }
 

@@ -24,17 +24,21 @@ const VALUE_SHOWN_BYTES: usize = 64;
 Examples:
   sst_dump beachd-data/engine/0000000000000001.sst
   sst_dump --entries beachd-data/engine/*.sst
+  sst_dump --properties 0000000000000001.sst
   sst_dump --json --entries 0000000000000001.sst | jq -c 'select(.type == \"entry\")'
 
 JSON, one document a line: one of \"type\":\"table\" for each file (file, bytes, format_version, compression, filter,
 properties, index, blocks, valid, faults, error), followed with --entries by one of \"type\":\"entry\" for each entry
-(file, block, key, seq, kind, value). Keys and values are text in which other bytes than printable ASCII are \\xNN.
+(file, block, key, seq, kind, value). With --properties \"derived\" stands in the place of index. Keys and values are text in which other bytes than printable ASCII are \\xNN.
 
 Exit code: 0 when every file is a valid table, 1 when one is not, 2 on wrong usage.")]
 struct Args {
     /// Show every entry: user key, sequence number, kind, value.
     #[arg(long)]
     entries: bool,
+    /// Show what the properties add up to instead of the list of blocks: averages, shares, memory of the open table.
+    #[arg(long)]
+    properties: bool,
     /// One JSON document a line instead of text.
     #[arg(long)]
     json: bool,
@@ -148,12 +152,12 @@ impl<'a> Dump<'a> {
 
     fn print(&self, args: &Args, out: &mut dyn Write) -> io::Result<bool> {
         if args.json {
-            writeln!(out, "{}", self.json())?;
+            writeln!(out, "{}", self.json(args.properties))?;
             if args.entries {
                 self.json_entries(out)?;
             }
         } else {
-            self.text(args.entries, out)?;
+            self.text(args, out)?;
         }
         out.flush()?;
         for error in &self.errors {
@@ -165,11 +169,16 @@ impl<'a> Dump<'a> {
         Ok(self.errors.is_empty())
     }
 
-    fn text(&self, entries: bool, out: &mut dyn Write) -> io::Result<()> {
+    fn text(&self, args: &Args, out: &mut dyn Write) -> io::Result<()> {
         writeln!(out, "table {}", self.path.display())?;
         if let Some(table) = &self.table {
             text_summary(table, out)?;
-            self.text_blocks(table, entries, out)?;
+            if args.properties {
+                text_derived(&Derived::of(table), out)?;
+            }
+            if args.entries || !args.properties {
+                self.text_blocks(table, args.entries, out)?;
+            }
         }
         if !self.found.is_empty() {
             writeln!(out, "  intact blocks from the front")?;
@@ -194,17 +203,15 @@ impl<'a> Dump<'a> {
     fn text_blocks(&self, table: &Table, entries: bool, out: &mut dyn Write) -> io::Result<()> {
         writeln!(out, "  data blocks")?;
         for (i, intact) in self.intact.iter().enumerate() {
-            match table.index_entry(i) {
-                Ok((key, trailer, handle)) => writeln!(
-                    out,
-                    "    #{i:<4} @ {:<10} {:>8} bytes  keys {}{}",
-                    handle.offset,
-                    handle.len,
-                    separator(key, trailer),
-                    if *intact { "" } else { "  DAMAGED" },
-                )?,
-                Err(_) => writeln!(out, "    #{i:<4} DAMAGED index entry")?,
-            }
+            let (key, trailer, handle) = table.index_entry(i);
+            writeln!(
+                out,
+                "    #{i:<4} @ {:<10} {:>8} bytes  keys {}{}",
+                handle.offset,
+                handle.len,
+                separator(key, trailer),
+                if *intact { "" } else { "  DAMAGED" },
+            )?;
             if entries && *intact {
                 let mut written = Ok(());
                 let shown = table.for_each_in_block(i, &mut |key, trailer, value| {
@@ -219,7 +226,7 @@ impl<'a> Dump<'a> {
         Ok(())
     }
 
-    fn json(&self) -> Value {
+    fn json(&self, derived: bool) -> Value {
         let faults: Vec<Value> = self
             .errors
             .iter()
@@ -249,24 +256,25 @@ impl<'a> Dump<'a> {
         }
         if let Some(table) = &self.table {
             doc["format_version"] = beachdb::sstable::format::FORMAT_VERSION.into();
-            doc["compression"] = "none".into();
+            doc["compression"] = table.compression().name().into();
             doc["filter"] = json_filter(table);
             doc["properties"] = json_properties(table);
-            doc["index"] = self.json_index(table);
+            if derived {
+                doc["derived"] = Derived::of(table).json();
+            } else {
+                doc["index"] = self.json_index(table);
+            }
         }
         doc
     }
 
     fn json_index(&self, table: &Table) -> Value {
         let blocks = self.intact.iter().enumerate().map(|(i, intact)| {
-            let mut block = json!({ "block": i, "intact": intact });
-            if let Ok((key, trailer, handle)) = table.index_entry(i) {
-                block["offset"] = handle.offset.into();
-                block["bytes"] = handle.len.into();
-                block["separator"] = text(key).into();
-                block["separator_trailer"] = hex(trailer).into();
-            }
-            block
+            let (key, trailer, handle) = table.index_entry(i);
+            json!({
+                "block": i, "intact": intact, "offset": handle.offset, "bytes": handle.len,
+                "separator": text(key), "separator_trailer": hex(trailer),
+            })
         });
         blocks.collect()
     }
@@ -340,8 +348,9 @@ fn text_summary(table: &Table, out: &mut dyn Write) -> io::Result<()> {
     writeln!(out, "  length       {} bytes", table.bytes())?;
     writeln!(
         out,
-        "  format       version {}, compression none, filter {}",
+        "  format       version {}, compression {}, filter {}",
         beachdb::sstable::format::FORMAT_VERSION,
+        table.compression(),
         filter::name(footer.filter_id)
     )?;
     writeln!(
@@ -376,6 +385,92 @@ fn text_summary(table: &Table, out: &mut dyn Write) -> io::Result<()> {
     }
     writeln!(out, "  index        @ {} {} bytes", footer.index.offset, footer.index.len)?;
     writeln!(out, "  properties   @ {} {} bytes", footer.properties.offset, footer.properties.len)
+}
+
+/// What the properties add up to.
+struct Derived {
+    key_bytes_average: f64,
+    value_bytes_average: f64,
+    versions_per_key: f64,
+    delete_percent: f64,
+    entries_per_block: f64,
+    /// Bytes of blocks of each 100 bytes of keys, trailers, and values.
+    data_percent: f64,
+    overhead_percent: f64,
+    filter_bits_per_key: f64,
+    index_bytes_per_block: f64,
+    memory_bytes: usize,
+}
+
+impl Derived {
+    fn of(table: &Table) -> Self {
+        let (p, footer) = (table.properties(), table.footer());
+        let ratio = |a: u64, b: u64| a as f64 / b.max(1) as f64;
+        let raw = p.raw_key_bytes + p.raw_value_bytes + 8 * p.entries;
+        Self {
+            key_bytes_average: ratio(p.raw_key_bytes, p.entries),
+            value_bytes_average: ratio(p.raw_value_bytes, p.puts),
+            versions_per_key: ratio(p.entries, p.user_keys),
+            delete_percent: 100.0 * ratio(p.deletes, p.entries),
+            entries_per_block: ratio(p.entries, p.data_blocks),
+            data_percent: 100.0 * ratio(p.data_bytes, raw),
+            overhead_percent: 100.0 * ratio(table.bytes() - p.data_bytes, table.bytes()),
+            filter_bits_per_key: ratio(8 * footer.filter.len, p.user_keys),
+            index_bytes_per_block: ratio(footer.index.len, p.data_blocks),
+            memory_bytes: table.memory_bytes(),
+        }
+    }
+
+    fn json(&self) -> Value {
+        let round = |x: f64| (x * 100.0).round() / 100.0;
+        json!({
+            "key_bytes_average": round(self.key_bytes_average),
+            "value_bytes_average": round(self.value_bytes_average),
+            "versions_per_key": round(self.versions_per_key),
+            "delete_percent": round(self.delete_percent),
+            "entries_per_block": round(self.entries_per_block),
+            "data_percent_of_raw": round(self.data_percent),
+            "overhead_percent_of_file": round(self.overhead_percent),
+            "filter_bits_per_key": round(self.filter_bits_per_key),
+            "index_bytes_per_block": round(self.index_bytes_per_block),
+            "memory_bytes_when_open": self.memory_bytes,
+        })
+    }
+}
+
+fn text_derived(d: &Derived, out: &mut dyn Write) -> io::Result<()> {
+    let lines = [
+        (
+            "average",
+            format!(
+                "{:.1} key bytes, {:.1} value bytes",
+                d.key_bytes_average, d.value_bytes_average
+            ),
+        ),
+        (
+            "versions",
+            format!("{:.2} a key, {:.1} % of them deletes", d.versions_per_key, d.delete_percent),
+        ),
+        (
+            "blocks",
+            format!(
+                "{:.1} entries each; {:.1} bytes for each 100 of keys, trailers, and values",
+                d.entries_per_block, d.data_percent
+            ),
+        ),
+        (
+            "beside data",
+            format!(
+                "{:.1} % of the file; filter {:.1} bits a key, index {:.1} bytes a block",
+                d.overhead_percent, d.filter_bits_per_key, d.index_bytes_per_block
+            ),
+        ),
+        ("in memory", format!("{} bytes while it is open", d.memory_bytes)),
+    ];
+    for (name, text) in lines {
+        writeln!(out, "  {name:<12} {text}")?;
+    }
+    Ok(())
 }
 
 fn json_filter(table: &Table) -> Value {
