@@ -491,8 +491,11 @@ fn with_good_table_sums(data: &[u8]) -> Vec<u8> {
     out
 }
 
-/// `sstable`: properties and filters, whose checksums cost the fuzzer effort above.
+/// `sstable`: properties, filters, and compressed blocks, whose checksums cost the fuzzer effort above.
 pub fn sstable_parts(data: &[u8]) {
+    if let Ok(payload) = format::decompress(data, 100) {
+        assert!(payload.len() <= 255 * data.len(), "no more than the bytes can stand for");
+    }
     if let Ok(properties) = Properties::decode(data, 100) {
         let mut out = Vec::new();
         properties.encode(&mut out);
@@ -506,13 +509,6 @@ pub fn sstable_parts(data: &[u8]) {
                 std::hint::black_box(filter.may_contain(&Probe::new(hash)));
             }
         }
-    }
-}
-
-/// `sstable`: what a compressed block holds. Never more memory than the bytes can stand for.
-pub fn sstable_lz4(data: &[u8]) {
-    if let Ok(payload) = format::decompress(data, 100) {
-        assert!(payload.len() <= 255 * data.len());
     }
 }
 

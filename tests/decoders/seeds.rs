@@ -261,7 +261,8 @@ fn manifests() -> Vec<Vec<u8>> {
 fn table(entries: u64, block_bytes: usize, filter: Arc<dyn FilterPolicy>) -> Vec<u8> {
     let disk = SimDisk::new(1);
     let file = disk.open(Path::new("/1.sst"), OpenMode::CreateNew).unwrap();
-    let options = BuildOptions { block_bytes, restart_interval: 3, filter };
+    let options =
+        BuildOptions { block_bytes, restart_interval: 3, filter, ..BuildOptions::default() };
     let mut builder = TableBuilder::new(file, options);
     for i in 0..entries {
         let key = format!("key{:03}", i / 3);
@@ -283,7 +284,13 @@ fn tables() -> Vec<Vec<u8>> {
         table(1, 64, Arc::new(NoFilter)),
         table(20, 64, Arc::clone(&bloom)),
         table(60, 200, bloom),
+        lz4_table(),
     ]
+}
+
+fn lz4_table() -> Vec<u8> {
+    let rows = &vectors("sstable_table_lz4.json")["file_hex"];
+    rows.as_array().unwrap().iter().flat_map(|row| unhex(row.as_str().unwrap())).collect()
 }
 
 fn table_parts() -> Vec<Vec<u8>> {
@@ -292,5 +299,9 @@ fn table_parts() -> Vec<Vec<u8>> {
     let mut out: Vec<_> = payloads.map(|f| unhex(f["payload_hex"].as_str().unwrap())).collect();
     // The properties of the worked example (proto-spec/sstable.md).
     out.push(tables()[0][0x12e..0x281].to_vec());
+    // The payload of the first data block of the compressed one, which is 12 bytes behind its header at 16.
+    let table = lz4_table();
+    let len = u32::from_be_bytes(table[24..28].try_into().unwrap()) as usize;
+    out.push(table[28..28 + len].to_vec());
     out
 }
