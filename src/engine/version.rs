@@ -15,7 +15,7 @@
 //!   of level 0 the one with the higher number has the newer ones. So the first table that knows a key, asked from the
 //!   top, has its newest version.
 //! - Below level 0 all versions of a key are in one table of the level: at most one table of it is asked for a key, and a
-//!   scan reads the level's tables one after the other ([`LevelIter`]).
+//!   scan reads the level's tables one after the other (`LevelIter`).
 //! - A table that moved to another level is another [`LiveTable`] of the same file; `hold` counts both.
 
 use super::edit::{MAX_LEVELS, State, TableMeta};

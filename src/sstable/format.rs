@@ -205,7 +205,7 @@ pub(super) fn compress_block(out: &mut Vec<u8>, start: usize, scratch: &mut Vec<
     COMPRESSION_LZ4
 }
 
-/// The payload that [`compress_block`] made `stored` of, from the block at `offset`. Allocates no more than
+/// The payload that `compress_block` made `stored` of, from the block at `offset`. Allocates no more than
 /// [`MAX_DATA_BYTES`], and no more than so many bytes can become.
 pub fn decompress(stored: &[u8], offset: u64) -> Result<Vec<u8>, Fault> {
     let what = BlockType::Data.name();
