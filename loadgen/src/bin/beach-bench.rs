@@ -1,7 +1,9 @@
 //! `beach-bench`: the engine embedded, and what this machine can do at all (`probe`, `ideal`). See `--help`; the
 //! parts are in `lib.rs`.
 
-use beach_loadgen::embedded::{self, BenchOptions, BenchWorkload};
+use beach_loadgen::embedded::{
+    self, Beachdb, BenchOptions, BenchResult, BenchWorkload, Compression, EngineOptions, Leave,
+};
 use beach_loadgen::ideal::{self, IdealOptions, SyncMode};
 use beach_loadgen::probe::{self, ProbeOptions};
 use beach_loadgen::report::{write_json, write_text};
@@ -18,11 +20,15 @@ const EXAMPLES: &str = "\
 Workloads:
   fillseq fillrandom fillsync fillbatchsync   from an empty directory: put each key once; fillsync a hundredth of
                                               them, each synced; fillbatchsync 100 to a batch and a sync
-  overwrite readrandom readmissing readseq seekrandom deleterandom
-                                              on what the workload before left, else on a filled and flushed database
+  overwrite readrandom readmissing readseq seekrandom deleterandom reopen
+                                              on what the workload before left, else on a filled and settled database
+  filteronly                                  the bloom filter alone: what readmissing cannot go below
+Behind every workload that writes the engine is settled: not in ops/s, but in cpu, amplification, and sizes.
+Other engines (rocksdb, fjall, redb) and rounds that alternate: bash scripts/compare-engines.sh
 
 Examples:
   beach-bench --workload fillrandom,readrandom,readseq --num 1000000 --json bench.json
+  beach-bench --workload fillrandom,overwrite,readrandom --num 10000000 --reads 1000000 --cache 64MiB
   beach-bench probe --dir /var/tmp --json probe.json
   beach-bench ideal --listen 127.0.0.1:7499 --sync inline --dir /var/tmp
       then, in another terminal: beach-loadgen --endpoints 127.0.0.1:7499 --workload put --clients 64
@@ -37,7 +43,7 @@ Examples:
     args_conflicts_with_subcommands = true
 )]
 struct Args {
-    /// The engine; others are in a build of their own (a later issue)
+    /// The engine; others are in a build of their own: beach-bench-peers
     #[arg(long, value_parser = ["beachdb"], default_value = "beachdb")]
     engine: String,
     /// What to run, in order
@@ -54,6 +60,9 @@ struct Args {
     /// Operations of the read workloads [default: --num]
     #[arg(long)]
     reads: Option<u64>,
+    /// Operations of overwrite and deleterandom [default: --num]
+    #[arg(long)]
+    writes: Option<u64>,
     /// Bytes in a key
     #[arg(long, default_value_t = 16)]
     key_size: usize,
@@ -63,10 +72,22 @@ struct Args {
     /// Seed of the orders
     #[arg(long, default_value_t = 1)]
     seed: u64,
-    /// Compression of tables; there is none yet
-    #[arg(long, value_parser = ["none"], default_value = "none")]
-    compression: String,
-    /// Where the database is made: empty or missing, and removed at the end
+    /// Memory of a memtable at which it is flushed
+    #[arg(long, default_value = "64MiB", value_parser = parse_bytes)]
+    memtable: u64,
+    /// Memory for blocks of tables
+    #[arg(long, default_value = "256MiB", value_parser = parse_bytes)]
+    cache: u64,
+    /// Compression of tables
+    #[arg(long, value_enum, default_value = "none")]
+    compression: Compression,
+    /// Keep the database at the end
+    #[arg(long)]
+    keep: bool,
+    /// Go on with a database that --keep left, with the same --num and sizes
+    #[arg(long)]
+    existing: bool,
+    /// Where the database is made: empty or missing, and removed at the end unless --keep
     #[arg(long, default_value = "beach-bench-data")]
     dir: PathBuf,
     /// Write one JSON object for each workload; - is stdout
@@ -139,17 +160,27 @@ fn run_embedded(args: Args) -> Result<(), String> {
         workloads: args.workload,
         num: args.num,
         reads: args.reads,
+        writes: args.writes,
         key_size: args.key_size,
         value_size: args.value_size,
         dir: args.dir,
         seed: args.seed,
+        engine: EngineOptions {
+            memtable_bytes: usize::try_from(args.memtable).map_err(|e| e.to_string())?,
+            cache_bytes: args.cache,
+            compression: args.compression,
+            ..EngineOptions::default()
+        },
+        existing: args.existing,
+        settle: true,
+        leave: if args.keep { Leave::Closed } else { Leave::Nothing },
     };
     let to_stdout = args.json.as_deref() == Some(Path::new("-"));
     let mut lines = String::new();
     if !to_stdout {
-        println!("{}", embedded::BenchResult::text_header());
+        println!("{}", BenchResult::text_header());
     }
-    embedded::run(&options, |result| {
+    embedded::run::<Beachdb>(&options, |result| {
         if to_stdout {
             println!("{}", result.to_json());
         } else {
