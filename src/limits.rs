@@ -11,6 +11,11 @@ pub const MAX_VALUE_BYTES: usize = 8 << 20;
 pub const MAX_BATCH_OPS: usize = 100_000;
 /// Largest encoded batch. A larger one is refused with `BATCH_TOO_LARGE`; nothing is applied.
 pub const MAX_BATCH_BYTES: usize = 12 << 20;
+/// Most conditions of one batch; what they ask for is read when it is applied. More are refused with `BATCH_TOO_LARGE`.
+pub const MAX_BATCH_CONDITIONS: usize = 256;
+/// Keys that are looked up on the disk in one job for the conditions of entries behind the one that apply waits at; those
+/// of that entry all are.
+pub const MAX_CONDITION_LOOKUPS: usize = 1_024;
 /// Writes of one session whose outcomes its client may want at once: it waits when its window is full. A sequence this
 /// far above *acked below* is refused with `SESSION_WINDOW_FULL`, and a session keeps at most this many outcomes.
 pub const MAX_SESSION_WINDOW: u16 = 256;
@@ -193,6 +198,7 @@ pub const DEFAULT_DEADLINE_MS: u64 = 10_000;
 /// Longest deadline a request may name; a longer one is cut to it.
 pub const MAX_DEADLINE_MS: u64 = 300_000;
 
+const _: () = assert!(MAX_BATCH_CONDITIONS <= u16::MAX as usize);
 const _: () = assert!(MAX_FRAME_BYTES < 1 << 24);
 const _: () = assert!(MAX_KEY_BYTES + MAX_VALUE_BYTES + 1024 <= MAX_BATCH_BYTES);
 const _: () = assert!(MAX_BATCH_BYTES + 1024 <= MAX_FRAME_BYTES);

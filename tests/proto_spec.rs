@@ -10,6 +10,7 @@
 mod peer;
 
 use beachdb::base::batch::{BatchRef, WriteBatch};
+use beachdb::base::conditions::Expect;
 use beachdb::base::{LogIndex, Member, MemberRole, Membership, NodeId, ReplicaId, SequenceNumber};
 use beachdb::proto::explain::{batch_json, explain, explain_batch, frame_json};
 use beachdb::proto::frame::{CrcPolicy, Decoded, FLAG_NO_CRC, decode};
@@ -84,6 +85,14 @@ fn write_batch() -> WriteBatch {
 fn session_batch() -> WriteBatch {
     let mut batch = put_batch();
     batch.set_client(7, 9, 6);
+    batch
+}
+
+fn conditional_batch() -> WriteBatch {
+    let mut batch = WriteBatch::new();
+    batch.require(b"k", Expect::Seq(SequenceNumber(300))).unwrap();
+    batch.require(b"lock", Expect::Absent).unwrap();
+    batch.put(b"k", b"2").unwrap();
     batch
 }
 
@@ -305,6 +314,7 @@ fn every_worked_batch_in_the_page_is_what_the_codec_says() {
         ("three-operations", write_batch().into_bytes()),
         ("no-op", WriteBatch::no_op().into_bytes()),
         ("session", session_batch().into_bytes()),
+        ("conditions", conditional_batch().into_bytes()),
         ("register", WriteBatch::register().into_bytes()),
         ("membership", membership().to_entry().to_vec()),
     ];

@@ -6,12 +6,13 @@
 //! ```text
 //! OFFSET SIZE DESCRIPTION (integers big-endian)
 //! 0      1    format version, 1
-//! 1      1    flags, 0
+//! 1      1    flags: bit 0 = conditions, others 0
 //! 2      2    session window: client sequence - acked below; 0 without a client id
 //! 4      4    number of operations
 //! 8      8    client id, 0 = none
 //! 16     8    client sequence, 0 without a client id, else from 1
-//! 24     …    operations: kind (1) | varint key length | key | for Put: varint value length | value
+//! 24     …    with conditions: their number (2), and them (`conditions` draws them)
+//!        …    operations: kind (1) | varint key length | key | for Put: varint value length | value
 //! ```
 //!
 //! A session's write says which of its outcomes the client still waits for: those from *acked below* on, which is the
@@ -21,14 +22,15 @@
 //! - Encoding is deterministic: equal batches have equal bytes, and there is one spelling of each ([`BatchRef::parse`]
 //!   refuses the others).
 //! - A parsed [`BatchRef`] is fully validated; iterating it cannot fail.
-//! - An internal operation is alone in its batch, and the batch has no client: a write cannot carry a change of the
+//! - An internal operation is alone in its batch, and the batch has no client and no conditions: a write cannot carry a change of the
 //!   membership past raft.
 //! - It carries no checksum of its own: the frame or log record around it does.
 
+use super::conditions::{self, Conditions, Expect};
 use super::varint;
 use crate::limits::{
-    MAX_BATCH_BYTES, MAX_BATCH_OPS, MAX_KEY_BYTES, MAX_MEMBERSHIP_BYTES, MAX_SESSION_WINDOW,
-    MAX_VALUE_BYTES,
+    MAX_BATCH_BYTES, MAX_BATCH_CONDITIONS, MAX_BATCH_OPS, MAX_KEY_BYTES, MAX_MEMBERSHIP_BYTES,
+    MAX_SESSION_WINDOW, MAX_VALUE_BYTES,
 };
 use byteorder::{BigEndian, ByteOrder};
 
@@ -36,6 +38,8 @@ use byteorder::{BigEndian, ByteOrder};
 pub const BATCH_HEADER_BYTES: usize = 24;
 /// The format version this code writes and reads.
 pub const BATCH_VERSION: u8 = 1;
+/// The header's flag of a batch with conditions.
+pub const FLAG_CONDITIONS: u8 = 0x01;
 /// Keys with this prefix hold replicated internal state (sessions, membership); user requests cannot name them.
 pub const RESERVED_KEY_PREFIX: &[u8] = b"\x00beach\x00";
 /// The first key after all of those.
@@ -103,8 +107,10 @@ pub enum BatchError {
         /// The session window.
         window: u16,
     },
-    /// An internal operation with another one, or of a client.
-    #[error("operation kind {kind:#04x} is internal, alone in its batch, and of no client")]
+    /// An internal operation with another one, of a client, or with conditions.
+    #[error(
+        "operation kind {kind:#04x} is internal, alone in its batch, of no client, and unconditional"
+    )]
     NotAlone {
         /// The kind byte.
         kind: u8,
@@ -122,6 +128,28 @@ pub enum BatchError {
         kind: u8,
         /// Where it is.
         offset: usize,
+    },
+    /// A condition kind this version does not know.
+    #[error("unknown condition kind {kind:#04x} at byte {offset}")]
+    UnknownCondition {
+        /// The kind byte.
+        kind: u8,
+        /// Where it is.
+        offset: usize,
+    },
+    /// A condition on a sequence number that no key can have.
+    #[error(
+        "a condition on sequence number {seq}: 1 to 2^56 - 1 are meant (a key without a value is absent)"
+    )]
+    ConditionSeq {
+        /// The sequence number.
+        seq: u64,
+    },
+    /// More than [`MAX_BATCH_CONDITIONS`] conditions, or none where the header promises some.
+    #[error("{count} conditions, the limit is {MAX_BATCH_CONDITIONS}, and none have no flag")]
+    ConditionCount {
+        /// How many.
+        count: usize,
     },
     /// A length that is not a canonical varint.
     #[error("bad length at byte {offset}")]
@@ -203,6 +231,9 @@ pub enum Op<'a> {
 pub struct WriteBatch {
     bytes: Vec<u8>,
     ops: u32,
+    /// Where the operations begin.
+    ops_at: usize,
+    conditions: u16,
 }
 
 impl Default for WriteBatch {
@@ -217,7 +248,7 @@ impl WriteBatch {
     pub fn new() -> Self {
         let mut bytes = vec![0; BATCH_HEADER_BYTES];
         bytes[0] = BATCH_VERSION;
-        Self { bytes, ops: 0 }
+        Self { bytes, ops: 0, ops_at: BATCH_HEADER_BYTES, conditions: 0 }
     }
 
     /// The batch of a new leader's no-op entry.
@@ -297,6 +328,34 @@ impl WriteBatch {
         Ok(())
     }
 
+    /// Adds a condition: the batch is applied only if `expect` is true of `key` when its turn comes, and all the others
+    /// are of theirs. A batch of conditions alone is a check. On an error the batch is unchanged.
+    pub fn require(&mut self, key: &[u8], expect: Expect) -> Result<(), BatchError> {
+        conditions::check_count(usize::from(self.conditions) + 1)?;
+        let encoded = conditions::encode(key, expect)?;
+        let bytes = self.bytes.len() + encoded.len() + 2;
+        if bytes > MAX_BATCH_BYTES {
+            return Err(BatchError::TooLarge { ops: self.ops.into(), bytes: bytes as u64 });
+        }
+        if self.conditions == 0 {
+            self.bytes[1] |= FLAG_CONDITIONS;
+            self.bytes.splice(self.ops_at..self.ops_at, [0, 0]);
+            self.ops_at += 2;
+        }
+        self.ops_at += encoded.len();
+        let at = self.ops_at - encoded.len();
+        self.bytes.splice(at..at, encoded);
+        self.conditions += 1;
+        BigEndian::write_u16(&mut self.bytes[BATCH_HEADER_BYTES..], self.conditions);
+        Ok(())
+    }
+
+    /// Conditions so far.
+    #[must_use]
+    pub fn conditions(&self) -> usize {
+        self.conditions.into()
+    }
+
     /// Operations so far.
     #[must_use]
     pub const fn len(&self) -> usize {
@@ -321,9 +380,11 @@ impl WriteBatch {
         self.bytes
     }
 
-    /// Removes all operations and keeps the memory and the client.
+    /// Removes all operations and conditions, and keeps the memory and the client.
     pub fn clear(&mut self) {
         self.bytes.truncate(BATCH_HEADER_BYTES);
+        self.bytes[1] = 0;
+        (self.ops_at, self.conditions) = (BATCH_HEADER_BYTES, 0);
         self.set_ops(0);
     }
 
@@ -345,6 +406,8 @@ impl WriteBatch {
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct BatchRef<'a> {
     bytes: &'a [u8],
+    /// Where the operations begin.
+    ops_at: usize,
 }
 
 impl<'a> BatchRef<'a> {
@@ -364,17 +427,21 @@ impl<'a> BatchRef<'a> {
             }
         };
         expect("version", bytes[0].into(), BATCH_VERSION.into())?;
-        expect("flags", bytes[1].into(), 0)?;
+        expect("flags", (bytes[1] & !FLAG_CONDITIONS).into(), 0)?;
         let ops = BigEndian::read_u32(&bytes[4..8]);
         if ops as usize > MAX_BATCH_OPS {
             return Err(BatchError::TooLarge { ops: ops.into(), bytes: bytes.len() as u64 });
         }
-        let batch = Self { bytes };
+        let mut batch = Self { bytes, ops_at: BATCH_HEADER_BYTES };
         check_session(batch.client_id(), batch.client_sequence(), batch.window())?;
-        let mut offset = BATCH_HEADER_BYTES;
+        if batch.has_conditions() {
+            batch.ops_at = decode_conditions(bytes)?;
+        }
+        let mut offset = batch.ops_at;
+        let is_plain = batch.client_id() == 0 && !batch.has_conditions();
         for _ in 0..ops {
             let (_, next) = decode_op(bytes, offset)?;
-            if bytes[offset] >= kind::INTERNAL && (ops > 1 || batch.client_id() != 0) {
+            if bytes[offset] >= kind::INTERNAL && (ops > 1 || !is_plain) {
                 return Err(BatchError::NotAlone { kind: bytes[offset] });
             }
             offset = next;
@@ -385,10 +452,14 @@ impl<'a> BatchRef<'a> {
         Ok(batch)
     }
 
-    /// Refuses what a client may not send: an empty batch, internal kinds, and reserved keys.
+    /// Refuses what a client may not send: a batch with neither operations nor conditions, internal kinds, and reserved
+    /// keys.
     pub fn check_user(&self) -> Result<(), BatchError> {
-        if self.is_empty() {
+        if self.is_empty() && !self.has_conditions() {
             return Err(BatchError::Empty);
+        }
+        if self.conditions().any(|condition| condition.key.starts_with(RESERVED_KEY_PREFIX)) {
+            return Err(BatchError::ReservedKey);
         }
         for op in self.ops() {
             match op {
@@ -451,14 +522,27 @@ impl<'a> BatchRef<'a> {
     /// The internal operation, which is alone in its batch; `None`: a user's batch.
     #[must_use]
     pub fn internal(&self) -> Option<Op<'a>> {
-        let is_internal = self.bytes.get(BATCH_HEADER_BYTES).is_some_and(|&k| k >= kind::INTERNAL);
+        let is_internal = self.bytes.get(self.ops_at).is_some_and(|&k| k >= kind::INTERNAL);
         if is_internal { self.ops().next() } else { None }
     }
 
     /// The operations, in order. The i-th gets the batch's first sequence number + i.
     #[must_use]
     pub const fn ops(&self) -> Ops<'a> {
-        Ops { bytes: self.bytes, offset: BATCH_HEADER_BYTES }
+        Ops { bytes: self.bytes, offset: self.ops_at }
+    }
+
+    /// Whether it is applied only if something is true of some keys.
+    #[must_use]
+    pub const fn has_conditions(&self) -> bool {
+        self.bytes[1] & FLAG_CONDITIONS != 0
+    }
+
+    /// What must be true for it to be applied, in order.
+    #[must_use]
+    pub const fn conditions(&self) -> Conditions<'a> {
+        let offset = BATCH_HEADER_BYTES + if self.has_conditions() { 2 } else { 0 };
+        Conditions { bytes: self.bytes, offset, end: self.ops_at }
     }
 }
 
@@ -504,7 +588,21 @@ fn check_membership_len(len: u64) -> Result<(), BatchError> {
     }
 }
 
-fn check_key_len(len: u64) -> Result<(), BatchError> {
+/// Checks the conditions of a batch whose header promises some; where they end.
+fn decode_conditions(bytes: &[u8]) -> Result<usize, BatchError> {
+    let Some(count) = bytes.get(BATCH_HEADER_BYTES..BATCH_HEADER_BYTES + 2) else {
+        return Err(BatchError::Truncated { offset: bytes.len() });
+    };
+    let count = BigEndian::read_u16(count).into();
+    conditions::check_count(count)?;
+    let mut offset = BATCH_HEADER_BYTES + 2;
+    for _ in 0..count {
+        (_, offset) = conditions::decode(bytes, offset)?;
+    }
+    Ok(offset)
+}
+
+pub(super) fn check_key_len(len: u64) -> Result<(), BatchError> {
     match len {
         0 => Err(BatchError::EmptyKey),
         n if n > MAX_KEY_BYTES as u64 => Err(BatchError::KeyTooLarge { len }),
@@ -542,7 +640,7 @@ fn decode_op(bytes: &[u8], at: usize) -> Result<(Op<'_>, usize), BatchError> {
 }
 
 #[inline]
-fn decode_slice(
+pub(super) fn decode_slice(
     bytes: &[u8],
     at: usize,
     check: impl Fn(u64) -> Result<(), BatchError>,
@@ -558,7 +656,7 @@ fn decode_slice(
 }
 
 #[cold]
-fn bad_length(bytes: &[u8], at: usize) -> BatchError {
+pub(super) fn bad_length(bytes: &[u8], at: usize) -> BatchError {
     let rest = &bytes[at..];
     let cut_short = rest.len() < varint::MAX_VARINT_BYTES && rest.iter().all(|b| b & 0x80 != 0);
     if cut_short {

@@ -9,12 +9,14 @@
 //! - [`membership`]: who belongs to the cluster, and who of them votes.
 //! - `membership_history`: which one is in force where in the log.
 //! - [`batch`]: [`batch::WriteBatch`], the one unit of writing.
+//! - [`conditions`]: what a batch may require of keys to be applied.
 //! - [`planted`]: bugs on purpose, for the simulator's own test; absent from every normal build.
 //! - [`trace`]: events and per-stage timers.
 //! - [`units`]: sizes and durations as people write them.
 
 pub mod batch;
 pub mod checksum;
+pub mod conditions;
 pub mod hash;
 pub mod ids;
 pub mod internal_key;

@@ -8,6 +8,7 @@
 //!
 //! | file | what |
 //! |---|---|
+//! | `conditions` | what the conditions of a batch are judged by, when it may block |
 //! | [`memtable`] | every version since the last freeze, sorted, in memory |
 //! | [`edit`] | version edits and the state they add up to: bytes ↔ types |
 //! | [`manifest`] | edits on the disk, `CURRENT` |
@@ -36,6 +37,7 @@
 //! Until then level 0 only grows: a get asks each table's filter, newest first.
 
 pub mod checkpoint;
+mod conditions;
 pub mod db;
 pub mod edit;
 pub mod error;
@@ -306,8 +308,8 @@ impl Engine {
         self.durable.oldest_readable
     }
 
-    /// Applies log entry `index`: memory only, never refuses. Its batch comes first (`None`: the entry changes nothing that
-    /// a user sees, a duplicate write for one), then the rows under the reserved prefix that it changes; each operation
+    /// Applies log entry `index`: memory only, never refuses, and does not look at conditions: the owner has. Its batch comes first
+    /// (`None`: the entry changes nothing that a user sees, a duplicate write or one whose condition failed), then the rows under the reserved prefix that it changes; each operation
     /// gets the next sequence number. Returns those of the batch. Entries come in log order; one that was applied before
     /// is a mistake of the owner and stops the process.
     pub fn apply(

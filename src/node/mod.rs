@@ -501,6 +501,11 @@ impl<L: LogStore, S: StateMachine> Node<L, S> {
         request: Request<'_>,
     ) -> Result<(), Response> {
         match request {
+            Request::Write { batch, .. } if batch.has_conditions() => {
+                let message = "this version of the daemon does not judge conditions yet";
+                let effect = proto::Effect::NotApplied;
+                return Err(admission::error(ErrorCode::BadRequest, effect, message));
+            }
             Request::Write { batch, .. } => {
                 self.check_writable(arrival.opcode, &batch)?;
                 let ticket = self.desk.admit(now, arrival)?;

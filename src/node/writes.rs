@@ -215,7 +215,8 @@ impl<L: LogStore, S: StateMachine> Node<L, S> {
     }
 
     fn check_space_for(&mut self, batch: &BatchRef<'_>) -> Result<(), Response> {
-        let only_deletes = || batch.ops().all(|op| matches!(op, Op::Delete { .. }));
+        let only_deletes =
+            || !batch.is_empty() && batch.ops().all(|op| matches!(op, Op::Delete { .. }));
         let Some(message) = self.no_space(only_deletes) else { return Ok(()) };
         self.desk.counters.no_space += 1;
         Err(Response::Error(ErrorReply {

@@ -190,7 +190,8 @@ impl ErrorCode {
         match error {
             BatchError::KeyTooLarge { .. } => Self::KeyTooLarge,
             BatchError::ValueTooLarge { .. } => Self::ValueTooLarge,
-            BatchError::TooLarge { .. } => Self::BatchTooLarge,
+            BatchError::ConditionCount { count: 0 } => Self::BadRequest,
+            BatchError::TooLarge { .. } | BatchError::ConditionCount { .. } => Self::BatchTooLarge,
             BatchError::ReservedKey => Self::ReservedKey,
             BatchError::SessionWindowFull { .. } => Self::SessionWindowFull,
             _ => Self::BadRequest,

@@ -18,7 +18,8 @@ use super::peer::{self as peer_protocol, PeerOpcode};
 use super::request::{AdminRequest, Request, ScanRange};
 use super::response::{HelloReply, Response};
 use super::{CONNECTION_OPCODE, Opcode, REPLY_BIT, text};
-use crate::base::batch::{BATCH_HEADER_BYTES, BatchRef, Op, kind};
+use crate::base::batch::{BATCH_HEADER_BYTES, BatchRef, FLAG_CONDITIONS, Op, kind};
+use crate::base::conditions::{self, Condition, Expect};
 use crate::base::{Member, Membership, varint};
 use byteorder::{BigEndian, ByteOrder};
 use bytes::Bytes;
@@ -380,12 +381,16 @@ fn explain_batch_rows(rows: &mut Rows<'_>) {
     let (version, flags) = (rows.bytes[rows.at], rows.bytes[rows.at + 1]);
     let (window, ops) = (rows.u16(2), rows.u32(4));
     let session = if window == 0 { String::new() } else { format!(", session window {window}") };
+    let flags = if flags == FLAG_CONDITIONS { "conditions".into() } else { flags.to_string() };
     rows.row(8, format!("batch version {version}, flags {flags}{session}, {ops} operations"));
     for name in ["client id", "client sequence"] {
         match rows.u64(0) {
             0 => rows.row(8, format!("{name} 0: none")),
             n => rows.row(8, format!("{name} {n}")),
         }
+    }
+    if flags == "conditions" && explain_conditions(rows).is_none() {
+        return;
     }
     for i in 1..=ops {
         let Some(&kind_byte) = rows.bytes.get(rows.at) else {
@@ -427,6 +432,29 @@ fn explain_batch_rows(rows: &mut Rows<'_>) {
     }
 }
 
+/// The conditions of a batch; `None` where they cannot be read.
+fn explain_conditions(rows: &mut Rows<'_>) -> Option<()> {
+    let count = rows.bytes.get(rows.at..rows.at + 2).map(|_| rows.u16(0))?;
+    rows.row(2, format!("{count} conditions"));
+    for i in 1..=count {
+        let expect = match *rows.bytes.get(rows.at)? {
+            conditions::kind::ABSENT => "absent",
+            conditions::kind::EXISTS => "exists",
+            conditions::kind::SEQ => "written under a sequence number",
+            _ => return None,
+        };
+        let is_seq = rows.bytes[rows.at] == conditions::kind::SEQ;
+        let (key, n) = varint::get_u32(&rows.bytes[rows.at + 1..])?;
+        rows.row(1 + n, format!("condition {i}: {expect}, key of {key} bytes"));
+        rows.data(key as usize, "key");
+        if is_seq {
+            let (seq, n) = varint::get_u64(rows.bytes.get(rows.at..)?)?;
+            rows.row(n, format!("sequence number {seq}"));
+        }
+    }
+    Some(())
+}
+
 /// The bytes of a membership; what cannot be read stays unexplained.
 fn explain_membership(rows: &mut Rows<'_>, len: usize) {
     let bytes = rows.bytes;
@@ -462,8 +490,8 @@ fn escaped(bytes: &[u8]) -> String {
     String::from_utf8_lossy(&out).into_owned()
 }
 
-/// A batch as JSON: `{"client_id", "client_sequence", "acked_below", "ops": [{"op", "key", "value"?}]}`; bytes as
-/// escaped text.
+/// A batch as JSON: `{"client_id", "client_sequence", "acked_below", "conditions"?: [{"key", "expect", "seq"?}], "ops": [{"op",
+/// "key", "value"?}]}`; bytes as escaped text.
 #[must_use]
 pub fn batch_json(batch: &BatchRef<'_>) -> Value {
     let ops: Vec<Value> = batch
@@ -483,10 +511,25 @@ pub fn batch_json(batch: &BatchRef<'_>) -> Value {
             },
         })
         .collect();
-    json!({
+    let mut out = json!({
         "client_id": batch.client_id(), "client_sequence": batch.client_sequence(),
         "acked_below": batch.acked_below(), "ops": ops,
-    })
+    });
+    if batch.has_conditions() {
+        out["conditions"] = conditions_json(batch);
+    }
+    out
+}
+
+/// The conditions of a batch as JSON: `[{"key", "expect": "absent" | "exists" | "seq", "seq"?}]`.
+#[must_use]
+pub fn conditions_json(batch: &BatchRef<'_>) -> Value {
+    let condition = |Condition { key, expect }: Condition<'_>| match expect {
+        Expect::Absent => json!({"key": escaped(key), "expect": "absent"}),
+        Expect::Exists => json!({"key": escaped(key), "expect": "exists"}),
+        Expect::Seq(seq) => json!({"key": escaped(key), "expect": "seq", "seq": seq.0}),
+    };
+    batch.conditions().map(condition).collect()
 }
 
 /// A request as JSON; `kind` is its opcode's name, bytes are escaped text.

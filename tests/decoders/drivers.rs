@@ -71,6 +71,9 @@ pub fn batch(data: &[u8]) {
     }
     let mut again = WriteBatch::new();
     again.set_client(batch.client_id(), batch.client_sequence(), batch.acked_below());
+    for condition in batch.conditions() {
+        again.require(condition.key, condition.expect).expect("what was in a batch fits in one");
+    }
     for op in batch.ops() {
         match op {
             Op::Put { key, value } => again.put(key, value),

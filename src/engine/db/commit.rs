@@ -6,17 +6,23 @@
 //!
 //! Leadership is also the right to use the log and to take in completed jobs; whoever wants that leads for a moment.
 //!
+//! What the conditions of a group's batches ask for is looked up before the group is logged, so that a read that fails is the error of one
+//! batch; whether they hold is judged when each is applied, by what was looked up and what the batches before it wrote
+//! ([`KnownKeys`]). A batch whose condition fails is in the log all the same, and comes to the same at replay.
+//!
 //! A group that met a full disk stays in the log writer and is written when there is space again. Its writers were
 //! told `Unknown`; its batches are applied when they are durable, before anything later.
 
 use super::{DbError, Effect, Inner};
 use crate::base::batch::{BatchRef, Op};
+use crate::base::conditions::{FailedCondition, KnownKeys, first_failed};
 use crate::base::{LogIndex, Term};
-use crate::engine::{Applied, JobOutcome};
+use crate::engine::{Applied, EngineError, JobOutcome};
 use crate::env::{Completion, JobOutput, Lane};
 use crate::limits::MAX_GROUP_BYTES;
 use crate::wal::{self, AppendId, MaintenanceDone, RecordKind, WalError};
 use std::collections::{BTreeMap, VecDeque};
+use std::convert::Infallible;
 use std::sync::atomic::Ordering;
 use std::sync::{Condvar, Mutex, MutexGuard};
 use std::time::Duration;
@@ -54,9 +60,18 @@ struct Waiting {
 }
 
 /// What became of one batch.
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 enum Outcome {
     Applied(Applied),
+    ConditionFailed(FailedCondition),
+    /// What its conditions ask for could not be read.
+    Unread(EngineError),
+    Failed(Failure),
+}
+
+/// Why a group was not written.
+#[derive(Clone, Debug)]
+enum Failure {
     NoSpace(String, Effect),
     Stopped(String, Effect),
 }
@@ -65,8 +80,14 @@ impl From<Outcome> for Result<Applied, DbError> {
     fn from(outcome: Outcome) -> Self {
         match outcome {
             Outcome::Applied(applied) => Ok(applied),
-            Outcome::NoSpace(reason, effect) => Err(DbError::NoSpace { reason, effect }),
-            Outcome::Stopped(first, effect) => Err(DbError::Stopped { first, effect }),
+            Outcome::ConditionFailed(failed) => Err(DbError::ConditionFailed(failed)),
+            Outcome::Unread(error) => Err(DbError::Engine(error)),
+            Outcome::Failed(Failure::NoSpace(reason, effect)) => {
+                Err(DbError::NoSpace { reason, effect })
+            }
+            Outcome::Failed(Failure::Stopped(first, effect)) => {
+                Err(DbError::Stopped { first, effect })
+            }
         }
     }
 }
@@ -95,6 +116,8 @@ pub(super) struct Log {
     next_index: LogIndex,
     /// Appended and not known to be written, oldest first.
     in_log: VecDeque<InLog>,
+    /// What the conditions of those ask for; empty while nothing is on its way.
+    known: KnownKeys,
 }
 
 struct InLog {
@@ -106,8 +129,8 @@ struct InLog {
 }
 
 impl Log {
-    pub(super) const fn new(writer: wal::Writer, next_index: LogIndex) -> Self {
-        Self { writer, next_index, in_log: VecDeque::new() }
+    pub(super) fn new(writer: wal::Writer, next_index: LogIndex) -> Self {
+        Self { writer, next_index, in_log: VecDeque::new(), known: KnownKeys::default() }
     }
 
     pub(super) fn live_bytes(&self) -> u64 {
@@ -300,34 +323,38 @@ impl Lead<'_> {
     /// Writes, syncs, and applies a group, and whatever waited for space before it.
     fn commit(&self, group: Vec<Waiting>) -> Vec<(u64, Outcome)> {
         if let Err(outcome) = self.make_room(&group) {
-            return group.iter().map(|w| (w.ticket, outcome.clone())).collect();
+            return group.iter().map(|w| (w.ticket, Outcome::Failed(outcome.clone()))).collect();
         }
         let sync = group.iter().any(|w| w.sync);
         let mut log = self.log();
+        let mut outcomes = Vec::new();
         if !log.in_log.is_empty() {
             // Left from a full disk. Until it is written, nothing later is taken.
             if group.iter().all(|w| only_deletes(&w.batch)) {
                 log.writer.use_reserve();
             }
             let (written, error) = log.write_out(true);
-            let mut outcomes = self.apply(&mut log, written);
+            outcomes.extend(self.apply(&mut log, written));
             if let Some(error) = error {
-                let outcome = self.failed(&error, Effect::NotApplied);
-                outcomes.extend(group.iter().map(|w| (w.ticket, outcome.clone())));
+                let failure = self.failed(&error, Effect::NotApplied);
+                outcomes.extend(group.iter().map(|w| (w.ticket, Outcome::Failed(failure.clone()))));
                 return outcomes;
             }
         }
         for waiting in group {
-            log.append(waiting);
+            match self.look_up(&mut log.known, &waiting.batch) {
+                Ok(()) => log.append(waiting),
+                Err(e) => outcomes.push((waiting.ticket, Outcome::Unread(e))),
+            }
         }
         let (written, error) = log.write_out(sync);
-        let mut outcomes = self.apply(&mut log, written);
+        outcomes.extend(self.apply(&mut log, written));
         match error {
             None => self.inner.commit.lock().log_full = None,
             Some(error) => {
-                let outcome = self.failed(&error, Effect::Unknown);
+                let failure = self.failed(&error, Effect::Unknown);
                 let left = log.in_log.iter_mut().filter_map(|b| b.ticket.take());
-                outcomes.extend(left.map(|ticket| (ticket, outcome.clone())));
+                outcomes.extend(left.map(|ticket| (ticket, Outcome::Failed(failure.clone()))));
             }
         }
         let job = log.writer.maintenance();
@@ -341,9 +368,9 @@ impl Lead<'_> {
     }
 
     /// Waits while the memtables are full; refuses what needs space while there is none.
-    fn make_room(&self, group: &[Waiting]) -> Result<(), Outcome> {
+    fn make_room(&self, group: &[Waiting]) -> Result<(), Failure> {
         let inner = self.inner;
-        let stopped = |first: String| Outcome::Stopped(first, Effect::NotApplied);
+        let stopped = |first: String| Failure::Stopped(first, Effect::NotApplied);
         if let Some(first) = inner.commit.lock().stopped.clone() {
             return Err(stopped(first));
         }
@@ -359,11 +386,25 @@ impl Lead<'_> {
                     self.log().writer.use_reserve();
                     return Ok(());
                 }
-                Some(reason) => return Err(Outcome::NoSpace(reason, Effect::NotApplied)),
+                Some(reason) => return Err(Failure::NoSpace(reason, Effect::NotApplied)),
                 None if inner.is_stalled() => {
                     return Err(stopped("memtables are full and flushes have stopped".into()));
                 }
                 None => {}
+            }
+        }
+        Ok(())
+    }
+
+    /// Looks up what the conditions of `batch` ask for, as of the last batch applied, which is the last one logged before
+    /// this group.
+    fn look_up(&self, known: &mut KnownKeys, batch: &[u8]) -> Result<(), EngineError> {
+        let batch = BatchRef::parse(batch).expect("batches are validated before they queue");
+        for condition in batch.conditions() {
+            if known.get(condition.key).is_none() {
+                // The reads run without the engine's lock.
+                let get = self.inner.engine().get(condition.key, None)?;
+                known.insert(condition.key.to_vec(), get.seq_blocking()?);
             }
         }
         Ok(())
@@ -378,9 +419,24 @@ impl Lead<'_> {
         {
             let batch =
                 BatchRef::parse(&next.batch).expect("batches are validated before they queue");
-            let applied = engine.apply(next.index, Term::ZERO, Some(batch), &[]);
-            outcomes.extend(next.ticket.map(|ticket| (ticket, Outcome::Applied(applied))));
+            let known = &log.known;
+            let Ok(failed) = first_failed(&batch, |key| {
+                Ok::<_, Infallible>(known.get(key).expect("looked up before it was logged"))
+            });
+            let user = Some(batch).filter(|_| failed.is_none());
+            let applied = engine.apply(next.index, Term::ZERO, user, &[]);
+            let outcome = match failed {
+                None => {
+                    log.known.applied(&batch, applied.first_seq);
+                    Outcome::Applied(applied)
+                }
+                Some(failed) => Outcome::ConditionFailed(failed),
+            };
+            outcomes.extend(next.ticket.map(|ticket| (ticket, outcome)));
             log.in_log.pop_front();
+        }
+        if log.in_log.is_empty() {
+            log.known.clear();
         }
         if engine.needs_flush() {
             engine.start_flush();
@@ -389,15 +445,15 @@ impl Lead<'_> {
     }
 
     /// Notes a failed log write.
-    fn failed(&self, error: &WalError, effect: Effect) -> Outcome {
+    fn failed(&self, error: &WalError, effect: Effect) -> Failure {
         let mut state = self.inner.commit.lock();
         let text = error.to_string();
         if matches!(error, WalError::DiskFull { .. }) {
             state.log_full = Some(text.clone());
-            return Outcome::NoSpace(text, effect);
+            return Failure::NoSpace(text, effect);
         }
         let first = state.stopped.get_or_insert(text).clone();
-        Outcome::Stopped(first, effect)
+        Failure::Stopped(first, effect)
     }
 
     /// Takes in completions, retries what is due, starts what is due.
@@ -472,5 +528,5 @@ impl Lead<'_> {
 
 fn only_deletes(batch: &[u8]) -> bool {
     let batch = BatchRef::parse(batch).expect("batches are validated before they queue");
-    batch.ops().all(|op| matches!(op, Op::Delete { .. }))
+    !batch.is_empty() && batch.ops().all(|op| matches!(op, Op::Delete { .. }))
 }

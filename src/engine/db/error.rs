@@ -2,6 +2,7 @@
 
 use crate::base::SequenceNumber;
 use crate::base::batch::BatchError;
+use crate::base::conditions::FailedCondition;
 use crate::engine::EngineError;
 use crate::engine::checkpoint::CheckpointError;
 use crate::env::IoError;
@@ -71,6 +72,9 @@ pub enum DbError {
         /// What happened to the write.
         effect: Effect,
     },
+    /// A condition of the batch does not hold: nothing of it was applied.
+    #[error("{0}; nothing was applied: read the key and try again with what it has now")]
+    ConditionFailed(FailedCondition),
     /// The database was closed.
     #[error("the database is closed")]
     Closed,
@@ -84,6 +88,15 @@ impl DbError {
             Self::NoSpace { effect, .. } | Self::Stopped { effect, .. } => *effect,
             Self::Log(_) => Effect::Unknown,
             _ => Effect::NotApplied,
+        }
+    }
+
+    /// When it is that a condition of the batch did not hold: which, and what its key has.
+    #[must_use]
+    pub const fn failed_condition(&self) -> Option<FailedCondition> {
+        match self {
+            Self::ConditionFailed(failed) => Some(*failed),
+            _ => None,
         }
     }
 

@@ -225,6 +225,27 @@ impl Db {
 
     /// Applies a batch: all of it or nothing. Concurrent writers share one log write and one sync. Returns the
     /// sequence numbers of its operations.
+    ///
+    /// With [conditions](WriteBatch::require) it is a compare-and-set: they are judged when its turn among all writes comes, and when
+    /// one does not hold, nothing is applied.
+    ///
+    /// ```
+    /// # use beachdb::{base::{batch::WriteBatch, conditions::Expect}, engine::{Db, DbError, DbOptions, WriteOptions}};
+    /// # let dir = tempfile::tempdir()?;
+    /// # let db = Db::open(dir.path().join("db"), DbOptions::default())?;
+    /// let seq = db.put(b"stock", b"7")?;
+    /// let mut sell = WriteBatch::new();
+    /// sell.require(b"stock", Expect::Seq(seq))?;
+    /// sell.put(b"stock", b"6")?;
+    /// db.write(sell.clone(), WriteOptions::default())?;
+    /// let again = db.write(sell, WriteOptions::default());
+    /// assert!(matches!(again, Err(DbError::ConditionFailed(failed)) if failed.condition == 0));
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    ///
+    /// # Errors
+    /// [`DbError::ConditionFailed`] says which condition and what its key has now. A failed read of a key that a condition asks
+    /// for is an error of this batch alone; nothing is applied.
     pub fn write(&self, batch: WriteBatch, options: WriteOptions) -> Result<Applied, DbError> {
         let bytes = batch.into_bytes();
         BatchRef::parse(&bytes)?.check_user()?;
@@ -355,8 +376,7 @@ fn replay(
     let mut fault = None;
     let opened = wal::open(&env.disk, options, &mut |record| {
         if fault.is_none() {
-            let applied = replay_one(engine, &record)
-                .map_err(|what| DbError::BadLogRecord { pos: record.pos, what });
+            let applied = replay_one(engine, &record);
             fault = applied.and_then(|()| Ok(make_room(env, engine)?)).err();
         }
         Ok(())
@@ -374,12 +394,11 @@ fn replay(
     Ok(opened)
 }
 
-fn replay_one(engine: &mut Engine, record: &wal::Record<'_>) -> Result<(), String> {
+fn replay_one(engine: &mut Engine, record: &wal::Record<'_>) -> Result<(), DbError> {
+    let bad = |what| DbError::BadLogRecord { pos: record.pos, what };
     if record.kind != RecordKind::Data {
-        return Err(format!(
-            "a record of kind {:?} in the log of an embedded database",
-            record.kind
-        ));
+        let kind = record.kind;
+        return Err(bad(format!("a record of kind {kind:?} in the log of an embedded database")));
     }
     let index = crate::base::LogIndex(record.index);
     if index <= engine.flushed_applied().0 {
@@ -387,10 +406,12 @@ fn replay_one(engine: &mut Engine, record: &wal::Record<'_>) -> Result<(), Strin
     }
     let expected = engine.applied().0.next();
     if index != expected {
-        return Err(format!("batch {index} where batch {expected} is due"));
+        return Err(bad(format!("batch {index} where batch {expected} is due")));
     }
-    let batch = BatchRef::parse(record.payload).map_err(|e| format!("batch {index}: {e}"))?;
-    engine.apply(index, Term::ZERO, Some(batch), &[]);
+    let batch = BatchRef::parse(record.payload).map_err(|e| bad(format!("batch {index}: {e}")))?;
+    // As it was judged when it was written: the state is that of the same place in the log.
+    let failed = engine.judge_blocking(&batch)?;
+    engine.apply(index, Term::ZERO, Some(batch).filter(|_| failed.is_none()), &[]);
     Ok(())
 }
 

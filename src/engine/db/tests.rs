@@ -3,6 +3,7 @@
 
 mod api;
 mod checkpoints;
+mod conditions;
 mod crashes;
 mod faults;
 mod model;

@@ -8,7 +8,7 @@ use beachdb::base::batch::{BatchRef, Op};
 use beachdb::base::{Member, Membership, ReplicaId};
 use beachdb::env::os::OsDisk;
 use beachdb::env::{Disk, OpenMode};
-use beachdb::proto::explain::membership_json;
+use beachdb::proto::explain::{conditions_json, membership_json};
 use beachdb::raft_log::{
     SLOT_BASELINE, SLOT_CLUSTER, SLOT_HARD_STATE, SLOT_MEMBERSHIP, decode_baseline, decode_cluster,
     decode_hard_state, decode_membership,
@@ -455,6 +455,7 @@ fn batch_lines(batch: &BatchRef<'_>) -> Vec<String> {
             batch.acked_below()
         ));
     }
+    lines.extend(batch.conditions().map(|c| format!("if \"{}\" {}", text(c.key), c.expect)));
     lines.extend(batch.ops().map(|op| match op {
         Op::Put { key, value } => {
             let shown = text(&value[..value.len().min(VALUE_SHOWN_BYTES)]);
@@ -508,6 +509,9 @@ fn decode_json(record: &Record<'_>, doc: &mut Value) {
                 doc["client"] = batch.client_id().into();
                 doc["client_sequence"] = batch.client_sequence().into();
                 doc["acked_below"] = batch.acked_below().into();
+                if batch.has_conditions() {
+                    doc["conditions"] = conditions_json(&batch);
+                }
                 doc["ops"] = batch.ops().map(op_json).collect();
             }
             Err(error) => doc["not_a_batch"] = error.to_string().into(),

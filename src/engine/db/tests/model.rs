@@ -1,6 +1,7 @@
 //! Random operations against a `BTreeMap`, with crashes in between.
 
 use super::*;
+use crate::base::conditions::Expect;
 use crate::env::Random;
 use crate::env::sim::SimRandom;
 
@@ -65,11 +66,37 @@ impl Checker {
             }
         }
         let sync = self.random.chance(1, 2);
-        self.rig.db().write(batch, WriteOptions { sync }).unwrap();
+        let holds = self.random.chance(2, 3) || self.require(&mut batch);
+        let written = self.rig.db().write(batch, WriteOptions { sync });
+        if !holds {
+            let error = written.expect_err(&self.context());
+            assert!(matches!(error, DbError::ConditionFailed(_)), "{}: {error}", self.context());
+            return;
+        }
+        written.unwrap_or_else(|e| panic!("{}: {e}", self.context()));
         if sync {
             self.history.iter_mut().for_each(|w| w.synced = true);
         }
         self.history.push(Written { state, synced: sync });
+    }
+
+    /// Adds some conditions to `batch`, and tells whether all hold.
+    fn require(&mut self, batch: &mut WriteBatch) -> bool {
+        let mut all_hold = true;
+        for _ in 0..=self.random.below(2) {
+            let key = self.key();
+            let present = self.rig.db().get_with_seq(&key).unwrap().map(|(seq, _)| seq);
+            assert_eq!(present.is_some(), self.now().contains_key(&key), "{}", self.context());
+            let (expect, holds) = match (self.random.below(4), present) {
+                (0, _) => (Expect::Absent, present.is_none()),
+                (1, _) => (Expect::Exists, present.is_some()),
+                (2, Some(seq)) => (Expect::Seq(seq), true),
+                _ => (Expect::Seq(SequenceNumber(self.rig.db().last_seq().0 + 1)), false),
+            };
+            batch.require(&key, expect).unwrap();
+            all_hold &= holds;
+        }
+        all_hold
     }
 
     fn read(&mut self) {
