@@ -9,7 +9,7 @@ use crate::files::{self, FileMode};
 use crate::stats::{self, Percentiles};
 use crate::workload::{Mix, Op, OpKind, Workload, WorkloadOptions};
 use beachdb::base::hash::key_hash;
-use beachdb::sstable::filter::{self, BloomPolicy, FilterPolicy, FilterReader};
+use beachdb::sstable::filter::{self, BloomPolicy, FilterPolicy, FilterReader, Probe};
 use hdrhistogram::Histogram;
 
 /// Puts in one batch of `fillbatchsync`.
@@ -311,8 +311,9 @@ impl<'a, E: Engine> Bench<'a, E> {
             (0..self.options.num).map(|i| key_hash(self.keys.key(&put_op(i)))).collect();
         let policy = BloomPolicy::new(self.options.engine.bits_per_key);
         let payload = policy.build(&hashes);
-        let opened =
-            filter::open(policy.id(), &payload, 0).transpose().map_err(|e| format!("{e:?}"))?;
+        let opened = filter::open(policy.id(), payload.into(), 0)
+            .transpose()
+            .map_err(|e| format!("{e:?}"))?;
         opened.flatten().ok_or_else(|| "a bloom filter opens as none".into())
     }
 
@@ -321,7 +322,7 @@ impl<'a, E: Engine> Bench<'a, E> {
         let mut wrong = 0_u64;
         timer.each(reads, |i| {
             let op = Op { kind: OpKind::Get, key: order.at(i), missing: true };
-            wrong += u64::from(filter.may_contain(key_hash(self.keys.key(&op))));
+            wrong += u64::from(filter.may_contain(&Probe::of(self.keys.key(&op))));
             Ok(())
         })?;
         if wrong > reads / 2 {
