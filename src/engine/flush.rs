@@ -18,13 +18,14 @@ use super::version::LiveTable;
 use crate::base::SequenceNumber;
 use crate::base::internal_key::ValueKind;
 use crate::env::{Disk, OpenMode};
-use crate::sstable::{BuildOptions, TableBuilder, TableSummary};
+use crate::sstable::{BuildOptions, TableBuilder, TableCache, TableSummary};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 /// The input of a table build.
 pub(super) struct BuildJob {
     pub disk: Arc<dyn Disk>,
+    pub tables: Arc<TableCache>,
     pub dir: PathBuf,
     pub number: u64,
     pub memtable: Arc<Memtable>,
@@ -59,7 +60,9 @@ impl BuildJob {
             self.disk.sync_dir(&self.dir)?;
         }
         let meta = meta_of(self.number, &summary);
-        let table = LiveTable::open(&*self.disk, &self.dir, &meta)?;
+        let table = LiveTable::new(&self.tables, &self.dir, &meta);
+        // What cannot be read back is not installed.
+        table.open()?;
         Ok(Built { table: Arc::new(table), dropped })
     }
 }

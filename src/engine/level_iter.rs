@@ -30,7 +30,7 @@ impl LevelIter {
     pub fn seek(&mut self, key: &[u8], trailer: u64) -> Result<(), EngineError> {
         let tables = &self.tables[self.range.clone()];
         let before = tables.partition_point(|t| t.meta.largest_key.as_slice() < key);
-        self.open(self.range.start + before);
+        self.open(self.range.start + before)?;
         let Some(iter) = &mut self.iter else { return Ok(()) };
         if let Err(e) = iter.seek(key, trailer) {
             self.iter = None;
@@ -56,7 +56,7 @@ impl LevelIter {
     }
 
     fn first_of(&mut self, at: usize) -> Result<(), EngineError> {
-        self.open(at);
+        self.open(at)?;
         let Some(iter) = &mut self.iter else { return Ok(()) };
         let found = iter.seek_to_first();
         if found.is_err() || !iter.valid() {
@@ -67,13 +67,15 @@ impl LevelIter {
     }
 
     /// Looks into table `at`, anywhere in it; into none past the range.
-    fn open(&mut self, at: usize) {
+    fn open(&mut self, at: usize) -> Result<(), EngineError> {
         let at = at.min(self.range.end);
         if at == self.range.end {
             self.iter = None;
         } else if at != self.at || self.iter.is_none() {
-            self.iter = Some(self.tables[at].table.iter());
+            self.iter = None;
+            self.iter = Some(self.tables[at].open()?.iter());
         }
         self.at = at;
+        Ok(())
     }
 }

@@ -66,8 +66,11 @@ use crate::base::batch::{BatchRef, Op, RESERVED_KEY_END, RESERVED_KEY_PREFIX};
 use crate::base::internal_key::ValueKind;
 use crate::base::{InternalOp, LogIndex, Nanos, SequenceNumber, Term};
 use crate::env::{Completion, Env, JobId, JobOutput, Lane};
-use crate::limits::{DEFAULT_MEMTABLE_BYTES, MANIFEST_ROTATE_BYTES, MAX_FROZEN_MEMTABLES};
-use crate::sstable::{BloomPolicy, BuildOptions, Fetch, Probe};
+use crate::limits::{
+    DEFAULT_CACHE_BYTES, DEFAULT_MEMTABLE_BYTES, MANIFEST_ROTATE_BYTES, MAX_FROZEN_MEMTABLES,
+    MAX_OPEN_TABLES,
+};
+use crate::sstable::{BloomPolicy, BuildOptions, Compression, Fetch, Probe, TableCache};
 use bytes::Bytes;
 use edit::{State, VersionEdit};
 use flush::{BuildJob, Built, InstallJob, Installed};
@@ -92,6 +95,12 @@ pub struct EngineOptions {
     pub block_bytes: usize,
     /// Bits of a table's bloom filter for each key.
     pub bits_per_key: u32,
+    /// How data blocks of new tables are stored. Tables of either kind are read whatever this says.
+    pub compression: Compression,
+    /// Capacity of the block cache. Index and filter of open tables count against it.
+    pub cache_bytes: u64,
+    /// Most tables that are open at once.
+    pub max_open_tables: usize,
     /// Size at which the manifest is replaced by a new one.
     pub manifest_rotate_bytes: u64,
 }
@@ -105,6 +114,9 @@ impl EngineOptions {
             memtable_bytes: DEFAULT_MEMTABLE_BYTES,
             block_bytes: 4096,
             bits_per_key: 10,
+            compression: Compression::None,
+            cache_bytes: DEFAULT_CACHE_BYTES,
+            max_open_tables: MAX_OPEN_TABLES,
             manifest_rotate_bytes: MANIFEST_ROTATE_BYTES,
         }
     }
@@ -113,6 +125,7 @@ impl EngineOptions {
         BuildOptions {
             block_bytes: self.block_bytes,
             filter: Arc::new(BloomPolicy::new(self.bits_per_key)),
+            compression: self.compression,
             ..BuildOptions::default()
         }
     }
@@ -159,7 +172,7 @@ impl GetJob {
     pub fn run(self) -> Result<Option<(SequenceNumber, Bytes)>, EngineError> {
         for live in &self.tables {
             if let Some((seq, kind, value)) =
-                live.table.get(&self.key, self.seq, &self.probe, Fetch::Point)?
+                live.open()?.get(&self.key, self.seq, &self.probe, Fetch::Point)?
             {
                 return Ok((kind == ValueKind::Put).then_some((seq, value)));
             }
@@ -267,6 +280,7 @@ pub struct Engine {
     /// Oldest first.
     frozen: VecDeque<Frozen>,
     version: Arc<Version>,
+    tables: Arc<TableCache>,
     applied: (LogIndex, Term),
     last_seq: SequenceNumber,
     /// What the manifest says.
@@ -365,8 +379,8 @@ impl Engine {
         read_internal_rows(&self.active, &frozen, &self.version, self.last_seq)
     }
 
-    /// The newest version of `key` at `seq` (`None` = the last sequence number). Never blocks: what memory and the
-    /// tables' filters cannot answer is a job.
+    /// The newest version of `key` at `seq` (`None` = the last sequence number). Never blocks: what memtables, the filters
+    /// of open tables, and the block cache cannot answer is a job.
     pub fn get(&self, key: &[u8], seq: Option<SequenceNumber>) -> Result<Get, EngineError> {
         let seq = self.check_seq(seq)?;
         let memtables = std::iter::once(&self.active)
@@ -384,12 +398,21 @@ impl Engine {
             return Ok(Get::Missing);
         }
         let probe = Probe::of(key);
-        let candidates = self.version.around(key).filter(|t| t.may_hold(key, &probe, seq));
-        let tables: Vec<_> = candidates.cloned().collect();
-        if tables.is_empty() {
-            return Ok(Get::Missing);
+        let mut tables = self.version.around(key).filter(|t| t.meta.smallest_seq <= seq.0);
+        while let Some(live) = tables.next() {
+            match live.get_in_memory(key, seq, &probe) {
+                Ok(None) => {}
+                Ok(Some((seq, ValueKind::Put, value))) => return Ok(Get::Found { seq, value }),
+                Ok(Some((_, ValueKind::Delete, _))) => return Ok(Get::Missing),
+                Err(e) if e.needs_disk() => {
+                    let rest = tables.filter(|t| t.may_hold(key, &probe, seq));
+                    let tables = std::iter::once(live).chain(rest).cloned().collect();
+                    return Ok(Get::NeedsDisk(GetJob { key: key.to_vec(), probe, seq, tables }));
+                }
+                Err(e) => return Err(e.into()),
+            }
         }
-        Ok(Get::NeedsDisk(GetJob { key: key.to_vec(), probe, seq, tables }))
+        Ok(Get::Missing)
     }
 
     /// One slice of a scan. Never blocks: when a table may hold a key of the range, the slice is a job.
@@ -528,6 +551,7 @@ impl Engine {
         self.next_file += 1;
         let build = BuildJob {
             disk: Arc::clone(&self.env.disk),
+            tables: Arc::clone(&self.tables),
             dir: self.options.dir.clone(),
             number,
             memtable: Arc::clone(&oldest.memtable),

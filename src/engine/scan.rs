@@ -101,7 +101,9 @@ impl ScanJob {
     pub fn run(self) -> Result<ScanSlice, EngineError> {
         let mut sources = vec![Source::Run(RunIter::new(Arc::new(self.run)))];
         sources.extend(self.frozen.into_iter().map(|t| Source::Frozen(MemIter::new(t))));
-        sources.extend(self.tables.iter().map(|t| Source::Table(t.table.iter())));
+        for table in &self.tables {
+            sources.push(Source::Table(table.open()?.iter()));
+        }
         let levels = self.levels.into_iter();
         sources.extend(levels.map(|(tables, range)| Source::Level(LevelIter::new(tables, range))));
         let end = match (&self.options.end, &self.run_end) {

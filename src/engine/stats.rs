@@ -1,6 +1,7 @@
 //! What the engine says about itself.
 
 use super::{Engine, Flush};
+use crate::sstable::{CacheStats, TableCacheStats};
 
 /// Counted since the start.
 #[derive(Clone, Copy, Debug, Default)]
@@ -43,6 +44,10 @@ pub struct EngineStats {
     pub table_entries: u64,
     /// Tombstones in live tables.
     pub table_tombstones: u64,
+    /// The block cache.
+    pub cache: CacheStats,
+    /// Tables that are open.
+    pub open_tables: TableCacheStats,
     /// Pinned snapshots.
     pub snapshots: u64,
     /// The oldest pinned snapshot.
@@ -115,6 +120,8 @@ impl Engine {
             table_bytes: self.version.bytes(),
             table_entries: sum(|t| t.entries),
             table_tombstones: sum(|t| t.deletes),
+            cache: self.tables.blocks().stats(),
+            open_tables: self.tables.stats(),
             snapshots: self.snapshots.values().map(|&n| n as u64).sum(),
             oldest_snapshot: self.snapshots.keys().next().map(|s| s.0),
             flushes: self.counters.flushes,

@@ -22,49 +22,72 @@ use super::edit::{MAX_LEVELS, State, TableMeta};
 use super::error::EngineError;
 use super::manifest::table_file_name;
 use crate::base::SequenceNumber;
-use crate::env::{Disk, OpenMode};
-use crate::sstable::{Probe, Table};
+use crate::base::internal_key::ValueKind;
+use crate::env::DirEntry;
+use crate::sstable::{Fetch, LazyTable, Probe, Table, TableCache, TableError};
+use bytes::Bytes;
 use std::ops::Range;
 use std::path::Path;
 use std::sync::Arc;
 
-/// A live table.
+/// A live table. Its file is opened by the first read.
 #[derive(Debug)]
 pub struct LiveTable {
     /// What the manifest says about it.
     pub meta: TableMeta,
-    /// The open table.
-    pub table: Arc<Table>,
+    table: LazyTable,
     /// Shared by all that stand for the same file: it is removed when the last of them is gone.
     hold: Arc<()>,
 }
 
 impl LiveTable {
-    /// Opens the table that `meta` describes, and checks that it is that one.
-    pub fn open(disk: &dyn Disk, dir: &Path, meta: &TableMeta) -> Result<Self, EngineError> {
-        let path = dir.join(table_file_name(meta.number));
-        if !disk.exists(&path)? {
-            return Err(EngineError::MissingTable { path });
-        }
-        let file = disk.open(&path, OpenMode::Read)?;
-        let bytes = file.len()?;
-        let wrong = |Difference { what, expected, found }| EngineError::WrongTable {
-            path: path.clone(),
-            what,
-            expected,
-            found,
-        };
-        Difference::unless_equal("its length", meta.bytes, bytes).map_err(wrong)?;
-        let table = Table::open(file, meta.number)?;
-        check_properties(meta, &table).map_err(wrong)?;
-        Ok(Self { meta: meta.clone(), table: Arc::new(table), hold: Arc::default() })
+    /// The table that `meta` describes, in `dir`. The disk is not touched.
+    #[must_use]
+    pub fn new(tables: &Arc<TableCache>, dir: &Path, meta: &TableMeta) -> Self {
+        let table = tables.table(meta.number, dir.join(table_file_name(meta.number)));
+        Self { meta: meta.clone(), table, hold: Arc::default() }
+    }
+
+    /// The open table, which is checked to be the one of the manifest when it is opened. Blocks on the disk.
+    ///
+    /// # Errors
+    /// The file is damaged, another one, or unreadable. They concern this read: the next one tries again.
+    pub fn open(&self) -> Result<Arc<Table>, EngineError> {
+        self.table.open(|table| {
+            let wrong = |Difference { what, expected, found }| EngineError::WrongTable {
+                path: self.table.path().to_path_buf(),
+                what,
+                expected,
+                found,
+            };
+            Difference::unless_equal("its length", self.meta.bytes, table.bytes())
+                .map_err(wrong)?;
+            check_properties(&self.meta, table).map_err(wrong)
+        })
+    }
+
+    /// Looks `key` up without the disk: [`TableError::NotInMemory`] when that cannot tell.
+    pub fn get_in_memory(
+        &self,
+        key: &[u8],
+        seq: SequenceNumber,
+        probe: &Probe,
+    ) -> Result<Option<(SequenceNumber, ValueKind, Bytes)>, TableError> {
+        self.table
+            .if_open(|table| table.get(key, seq, probe, Fetch::MemoryOnly))
+            .unwrap_or(Err(TableError::NotInMemory))
+    }
+
+    /// Frees what the block cache has of it. Looks at every block there: not for the loop.
+    pub fn forget_blocks(&self) {
+        self.table.forget_blocks();
     }
 
     /// The same table in another level.
     #[must_use]
     pub fn moved_to(&self, level: u8) -> Self {
         let meta = TableMeta { level, ..self.meta.clone() };
-        Self { meta, table: Arc::clone(&self.table), hold: Arc::clone(&self.hold) }
+        Self { meta, table: self.table.clone(), hold: Arc::clone(&self.hold) }
     }
 
     /// Whether `table` is the only one that stands for its file.
@@ -73,13 +96,14 @@ impl LiveTable {
         Arc::strong_count(table) == 1 && Arc::strong_count(&table.hold) == 1
     }
 
-    /// Whether it may hold a version of `key` (with this probe) that a reader at `seq` sees. Memory only.
+    /// Whether it may hold a version of `key` (with this probe) that a reader at `seq` sees. Memory only; a table that is
+    /// not open may hold everything in its range.
     #[must_use]
     pub fn may_hold(&self, key: &[u8], probe: &Probe, seq: SequenceNumber) -> bool {
         self.meta.smallest_seq <= seq.0
             && self.meta.smallest_key.as_slice() <= key
             && key <= self.meta.largest_key.as_slice()
-            && self.table.may_contain(probe)
+            && self.table.if_open(|table| table.may_contain(probe)).unwrap_or(true)
     }
 
     /// Whether its key range meets `start..end`.
@@ -147,12 +171,29 @@ impl Version {
         Self::default().with(&[], tables.into_iter().collect())
     }
 
-    /// Opens all tables of `state`.
-    pub fn open(disk: &dyn Disk, dir: &Path, state: &State) -> Result<Self, EngineError> {
-        let tables = state.tables.values();
-        let tables: Result<Vec<_>, _> =
-            tables.map(|meta| LiveTable::open(disk, dir, meta).map(Arc::new)).collect();
-        Ok(Self::new(tables?))
+    /// The tables of `state`, whose files are in `dir` and are `files`, by name. None is opened: each has to be there, with the
+    /// length that the manifest says.
+    pub fn of_state(
+        tables: &Arc<TableCache>,
+        dir: &Path,
+        state: &State,
+        files: &[DirEntry],
+    ) -> Result<Self, EngineError> {
+        for meta in state.tables.values() {
+            let name = table_file_name(meta.number);
+            let path = || dir.join(&name);
+            let found = files.binary_search_by(|file| file.name.as_str().cmp(&name));
+            let Some(file) = found.ok().map(|at| &files[at]).filter(|file| !file.is_dir) else {
+                return Err(EngineError::MissingTable { path: path() });
+            };
+            let wrong = |Difference { what, expected, found }| {
+                let path = path();
+                EngineError::WrongTable { path, what, expected, found }
+            };
+            Difference::unless_equal("its length", meta.bytes, file.len).map_err(wrong)?;
+        }
+        let live = |meta| Arc::new(LiveTable::new(tables, dir, meta));
+        Ok(Self::new(state.tables.values().map(live)))
     }
 
     /// This version after an edit that removes these tables (level, number) and adds those. Levels that it does not touch

@@ -1,6 +1,7 @@
 //! [`NodeConfig`]: what a node must be told.
 
 use crate::base::{ClusterUid, Membership, NodeId, ReplicaId};
+use crate::sstable::Compression;
 use crate::{limits, raft};
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -34,6 +35,10 @@ pub struct NodeConfig {
     pub new_cluster: ClusterUid,
     /// Size at which a memtable is flushed.
     pub memtable_bytes: usize,
+    /// Capacity of the block cache; index and filter of open tables count.
+    pub cache_bytes: u64,
+    /// How new tables are stored. Nodes of a version before compression refuse tables with another one than none.
+    pub compression: Compression,
     /// Size of a log segment.
     pub segment_bytes: u64,
     /// Log bytes above the last flush that force one.
@@ -90,6 +95,8 @@ impl NodeConfig {
             new_incarnation,
             new_cluster: ClusterUid::drawn(new_incarnation.rotate_left(32) ^ 0xc1u64),
             memtable_bytes: limits::DEFAULT_MEMTABLE_BYTES,
+            cache_bytes: limits::DEFAULT_CACHE_BYTES,
+            compression: Compression::None,
             segment_bytes: limits::DEFAULT_SEGMENT_BYTES,
             log_bytes_before_flush: limits::DEFAULT_LOG_BYTES_BEFORE_FLUSH,
             reserve_bytes: limits::DEFAULT_SEGMENT_BYTES + limits::DEFAULT_MEMTABLE_BYTES as u64,

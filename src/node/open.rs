@@ -284,6 +284,8 @@ impl Node<RaftLog, EngineMachine> {
         let identity = Identity::open_or_create(&*env.disk, &dir, wanted)?;
         let mut options = EngineOptions::new(dir.join("engine"));
         options.memtable_bytes = config.memtable_bytes;
+        options.cache_bytes = config.cache_bytes;
+        options.compression = config.compression;
         let damaged = |part, fault| OpenError::Damaged { dir: dir.clone(), part, fault };
         let engine = Engine::open(&env, options).map_err(|error| match error.is_corruption() {
             true => damaged("engine", Box::new(error)),

@@ -333,6 +333,7 @@ impl Found {
         let unreadable = |part, fault| RecoverError::Unreadable { dir: dir.into(), part, fault };
         let engine = Engine::open_to_look(env, EngineOptions::new(dir.join("engine")))
             .map_err(|error| unreadable("engine", error.into()))?;
+        engine.check_tables().map_err(|error| unreadable("engine", error.into()))?;
         let image = LogImage::read(env, &dir.join("raft"))
             .map_err(|error| unreadable("raft log", error.into()))?;
         let applied = engine.applied();

@@ -18,6 +18,7 @@ use crate::base::NodeId;
 use crate::base::units::{UnitError, parse_bytes, parse_duration};
 use crate::env::{Disk, OpenMode};
 use crate::limits;
+use crate::sstable::Compression;
 use serde::{Deserialize, Deserializer, de};
 use std::collections::BTreeMap;
 use std::net::{SocketAddr, ToSocketAddrs};
@@ -167,6 +168,15 @@ pub struct Settings {
     #[arg(long, env = "BEACHD_MEMTABLE_SIZE", value_name = "SIZE", value_parser = parse_bytes, help_heading = "Tuning")]
     #[serde(deserialize_with = "bytes")]
     pub memtable_size: Option<u64>,
+    /// Memory for blocks of tables and for the indexes and filters of open ones, 0 to 1TiB [default: 64MiB]
+    #[arg(long, env = "BEACHD_CACHE", value_name = "SIZE", value_parser = parse_bytes, help_heading = "Tuning")]
+    #[serde(deserialize_with = "bytes")]
+    pub cache: Option<u64>,
+    /// How new tables are stored: none or lz4. Tables of either kind are read; nodes older than this setting take no lz4 ones
+    /// [default: none]
+    #[arg(long, env = "BEACHD_COMPRESSION", value_name = "KIND", help_heading = "Tuning")]
+    #[serde(deserialize_with = "compression")]
+    pub compression: Option<Compression>,
     /// The size of one file of the log, zero-filled ahead of use [default: 64MiB]
     #[arg(long, env = "BEACHD_SEGMENT_SIZE", value_name = "SIZE", value_parser = parse_bytes, help_heading = "Tuning")]
     #[serde(deserialize_with = "bytes")]
@@ -209,6 +219,11 @@ fn bytes<'de, D: Deserializer<'de>>(from: D) -> Result<Option<u64>, D::Error> {
         Size::Number(n) => Ok(Some(n)),
         Size::Text(text) => parse_bytes(&text).map(Some).map_err(de::Error::custom),
     }
+}
+
+/// The name of a compression in a file.
+fn compression<'de, D: Deserializer<'de>>(from: D) -> Result<Option<Compression>, D::Error> {
+    String::deserialize(from)?.parse().map(Some).map_err(de::Error::custom)
 }
 
 /// The text of a duration in a file.
@@ -254,6 +269,10 @@ pub struct Config {
     pub drain_timeout: Duration,
     /// See [`Settings::memtable_size`].
     pub memtable_size: u64,
+    /// See [`Settings::cache`].
+    pub cache: u64,
+    /// See [`Settings::compression`].
+    pub compression: Compression,
     /// See [`Settings::segment_size`].
     pub segment_size: u64,
     /// See [`Settings::snapshot_rate`]; `None`: no bound.
@@ -379,6 +398,9 @@ impl Config {
         check_timeout("drain-timeout", drain_timeout)?;
         let memtable_size = s.memtable_size.unwrap_or(limits::DEFAULT_MEMTABLE_BYTES as u64);
         check("memtable-size", memtable_size, 1 << 20..=2 << 30, "1MiB to 2GiB")?;
+        let cache = s.cache.unwrap_or(limits::DEFAULT_CACHE_BYTES);
+        check("cache", cache, 0..=1 << 40, "0 to 1TiB")?;
+        let compression = s.compression.unwrap_or_default();
         let segment_size = s.segment_size.unwrap_or(limits::DEFAULT_SEGMENT_BYTES);
         let smallest = 2 * limits::MAX_GROUP_BYTES as u64;
         check("segment-size", segment_size, smallest..=2 << 30, "32MiB to 2GiB")?;
@@ -413,6 +435,8 @@ impl Config {
             frame_timeout,
             drain_timeout,
             memtable_size,
+            cache,
+            compression,
             segment_size,
             snapshot_rate,
         })
@@ -444,6 +468,8 @@ impl Settings {
             heartbeat,
             election_timeout,
             memtable_size,
+            cache,
+            compression,
             segment_size,
             snapshot_rate,
         )
@@ -644,6 +670,7 @@ mod tests {
             ["--idle-timeout", "1ms"],
             ["--segment-size", "1MiB"],
             ["--memtable-size", "1KiB"],
+            ["--cache", "2000GiB"],
             ["--listen", "nonsense"],
             ["--peer-listen", "nonsense"],
             ["--cluster-id", "two words"],

@@ -168,6 +168,8 @@ fn open_node(
     let cluster = config.cluster_id.as_str();
     let mut node = NodeConfig::new(&config.data_dir, cluster, config.node_id, incarnation);
     node.new_cluster = ClusterUid::drawn(os::OsRandom::new().next_u64());
+    node.cache_bytes = config.cache;
+    node.compression = config.compression;
     node.memtable_bytes = usize::try_from(config.memtable_size).unwrap_or(usize::MAX);
     node.segment_bytes = config.segment_size;
     // What a restart may need: one segment and one memtable.

@@ -10,8 +10,8 @@
 //! can be read all the same. Closing is CLOCK: a use sets a flag, and a look clears it.
 //!
 //! Invariants:
-//! - At most `max_open` tables are open, and they hold at most three quarters of the block cache's capacity (8 MiB at
-//!   least) in memory, both beside those that somebody is just reading: a table in use stays open.
+//! - At most `max_open` tables are kept open, and they hold at most three quarters of the block cache's capacity (16 MiB at
+//!   least) in memory. When all of them are in use, one more is opened for its reader alone, and closed behind it.
 //! - A table that is not open costs its name. Nothing is remembered of a failed opening: the next read tries again.
 //! - [`LazyTable::if_open`] neither blocks nor touches the disk.
 //!
@@ -29,7 +29,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, RwLock, TryLockError, Weak};
 
 /// What open tables may hold in memory whatever the capacity of the cache is.
-const TABLE_BYTES_MIN: u64 = 8 << 20;
+const TABLE_BYTES_MIN: u64 = 16 << 20;
 
 /// The tables of an engine that are open. See the module.
 pub struct TableCache {
@@ -124,8 +124,9 @@ impl TableCache {
         open > self.max_open || self.blocks.charged() > bytes_max
     }
 
-    /// Takes `slot`, which is open, into the ring, and closes others when they are too many.
-    fn admit(&self, slot: &Arc<Slot>) {
+    /// Takes `slot`, which is being opened, into the ring, after it closed others if they are too many; `false` when there is
+    /// no room.
+    fn admit(&self, slot: &Arc<Slot>) -> bool {
         self.opened.fetch_add(1, Ordering::Relaxed);
         let mut ring = self.ring.lock().unwrap_or_else(PoisonError::into_inner);
         if ring.len() >= self.max_open {
@@ -152,7 +153,13 @@ impl TableCache {
                 ring.push_back(weak);
             }
         }
-        ring.push_back(Arc::downgrade(slot));
+        let has_room = !self.is_over(ring.len() + 1);
+        if has_room {
+            ring.push_back(Arc::downgrade(slot));
+        } else {
+            self.closed.fetch_add(1, Ordering::Relaxed);
+        }
+        has_room
     }
 }
 
@@ -195,21 +202,20 @@ impl LazyTable {
             slot.mark_used();
             return Ok(table);
         }
-        let table = {
-            // Others who want it wait here: it is opened once.
-            let mut place = slot.table.write().unwrap_or_else(PoisonError::into_inner);
-            if let Some(table) = &*place {
-                return Ok(Arc::clone(table));
-            }
-            let file =
-                self.tables.disk.open(&slot.path, OpenMode::Read).map_err(TableError::from)?;
-            let blocks = Some(Arc::clone(&self.tables.blocks));
-            let table = Arc::new(Table::open_with(file, slot.number, blocks)?);
-            check(&table)?;
-            Arc::clone(place.insert(table))
-        };
-        slot.mark_used();
-        self.tables.admit(slot);
+        // Others who want it wait here: it is opened once.
+        let mut place = slot.table.write().unwrap_or_else(PoisonError::into_inner);
+        if let Some(table) = &*place {
+            return Ok(Arc::clone(table));
+        }
+        let file = self.tables.disk.open(&slot.path, OpenMode::Read).map_err(TableError::from)?;
+        let blocks = Some(Arc::clone(&self.tables.blocks));
+        let table = Arc::new(Table::open_with(file, slot.number, blocks)?);
+        check(&table)?;
+        // Of the other slots it only tries the locks, so nobody waits for two.
+        if self.tables.admit(slot) {
+            slot.mark_used();
+            *place = Some(Arc::clone(&table));
+        }
         Ok(table)
     }
 

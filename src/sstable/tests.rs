@@ -742,9 +742,9 @@ fn many_tables_are_read_with_few_files_open() {
         }
     }
     drop(hot);
-    // Those in use are not closed, however many they are.
+    // Those in use are not closed, however many they are, and the others are not kept.
     let held: Vec<_> = tables[..20].iter().map(|lazy| open_lazy(lazy).unwrap()).collect();
-    assert!(cache.stats().open >= 20);
+    assert!(cache.stats().open <= 8, "{:?}", cache.stats());
     for (number, table) in held.iter().enumerate() {
         let key = format!("{number}-0");
         assert!(table_get(table, key.as_bytes(), 1).unwrap().is_some());
@@ -800,6 +800,6 @@ fn threads_open_and_read_the_same_few_tables() {
             });
         }
     });
-    assert!(cache.stats().open <= 3 + 4, "{:?}", cache.stats());
+    assert!(cache.stats().open <= 3, "{:?}", cache.stats());
     assert_eq!(cache.stats().opened - cache.stats().closed, cache.stats().open);
 }

@@ -69,7 +69,10 @@ use super::{Applied, Engine, EngineError, EngineOptions, EngineStats, Get, Write
 use crate::base::batch::{BatchRef, WriteBatch};
 use crate::base::{SequenceNumber, Term};
 use crate::env::{Env, LockGuard, os};
-use crate::limits::{DEFAULT_MEMTABLE_BYTES, DEFAULT_SEGMENT_BYTES};
+use crate::limits::{
+    DEFAULT_CACHE_BYTES, DEFAULT_MEMTABLE_BYTES, DEFAULT_SEGMENT_BYTES, MAX_OPEN_TABLES,
+};
+use crate::sstable::Compression;
 use crate::wal::{self, LogKind, LogPos, RecordKind, RecoveryReport};
 use bytes::Bytes;
 use commit::{Commit, Log};
@@ -92,6 +95,12 @@ pub struct DbOptions {
     pub block_bytes: usize,
     /// Bits of a table's bloom filter for each key.
     pub bits_per_key: u32,
+    /// How data blocks of new tables are stored. Tables of either kind are read whatever this says.
+    pub compression: Compression,
+    /// Capacity of the block cache. Index and filter of open tables count against it.
+    pub cache_bytes: u64,
+    /// Most tables that are open at once.
+    pub max_open_tables: usize,
 }
 
 impl Default for DbOptions {
@@ -103,6 +112,9 @@ impl Default for DbOptions {
             preallocate: true,
             block_bytes: 4096,
             bits_per_key: 10,
+            compression: Compression::None,
+            cache_bytes: DEFAULT_CACHE_BYTES,
+            max_open_tables: MAX_OPEN_TABLES,
         }
     }
 }
@@ -176,6 +188,9 @@ impl Db {
                 memtable_bytes: options.memtable_bytes,
                 block_bytes: options.block_bytes,
                 bits_per_key: options.bits_per_key,
+                compression: options.compression,
+                cache_bytes: options.cache_bytes,
+                max_open_tables: options.max_open_tables,
                 ..EngineOptions::new(path.join("engine"))
             },
         )?;

@@ -10,7 +10,7 @@ use crate::engine::version::{Difference, LiveTable, Version, check_properties};
 use crate::engine::{Engine, EngineOutput, Flush, InternalRows, JobOutcome, read_internal_rows};
 use crate::env::{Disk, File, JobId, Lane, OpenMode};
 use crate::limits::SNAPSHOT_SYNC_BYTES;
-use crate::sstable::Table;
+use crate::sstable::{Table, TableCache};
 use bytes::Bytes;
 use std::ops::Range;
 use std::path::PathBuf;
@@ -33,6 +33,7 @@ pub struct SnapshotFiles {
 #[derive(Clone)]
 struct Place {
     disk: Arc<dyn Disk>,
+    tables: Arc<TableCache>,
     dir: PathBuf,
     /// The number of the first table here.
     first_number: u64,
@@ -240,10 +241,8 @@ impl CheckJob {
         // The new manifest syncs this directory again before `CURRENT` names it. That its names are durable by then must
         // not hang on how a manifest is made.
         place.disk.sync_dir(&place.dir).map_err(EngineError::from)?;
-        let tables = metas
-            .iter()
-            .map(|meta| LiveTable::open(&*place.disk, &place.dir, meta).map(Arc::new))
-            .collect::<Result<Vec<_>, _>>()?;
+        let tables =
+            metas.iter().map(|meta| Arc::new(LiveTable::new(&place.tables, &place.dir, meta)));
         let version = Version::new(tables);
         let rows = read_internal_rows(&Memtable::new(), &[], &version, body.last_seq)?;
         Ok(Box::new(Staged { body, metas, version, rows, _alive: alive }))
@@ -302,7 +301,7 @@ impl Engine {
         self.holds.received.push(Received { alive: Arc::downgrade(&alive), numbers });
         let (disk, dir) = (Arc::clone(&self.env.disk), self.options.dir.clone());
         let checked = Arc::default();
-        let place = Place { disk, dir, first_number };
+        let place = Place { disk, tables: Arc::clone(&self.tables), dir, first_number };
         Ok(SnapshotFiles { place, body, written: 0, checked, alive })
     }
 

@@ -130,7 +130,7 @@ impl PieceJob {
             }
             let at = self.offset + filled as u64 - start;
             let len = (out.len() - filled).min((live.meta.bytes - at) as usize);
-            live.table.file().read_exact_at(at, &mut out[filled..filled + len])?;
+            live.open()?.file().read_exact_at(at, &mut out[filled..filled + len])?;
             filled += len;
         }
         debug_assert_eq!(filled, out.len());
@@ -234,6 +234,9 @@ impl Engine {
         self.submit(Lane::Maintenance, move || {
             for path in paths {
                 remove_or_warn(&*disk, &path);
+            }
+            for table in &free {
+                table.forget_blocks();
             }
             drop(free);
             EngineOutput::Dropped

@@ -1,6 +1,7 @@
 //! Tests of the engine on the simulated world. `Db` has its own beside it.
 
 mod core;
+mod lazy;
 mod open_crash;
 mod snapshot;
 
