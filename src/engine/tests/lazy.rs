@@ -42,18 +42,18 @@ fn an_open_reads_no_table_and_a_get_opens_what_it_needs_in_a_job() {
     rig.reopen_with(&options).unwrap();
     assert_eq!(rig.engine.stats().open_tables.opened, 0);
     assert!(matches!(rig.engine.get(b"zzz", None).unwrap(), Get::Missing), "in no range");
-    assert!(rig.try_get("key0003", None).is_err(), "an error of this read");
+    assert!(rig.try_get("key0019", None).is_err(), "an error of this read");
     rig.sim.disk.clear_faults();
 
-    let Get::NeedsDisk(job) = rig.engine.get(b"key0003", None).unwrap() else {
+    let Get::NeedsDisk(job) = rig.engine.get(b"key0019", None).unwrap() else {
         panic!("a table is opened on the loop")
     };
-    assert_eq!(job.run().unwrap().unwrap().1, "value of 3");
+    assert_eq!(job.run().unwrap().unwrap().1, "value of 19");
     assert_eq!(rig.engine.stats().open_tables.opened, 1);
-    let Get::Found { value, .. } = rig.engine.get(b"key0003", None).unwrap() else {
+    let Get::Found { value, .. } = rig.engine.get(b"key0019", None).unwrap() else {
         panic!("its block is in the cache")
     };
-    assert_eq!(value, "value of 3");
+    assert_eq!(value, "value of 19");
     let stats = rig.engine.stats();
     assert!(stats.cache.hits == 1 && stats.cache.misses == 1 && stats.cache.inserted == 1);
     assert!(stats.cache.charged > 0, "index and filter count");
