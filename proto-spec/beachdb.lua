@@ -38,7 +38,8 @@ local STATUS = {
   [37] = "SNAPSHOT_TOO_OLD", [38] = "READ_ERROR", [39] = "INTERNAL",
 }
 local EFFECTS = { [0] = "none", [1] = "not_applied", [2] = "applied", [3] = "unknown" }
-local ADMIN = { [1] = "add", [2] = "promote", [3] = "remove", [4] = "transfer" }
+local ADMIN = { [1] = "add", [2] = "promote", [3] = "remove", [4] = "transfer",
+  [5] = "checkpoint", [6] = "verify" }
 local KINDS = {
   [0x01] = "PUT", [0x02] = "DELETE", [0x80] = "no-op", [0x81] = "REGISTER", [0x82] = "membership",
 }

@@ -1,4 +1,4 @@
-//! `beachd`: the daemon, `beachd rejoin`, and `beachd recover`. Arguments, configuration, and exit codes; everything else is in [`beachdb::server`].
+//! `beachd`: the daemon, `beachd rejoin`, `recover`, `restore`, and `verify`. Arguments, configuration, and exit codes; everything else is in [`beachdb::server`].
 //!
 //! Exit codes: 0 stopped as asked, 1 failed, 2 wrong usage.
 
@@ -48,7 +48,10 @@ fn run_command(command: &Command) -> Option<i32> {
         Command::Recover(args) => {
             Some(code(server::recover::run(args, &os::env(), &mut random, &mut input, &mut out)))
         }
-        Command::Restore { .. } => None,
+        Command::Restore(args) => {
+            Some(code(server::restore::run(args, &os::env(), &mut random, &mut out)))
+        }
+        Command::Verify(args) => Some(code(server::restore::verify(args, &os::env(), &mut out))),
     }
 }
 

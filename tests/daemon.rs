@@ -203,8 +203,8 @@ fn wrong_usage_exits_2_and_says_what_is_wrong() {
         .args(["restore", "--from", "x", "--cluster-id", "y"])
         .output()
         .expect("it runs");
-    assert_eq!(output.status.code(), Some(2));
-    assert!(String::from_utf8_lossy(&output.stderr).contains("beachd restore is not available"));
+    assert_eq!(output.status.code(), Some(1));
+    assert!(String::from_utf8_lossy(&output.stderr).contains("x: no checkpoint"));
 }
 
 #[test]

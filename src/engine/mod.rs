@@ -17,6 +17,7 @@
 //! | `merge`, `run`, `scan` | iterators over all sources, in bounded slices |
 //! | `recovery` | opening a directory |
 //! | [`snapshot`] | sending the tables to another replica, installing those of another |
+//! | `scrub` | checks every block, while it is in use |
 //! | [`checkpoint`] | a copy of what is flushed, by hard links |
 //! | [`db`] | [`Db`]: the engine as a library, with its own log |
 //!
@@ -49,6 +50,7 @@ mod merge;
 mod recovery;
 mod run;
 mod scan;
+mod scrub;
 pub mod snapshot;
 mod state;
 mod stats;
@@ -59,6 +61,7 @@ pub mod version;
 pub use db::{Db, DbError, DbIter, DbOptions, DbStats, Effect, Snapshot, WriteOptions};
 pub use error::EngineError;
 pub use scan::{Scan, ScanEntry, ScanJob, ScanOptions, ScanSlice};
+pub use scrub::{Scrub, ScrubReport};
 pub use snapshot::{FileSnapshot, InstallFault, SnapshotFiles};
 pub use stats::{EngineStats, FrozenSize};
 

@@ -91,6 +91,8 @@ impl<L: LogStore, S: StateMachine> Node<L, S> {
             AdminRequest::Promote(node) => Admin::Promote(node),
             AdminRequest::Remove(node) => Admin::Remove(node),
             AdminRequest::Transfer(to) => Admin::Transfer(to),
+            AdminRequest::Checkpoint { dir } => return self.checkpoint(now, arrival, dir, out),
+            AdminRequest::Verify { rate } => return self.verify(now, arrival, rate, out),
         };
         self.admin(now, arrival, command, out);
     }

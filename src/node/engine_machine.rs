@@ -6,17 +6,20 @@ use super::state_machine::{
 };
 use crate::base::batch::BatchRef;
 use crate::base::{InternalOp, LogIndex, Membership, Nanos, SequenceNumber, Term};
+use crate::engine::checkpoint::{CheckpointWork, Origin};
 use crate::engine::{
     Engine, EngineError, FileSnapshot, FrozenSize, Get, InstallFault, JobOutcome, Scan,
-    ScanOptions, ScanSlice, SnapshotFiles, WriteRoom,
+    ScanOptions, ScanSlice, Scrub, SnapshotFiles, WriteRoom,
 };
 use crate::env::{Completion, IoError};
 use crate::proto::ScanEntry;
 use crate::raft::message::SnapshotMeta;
+use crate::wal::LogKind;
 use bytes::Bytes;
 use std::any::Any;
 use std::collections::VecDeque;
 use std::io;
+use std::path::PathBuf;
 use std::sync::Arc;
 
 /// Translates, and decides when to flush: when a memtable is full, or the log is large.
@@ -150,6 +153,19 @@ impl StateMachine for EngineMachine {
         let EngineSink { meta, files } = *sink;
         self.installing = Some(meta);
         self.engine.install(files);
+    }
+
+    fn freeze(&mut self) {
+        self.engine.freeze();
+        self.note_freeze();
+    }
+
+    fn checkpoint(&mut self, dir: PathBuf, origin: Origin) -> Option<CheckpointWork> {
+        Some(self.engine.checkpoint(dir, Some(origin)))
+    }
+
+    fn scrub(&mut self, log: PathBuf) -> Option<Scrub> {
+        Some(self.engine.scrub(Some((LogKind::RaftLog, log))))
     }
 
     fn room(&self) -> Room {

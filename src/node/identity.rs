@@ -8,6 +8,7 @@
 //! joining yes                          only in the directory of a node that was told to join a cluster
 //! moving damaged-0000000000000007      only while `beachd rejoin` is under way
 //! recovering 0000000000000007          only while `beachd recover` is under way: the incarnation before
+//! restoring yes                        only while `beachd restore` is under way
 //! crc32c 5d1e0f2a
 //! ```
 //!
@@ -15,7 +16,8 @@
 //! is created: a node whose disk was wiped comes back with another one and is never taken for the old voter.
 //!
 //! Invariants: the file is written before anything else in the directory, whole (temporary name, sync, rename, sync
-//! of the directory), and never changed afterwards but by [`rejoin`](super::rejoin()) and [`Recovery`](super::Recovery). A
+//! of the directory), and never changed afterwards but by [`rejoin`](super::rejoin()), [`restore`](super::restore()), and
+//! [`Recovery`](super::Recovery). A
 //! directory with data but without it is refused.
 
 use crate::base::{NodeId, ReplicaId, checksum};
@@ -131,6 +133,16 @@ pub enum IdentityError {
         /// The file.
         path: PathBuf,
     },
+    /// `beachd restore` did not get to its end.
+    #[error(
+        "{}: beachd restore was interrupted before all data was in this directory; run it again: beachd restore --data-dir {} \
+         --from … --cluster-id …",
+        path.display(), path.parent().unwrap_or(path).display()
+    )]
+    Unrestored {
+        /// The file.
+        path: PathBuf,
+    },
     /// There is data, but no file that says whose.
     #[error(
         "{}: the directory has data ({entry}) but no IDENTITY file: it is not a BeachDB data directory, or the file \
@@ -152,6 +164,8 @@ pub(super) struct IdentityFile {
     pub moving: Option<String>,
     /// The incarnation before an unfinished [`Recovery`](super::Recovery).
     pub recovering: Option<u64>,
+    /// A [`restore`](super::restore()) is not at its end.
+    pub restoring: bool,
 }
 
 impl Identity {
@@ -230,11 +244,14 @@ impl Identity {
 impl IdentityFile {
     /// Nothing is under way.
     pub(super) const fn settled(identity: Identity) -> Self {
-        Self { identity, moving: None, recovering: None }
+        Self { identity, moving: None, recovering: None, restoring: false }
     }
 
     pub(super) fn into_settled(self, path: &Path) -> Result<Identity, IdentityError> {
         let path = path.to_path_buf();
+        if self.restoring {
+            return Err(IdentityError::Unrestored { path });
+        }
         match (self.moving, self.recovering) {
             (None, None) => Ok(self.identity),
             (Some(to), _) => Err(IdentityError::Unfinished { path, to }),
@@ -255,6 +272,9 @@ impl IdentityFile {
         }
         if let Some(before) = self.recovering {
             writeln!(text, "recovering {before:016x}").expect("writing to a string");
+        }
+        if self.restoring {
+            text.push_str("restoring yes\n");
         }
         let crc = checksum::crc32c(text.as_bytes());
         writeln!(text, "crc32c {crc:08x}").expect("writing to a string");
@@ -281,18 +301,14 @@ impl IdentityFile {
         let at = lines.offset;
         let incarnation = lines.field("incarnation")?;
         let incarnation = lines.incarnation(at, incarnation)?;
-        let at = lines.offset;
-        let joining = match lines.optional_field("joining")? {
-            None => false,
-            Some("yes") => true,
-            Some(other) => return Err(lines.corrupt(at, "yes".into(), other)),
-        };
+        let joining = lines.optional_yes("joining")?;
         let moving = lines.optional_field("moving")?.map(str::to_owned);
         let at = lines.offset;
         let recovering = match lines.optional_field("recovering")? {
             None => None,
             Some(before) => Some(lines.incarnation(at, before)?),
         };
+        let restoring = lines.optional_yes("restoring")?;
         let at = lines.offset;
         let expected = format!("{:08x}", checksum::crc32c(&text[..at]));
         let found = lines.field("crc32c")?;
@@ -303,7 +319,7 @@ impl IdentityFile {
             return Err(lines.corrupt(lines.offset, "the end of the file".into(), "more bytes"));
         }
         let identity = Identity { cluster_id, node_id, incarnation, joining };
-        Ok(Self { identity, moving, recovering })
+        Ok(Self { identity, moving, recovering, restoring })
     }
 
     pub(super) fn read(disk: &dyn Disk, path: &Path) -> Result<Self, IdentityError> {
@@ -371,6 +387,16 @@ impl<'a> Lines<'a> {
         }
     }
 
+    /// Whether the field is there, which then says `yes`.
+    fn optional_yes(&mut self, name: &str) -> Result<bool, IdentityError> {
+        let at = self.offset;
+        match self.optional_field(name)? {
+            None => Ok(false),
+            Some("yes") => Ok(true),
+            Some(other) => Err(self.corrupt(at, "yes".into(), other)),
+        }
+    }
+
     fn incarnation(&self, at: usize, value: &str) -> Result<u64, IdentityError> {
         u64::from_str_radix(value, 16)
             .map_err(|_| self.corrupt(at, "a hexadecimal number".into(), value))
@@ -431,7 +457,7 @@ mod tests {
     fn every_flipped_byte_and_every_truncation_is_refused() {
         let joining = Identity { joining: true, ..identity() };
         let moving = Some("damaged-7".into());
-        let file = IdentityFile { identity: joining, moving, recovering: Some(7) };
+        let file = IdentityFile { identity: joining, moving, recovering: Some(7), restoring: true };
         let text = file.encode().into_bytes();
         for at in 0..text.len() {
             let mut flipped = text.clone();

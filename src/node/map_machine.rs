@@ -8,6 +8,8 @@ use super::state_machine::{
 };
 use crate::base::batch::{BatchRef, Op, RESERVED_KEY_END, RESERVED_KEY_PREFIX};
 use crate::base::{InternalOp, LogIndex, Membership, Nanos, SequenceNumber, Term, checksum};
+use crate::engine::Scrub;
+use crate::engine::checkpoint::{CheckpointWork, Origin};
 use crate::env::{Completion, JobId, Jobs, Lane};
 use crate::limits::SCAN_SLICE_STEPS;
 use crate::proto::ScanEntry;
@@ -15,6 +17,7 @@ use crate::raft::message::SnapshotMeta;
 use bytes::Bytes;
 use std::collections::BTreeMap;
 use std::ops::Bound;
+use std::path::PathBuf;
 use std::sync::Arc;
 
 /// All versions of all keys, in memory. Old versions go at once when no snapshot holds them.
@@ -330,6 +333,16 @@ impl StateMachine for MapMachine {
             MapOutput::Received(received)
         });
         self.installing = Some((job, meta));
+    }
+
+    fn freeze(&mut self) {}
+
+    fn checkpoint(&mut self, _: PathBuf, _: Origin) -> Option<CheckpointWork> {
+        None
+    }
+
+    fn scrub(&mut self, _: PathBuf) -> Option<Scrub> {
+        None
     }
 
     fn room(&self) -> Room {

@@ -63,6 +63,9 @@ mod rejoin;
 mod rejoin_tests;
 mod release;
 mod replicated;
+mod restore;
+#[cfg(test)]
+mod restore_tests;
 mod sessions;
 pub mod sim;
 mod snapshot_receive;
@@ -72,6 +75,8 @@ mod space;
 mod state_machine;
 mod status;
 mod types;
+mod upkeep;
+mod verify;
 pub mod wire;
 mod writes;
 
@@ -86,6 +91,7 @@ pub use peers::PeerCounters;
 pub use recover::{NewCluster, RecoverError, Recovery, RecoveryPlan};
 pub use rejoin::{RejoinError, Rejoined, Stated, rejoin};
 pub use replicated::Replicated;
+pub use restore::{RestoreError, RestorePlan, Restored, restore};
 pub use sessions::{RowError, SessionStats};
 pub use snapshot_receive::SnapshotReceiveCounters;
 pub use snapshot_send::{SnapshotSendCounters, TransferStatus, WaitingStatus};
@@ -102,6 +108,8 @@ pub use types::{
     Admin, Effect, EntryOutcome, Event, FEATURE_SESSIONS, FEATURES, FatalError, Observed, Origin,
     PeerFacts,
 };
+pub use upkeep::{CheckpointStatus, VerifyStatus};
+pub use verify::{DirKind, VerifyError, verify_dir};
 
 use crate::base::batch::{BatchRef, WriteBatch};
 use crate::base::trace::{StageStats, TraceEvent, TraceRing};
@@ -124,6 +132,7 @@ use snapshot_receive::Receiver;
 use snapshot_send::Sender;
 use space::Space;
 use std::collections::VecDeque;
+use upkeep::Upkeep;
 use writes::Writes;
 
 /// Advice to a client that wants a session before every member has said what it can do.
@@ -165,6 +174,7 @@ pub struct Node<L, S> {
     reads: Reads,
     freshness: Freshness,
     space: Space,
+    upkeep: Upkeep,
     apply: apply::Progress,
     replicated: Replicated,
     phase: Phase,
@@ -260,6 +270,7 @@ impl<L: LogStore, S: StateMachine> Node<L, S> {
             reads: Reads::default(),
             freshness: Freshness::default(),
             space: Space::default(),
+            upkeep: Upkeep::default(),
             apply: apply::Progress::new(machine.applied().0),
             replicated,
             machine,
@@ -356,6 +367,7 @@ impl<L: LogStore, S: StateMachine> Node<L, S> {
             (self.phase != Phase::Closing).then(|| self.raft.next_deadline()),
             Some(self.next_expiry_scan()),
             Some(self.space.next_check()),
+            self.upkeep.next_wakeup(),
             self.reads.wire.next_expiry(),
             self.sender.next_deadline(timeout),
             self.receiver.next_deadline(timeout),
@@ -675,6 +687,7 @@ impl<L: LogStore, S: StateMachine> Node<L, S> {
         self.step_raft(now, raft::Event::Tick, out);
         self.kick_log(now);
         self.check_space(now, out);
+        self.tend_upkeep(now, out);
         self.tend_snapshots(now, out);
         self.tend_receiver(now);
         self.expire(now, out);
@@ -702,6 +715,7 @@ impl<L: LogStore, S: StateMachine> Node<L, S> {
             return self.apply_committed(now, out);
         };
         let Some(done) = self.space_done(now, done) else { return Ok(()) };
+        let Some(done) = self.upkeep_done(now, done, out) else { return Ok(()) };
         let Some(done) = self.fetch_done(now, done, out) else { return Ok(()) };
         let Some(done) = self.snapshot_read_done(now, done, out) else { return Ok(()) };
         let Some(done) = self.snapshot_write_done(now, done, out) else { return Ok(()) };
@@ -746,6 +760,7 @@ impl<L: LogStore, S: StateMachine> Node<L, S> {
                 self.apply.log_bytes_at_flush = u64::MAX;
                 self.sender.wants_flush = false;
                 self.start_snapshots(now);
+                self.tend_upkeep(now, out);
                 self.run_raft(now, out);
             }
             MachineOutcome::Installed { index, term, membership, rows } => {

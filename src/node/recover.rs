@@ -290,21 +290,36 @@ fn write_log(
     if reset.is_some() {
         make_engine_durable(env, dir)?;
     }
-    let (mut log, _) = RaftLog::open(env, &dir.join("raft"), DEFAULT_SEGMENT_BYTES)?;
-    if let Some(membership) = reset {
-        log.reset(plan.applied, membership);
-    }
     let term = Term(plan.highest.0 + RECOVERED_TERM_STEP);
-    let payload = only(&plan.member).to_entry();
+    let at = (plan.last.0.next(), term);
+    let reset = reset.map(|membership| (plan.applied, membership));
+    Ok(append_alone(env, dir, plan.cluster, &plan.member, at, reset)?)
+}
+
+/// Appends to the log in `dir`, which begins anew at `reset` if there is one, the entry that makes `member` the only one, at
+/// this index and in this term; the log is of `cluster` then. Durable when it returns.
+pub(super) fn append_alone(
+    env: &Env,
+    dir: &Path,
+    cluster: ClusterUid,
+    member: &Member,
+    (index, term): (LogIndex, Term),
+    reset: Option<((LogIndex, Term), (LogIndex, Membership))>,
+) -> Result<(), RaftLogError> {
+    let (mut log, _) = RaftLog::open(env, &dir.join("raft"), DEFAULT_SEGMENT_BYTES)?;
+    if let Some((baseline, membership)) = reset {
+        log.reset(baseline, membership);
+    }
+    let payload = only(member).to_entry();
     log.use_reserve();
-    log.set_cluster(plan.cluster);
+    log.set_cluster(cluster);
     log.submit(Persist {
         io: IoId(1),
         hard_state: Some(HardState { term, vote: None }),
         truncate_from: None,
-        entries: vec![Entry { index: plan.last.0.next(), term, payload }],
+        entries: vec![Entry { index, term, payload }],
     });
-    Ok(log.close_blocking()?)
+    log.close_blocking()
 }
 
 /// The log may begin anew only behind a snapshot that no crash takes any more: what was read of the engine may be in the

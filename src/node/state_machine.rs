@@ -14,12 +14,15 @@
 
 use crate::base::batch::BatchRef;
 use crate::base::{InternalOp, LogIndex, Membership, Nanos, SequenceNumber, Term};
+use crate::engine::Scrub;
+use crate::engine::checkpoint::{CheckpointWork, Origin};
 use crate::env::Completion;
 use crate::proto::ScanEntry;
 use crate::raft::message::SnapshotMeta;
 use bytes::Bytes;
 use std::any::Any;
 use std::io;
+use std::path::PathBuf;
 use std::sync::Arc;
 
 /// Applied, read, flushed. All calls are on the loop and never block; what needs the disk becomes a job.
@@ -75,6 +78,13 @@ pub trait StateMachine {
     /// Installs a snapshot whose stream is complete and whose last write is done. It is checked first, whole: a damaged one
     /// leaves everything as it was. Answered by [`MachineOutcome::Installed`] or [`MachineOutcome::InstallFailed`].
     fn install(&mut self, sink: Box<dyn SnapshotSink>);
+
+    /// Freezes what is applied, so that flushes from here on bring [`StateMachine::durable_applied`] at least to it.
+    fn freeze(&mut self);
+    /// The work that makes a checkpoint of what is durable, in `dir`; `None`: this machine has no files.
+    fn checkpoint(&mut self, dir: PathBuf, origin: Origin) -> Option<CheckpointWork>;
+    /// The work that checks every block of what is durable, and of the log in this directory; `None`: this machine has no files.
+    fn scrub(&mut self, log: PathBuf) -> Option<Scrub>;
 
     /// Whether more may be applied now.
     fn room(&self) -> Room;

@@ -6,7 +6,7 @@ use super::apply::ReplayStatus;
 use super::peers::PeerCounters;
 use super::snapshot_receive::SnapshotReceiveCounters;
 use super::snapshot_send::{SnapshotSendCounters, TransferStatus, WaitingStatus};
-use super::{Node, Phase, SessionStats, StateMachine};
+use super::{CheckpointStatus, Node, Phase, SessionStats, StateMachine, VerifyStatus};
 use crate::base::trace::{Stage, StageSummary, TraceRecord};
 use crate::base::{Member, MemberRole, Nanos};
 use crate::raft::{LogStats, LogStore, RaftStatus};
@@ -79,6 +79,10 @@ pub struct Status {
     pub replay: ReplayStatus,
     /// What recovery found; one line of text a part.
     pub recovery: Vec<String>,
+    /// The last checkpoint, or the one that is being made; `null`: none since the start.
+    pub checkpoint: Option<CheckpointStatus>,
+    /// The last check of all files, or the one that is under way; `null`: none since the start.
+    pub verify: Option<VerifyStatus>,
     /// Where the time goes.
     pub stages: Stages,
 }
@@ -306,6 +310,8 @@ impl<L: LogStore, S: StateMachine> Node<L, S> {
             log,
             memory,
             replay: self.apply.replay_status(),
+            checkpoint: self.upkeep.checkpoint_status(),
+            verify: self.upkeep.verify_status(),
             recovery: self.recovery.clone(),
             stages: self.stages(),
         }

@@ -385,6 +385,7 @@ impl<L: LogStore, S: StateMachine> Node<L, S> {
         earliest = turn.fold(earliest, Nanos::min);
         earliest = earliest.min(self.expire_reads(now, out));
         earliest = earliest.min(self.expire_introduction(now, out));
+        earliest = earliest.min(self.expire_checkpoint(now, out));
         self.desk.set_earliest_deadline(earliest);
     }
 }

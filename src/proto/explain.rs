@@ -253,14 +253,20 @@ fn explain_body(rows: &mut Rows<'_>, h: &FrameHeader) {
                 2 => "promote",
                 3 => "remove",
                 4 => "transfer",
+                5 => "checkpoint",
+                6 => "verify",
                 _ => "unknown",
             };
-            rows.row(8, format!("{name}, address of {address} bytes"));
-            match rows.u64(0) {
-                0 => rows.row(8, "node 0: any"),
-                n => rows.row(8, format!("node {n}")),
+            let what = if kind == 5 { "path" } else { "address" };
+            rows.row(8, format!("{name}, {what} of {address} bytes"));
+            match (kind, rows.u64(0)) {
+                (5, _) => rows.row(8, "0"),
+                (6, 0) => rows.row(8, "rate 0: no bound"),
+                (6, n) => rows.row(8, format!("rate {n} bytes a second")),
+                (_, 0) => rows.row(8, "node 0: any"),
+                (_, n) => rows.row(8, format!("node {n}")),
             }
-            rows.data(address, "peer address");
+            rows.data(address, if kind == 5 { "path" } else { "peer address" });
         }
         (Some(Opcode::Status | Opcode::Stats | Opcode::Members), true) => {
             let rest = rows.left();
@@ -551,6 +557,12 @@ pub fn request_json(request: &Request<'_>) -> Value {
             }
             AdminRequest::Transfer(to) => {
                 json!({"kind": "ADMIN", "command": "transfer", "node": to.map(|node| node.0)})
+            }
+            AdminRequest::Checkpoint { dir } => {
+                json!({"kind": "ADMIN", "command": "checkpoint", "dir": dir})
+            }
+            AdminRequest::Verify { rate } => {
+                json!({"kind": "ADMIN", "command": "verify", "rate": rate})
             }
         },
         Request::Hello(h) => json!({

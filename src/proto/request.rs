@@ -8,7 +8,7 @@
 //! | PUT, DELETE | a batch of exactly one such operation |
 //! | WRITE | a batch |
 //! | SCAN | snapshot (8); limit, byte limit (4 each); flags, start, end, resume lengths (2 each); start; end; resume |
-//! | ADMIN | kind (1), 0 (5), address length (2); node (8); peer address |
+//! | ADMIN | kind (1), 0 (5), address length (2); node (8); peer address, or path |
 
 use super::error::{Effect, ErrorCode, ErrorReply};
 use super::frame::{self, EncodeTooLarge, FrameHeader};
@@ -16,7 +16,9 @@ use super::peer::PeerOpcode;
 use super::{Opcode, PROTOCOL_VERSION};
 use crate::base::batch::{BatchError, BatchRef, Op, RESERVED_KEY_PREFIX};
 use crate::base::{NodeId, SequenceNumber};
-use crate::limits::{MAX_ADDRESS_BYTES, MAX_KEY_BYTES, MAX_SCAN_BYTES, MAX_SCAN_ENTRIES};
+use crate::limits::{
+    MAX_ADDRESS_BYTES, MAX_CHECKPOINT_PATH_BYTES, MAX_KEY_BYTES, MAX_SCAN_BYTES, MAX_SCAN_ENTRIES,
+};
 use byteorder::{BigEndian, ByteOrder};
 
 /// Longest client name or cluster id in a HELLO.
@@ -34,6 +36,8 @@ const ADMIN_ADD: u8 = 1;
 const ADMIN_PROMOTE: u8 = 2;
 const ADMIN_REMOVE: u8 = 3;
 const ADMIN_TRANSFER: u8 = 4;
+const ADMIN_CHECKPOINT: u8 = 5;
+const ADMIN_VERIFY: u8 = 6;
 
 /// A decoded request; keys and batches borrow from the receive buffer.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -95,6 +99,17 @@ pub enum AdminRequest<'a> {
     Remove(NodeId),
     /// Another voter leads: this one, or (`None`, 0 on the wire) the one that has most of the log.
     Transfer(Option<NodeId>),
+    /// The node that is asked, leader or not, makes a checkpoint of its data.
+    Checkpoint {
+        /// The new directory, on the node's machine: absolute, or relative to its data directory.
+        /// 1 ..= [`MAX_CHECKPOINT_PATH_BYTES`] bytes of UTF-8 without control characters.
+        dir: &'a str,
+    },
+    /// The node that is asked, leader or not, begins to check every block of its files.
+    Verify {
+        /// Bytes a second that it reads at most; 0: no bound.
+        rate: u64,
+    },
 }
 
 /// The body of HELLO.
@@ -542,8 +557,11 @@ fn decode_admin(body: &[u8]) -> Result<AdminRequest<'_>, RequestError> {
     let address_len = usize::from(BigEndian::read_u16(&fixed[6..8]));
     let address_expected = match kind {
         ADMIN_ADD if !(1..=MAX_ADDRESS_BYTES).contains(&address_len) => Some("1 to 260"),
-        ADMIN_PROMOTE | ADMIN_REMOVE | ADMIN_TRANSFER if address_len != 0 => {
-            Some("0, only an added node has an address")
+        ADMIN_CHECKPOINT if !(1..=MAX_CHECKPOINT_PATH_BYTES).contains(&address_len) => {
+            Some("1 to 1024")
+        }
+        ADMIN_PROMOTE | ADMIN_REMOVE | ADMIN_TRANSFER | ADMIN_VERIFY if address_len != 0 => {
+            Some("0, only an added node has an address, and a checkpoint a path")
         }
         _ => None,
     };
@@ -554,8 +572,15 @@ fn decode_admin(body: &[u8]) -> Result<AdminRequest<'_>, RequestError> {
         return Err(bad("address bytes", 16, "as many as the length says", rest.len()));
     }
     let node = NodeId(BigEndian::read_u64(&fixed[8..16]));
-    if node == NodeId::ZERO && kind != ADMIN_TRANSFER {
-        return Err(bad("node", 8, "not 0", 0));
+    match kind {
+        ADMIN_CHECKPOINT if node != NodeId::ZERO => {
+            return Err(bad("node", 8, "0, a checkpoint is made by the node that is asked", 1));
+        }
+        ADMIN_ADD | ADMIN_PROMOTE | ADMIN_REMOVE if node == NodeId::ZERO => {
+            return Err(bad("node", 8, "not 0", 0));
+        }
+        ADMIN_CHECKPOINT => return decode_checkpoint(rest),
+        _ => {}
     }
     if let Some(at) = rest.iter().position(|byte| !byte.is_ascii_graphic()) {
         let expected = "printable ASCII without spaces";
@@ -568,8 +593,24 @@ fn decode_admin(body: &[u8]) -> Result<AdminRequest<'_>, RequestError> {
         ADMIN_PROMOTE => Ok(AdminRequest::Promote(node)),
         ADMIN_REMOVE => Ok(AdminRequest::Remove(node)),
         ADMIN_TRANSFER => Ok(AdminRequest::Transfer((node != NodeId::ZERO).then_some(node))),
+        ADMIN_VERIFY => Ok(AdminRequest::Verify { rate: node.0 }),
         other => {
-            Err(bad("kind", 0, "1 (add), 2 (promote), 3 (remove), or 4 (transfer)", other.into()))
+            let expected =
+                "1 (add), 2 (promote), 3 (remove), 4 (transfer), 5 (checkpoint), or 6 (verify)";
+            Err(bad("kind", 0, expected, other.into()))
+        }
+    }
+}
+
+fn decode_checkpoint(path: &[u8]) -> Result<AdminRequest<'_>, RequestError> {
+    let bad = bad_body(Opcode::Admin);
+    let dir = std::str::from_utf8(path)
+        .map_err(|e| bad("path", ADMIN_FIXED_BYTES, "UTF-8", e.valid_up_to()))?;
+    match dir.char_indices().find(|(_, c)| c.is_control()) {
+        None => Ok(AdminRequest::Checkpoint { dir }),
+        Some((at, _)) => {
+            let expected = "text without control characters";
+            Err(bad("path", ADMIN_FIXED_BYTES + at, expected, path[at].into()))
         }
     }
 }
@@ -580,6 +621,8 @@ fn encode_admin(out: &mut Vec<u8>, admin: &AdminRequest<'_>) {
         AdminRequest::Promote(node) => (ADMIN_PROMOTE, node, ""),
         AdminRequest::Remove(node) => (ADMIN_REMOVE, node, ""),
         AdminRequest::Transfer(to) => (ADMIN_TRANSFER, to.unwrap_or(NodeId::ZERO), ""),
+        AdminRequest::Checkpoint { dir } => (ADMIN_CHECKPOINT, NodeId::ZERO, dir),
+        AdminRequest::Verify { rate } => (ADMIN_VERIFY, NodeId(rate), ""),
     };
     out.extend_from_slice(&[kind, 0, 0, 0, 0, 0]);
     out.extend_from_slice(&(address.len() as u16).to_be_bytes());

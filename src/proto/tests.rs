@@ -417,7 +417,7 @@ proptest! {
         snapshot in 0..=SequenceNumber::MAX.0,
         (limit, max_bytes, keys_only) in any::<(u32, u32, bool)>(),
         (name, cluster, address) in ("[ -~]{0,40}", ".{0,20}", "[!-~]{1,30}"),
-        (id, deadline) in any::<(u64, u32)>(),
+        (id, deadline, path) in (any::<u64>(), any::<u32>(), "[ -~é]{1,30}"),
     ) {
         let snapshot = SequenceNumber(snapshot);
         let batch = one_put(&key, &other);
@@ -438,6 +438,8 @@ proptest! {
             Request::Admin(AdminRequest::Remove(NodeId(u64::MAX))),
             Request::Admin(AdminRequest::Transfer(None)),
             Request::Admin(AdminRequest::Transfer(Some(NodeId(3)))),
+            Request::Admin(AdminRequest::Checkpoint { dir: &path }),
+            Request::Admin(AdminRequest::Verify { rate: id }),
             Request::Get { key: &key, snapshot },
             Request::Write { opcode: Opcode::Put, batch: BatchRef::parse(batch.as_bytes()).unwrap() },
             Request::Scan(scan),

@@ -14,6 +14,7 @@
 
 use super::recover::RecoverArgs;
 use super::rejoin::RejoinArgs;
+use super::restore::{RestoreArgs, VerifyArgs};
 use crate::base::NodeId;
 use crate::base::units::{UnitError, parse_bytes, parse_duration};
 use crate::env::{Disk, OpenMode};
@@ -82,18 +83,10 @@ pub struct Cli {
 /// What `beachd` does besides running.
 #[derive(clap::Subcommand, Debug)]
 pub enum Command {
-    /// Start a cluster of one from a checkpoint (not available in this version)
-    Restore {
-        /// The checkpoint
-        #[arg(long, value_name = "DIR")]
-        from: PathBuf,
-        /// The name of the new cluster
-        #[arg(long, value_name = "NAME")]
-        cluster_id: String,
-        /// Where the new data goes
-        #[arg(long, value_name = "DIR")]
-        data_dir: Option<PathBuf>,
-    },
+    /// Make the data directory of a new cluster of one from a checkpoint, after checking all of it
+    Restore(RestoreArgs),
+    /// Check every block of a data directory or a checkpoint that nobody works in; changes nothing
+    Verify(VerifyArgs),
     /// Give up this member's damaged copy of the data and come back as a new member
     Rejoin(RejoinArgs),
     /// Make this node a new cluster of itself when the old one has lost its quorum for ever; can lose acknowledged writes
@@ -333,24 +326,16 @@ pub enum ConfigError {
         /// The command.
         command: &'static str,
     },
-    /// Something that a later version does.
-    #[error("{what} is not available in this version ({instead})")]
-    NotAvailable {
-        /// The flag or command.
-        what: &'static str,
-        /// What to do instead.
-        instead: &'static str,
-    },
 }
 
 impl Config {
     /// Puts the command line, the environment (which clap has read into `cli`), and the file together.
     pub fn load(cli: Cli, disk: &dyn Disk) -> Result<Self, ConfigError> {
-        if let Some(Command::Restore { .. }) = cli.command {
-            return Err(ConfigError::NotAvailable {
-                what: "beachd restore",
-                instead: "copy a data directory while no daemon runs on it",
-            });
+        if let Some(Command::Restore(_)) = cli.command {
+            return Err(ConfigError::NotADaemon { command: "beachd restore" });
+        }
+        if let Some(Command::Verify(_)) = cli.command {
+            return Err(ConfigError::NotADaemon { command: "beachd verify" });
         }
         if let Some(Command::Rejoin(_)) = cli.command {
             return Err(ConfigError::NotADaemon { command: "beachd rejoin" });
@@ -681,11 +666,11 @@ mod tests {
     }
 
     #[test]
-    fn restore_waits_for_a_later_version() {
+    fn restore_is_no_daemon() {
         let args = ["beachd", "restore", "--from", "x", "--cluster-id", "y"];
         let cli = Cli::try_parse_from(args).unwrap();
         let e = Config::load(cli, &*sim::env(1).0.disk).unwrap_err();
-        assert!(matches!(e, ConfigError::NotAvailable { .. }), "{e}");
+        assert!(matches!(e, ConfigError::NotADaemon { .. }), "{e}");
     }
 
     #[test]

@@ -32,6 +32,7 @@ mod peers;
 mod process;
 pub mod recover;
 pub mod rejoin;
+pub mod restore;
 mod service;
 
 pub use config::{Cli, Config, ConfigError};

@@ -47,11 +47,11 @@ pub struct RecoverArgs {
     pub yes: bool,
 }
 
-fn cluster_id(text: &str) -> Result<String, String> {
+pub(super) fn cluster_id(text: &str) -> Result<String, String> {
     is_cluster_id(text).then(|| text.to_owned()).ok_or_else(|| CLUSTER_ID_RULE.to_owned())
 }
 
-fn address(text: &str) -> Result<String, String> {
+pub(super) fn address(text: &str) -> Result<String, String> {
     let port = text.rsplit_once(':').filter(|(host, _)| !host.is_empty()).map(|(_, port)| port);
     let is_port = port.is_some_and(|port| port.parse::<u16>().is_ok_and(|port| port != 0));
     let is_plain = text.len() <= MAX_ADDRESS_BYTES && text.bytes().all(|b| b.is_ascii_graphic());

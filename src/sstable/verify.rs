@@ -22,44 +22,89 @@ struct Seen {
 
 /// See [`Table::verify`].
 pub(super) fn verify(table: &Table) -> Result<(), TableError> {
-    let claimed = table.properties();
-    let mut seen = Seen {
-        properties: Properties {
-            block_bytes: claimed.block_bytes,
-            restart_interval: claimed.restart_interval,
-            unknown: claimed.unknown.clone(),
-            smallest_seq: u64::MAX,
-            ..Properties::default()
-        },
-        last: None,
-    };
-    let mut expected_offset = FILE_HEADER_BYTES as u64;
-    let mut separator: Option<(Vec<u8>, u64)> = None;
-    for i in 0..table.data_blocks() {
-        let (key, trailer, handle) = table.index_entry(i);
-        let in_file = |fault: Fault| fault.in_file(table.file().path());
-        if handle.offset != expected_offset {
-            let (expected, found) = (expected_offset.to_string(), handle.offset.to_string());
-            return Err(in_file(table.index.block().fault(
-                0,
-                &format!("block {i} at {expected}"),
-                found,
-            )));
-        }
-        expected_offset = handle.end().expect("checked by index_entry");
-        let block = table.fetch_data_block(handle, Fetch::Once)?;
-        verify_block(table, block, separator.as_ref(), &mut seen).map_err(in_file)?;
-        seen.properties.data_bytes += handle.len + BLOCK_HEADER_BYTES as u64;
-        if let Some((last, last_trailer)) = &seen.last
-            && internal_key::compare((last, *last_trailer), (key, trailer)) == Ordering::Greater
-        {
-            let found = format!("{} @ {trailer:#x}", key.escape_ascii());
-            let expected = format!("separator {i} at or after the last key of its block");
-            return Err(in_file(table.index.block().fault(0, &expected, found)));
-        }
-        separator = Some((key.to_vec(), trailer));
+    let mut verification = Verification::new(table);
+    while !verification.step(table, u64::MAX)? {}
+    Ok(())
+}
+
+/// A [`Table::verify`] that goes on in steps, for a lane that others use too. All steps are of one table.
+pub struct Verification {
+    seen: Seen,
+    next_block: usize,
+    expected_offset: u64,
+    separator: Option<(Vec<u8>, u64)>,
+}
+
+impl Verification {
+    /// Before the first block of `table`.
+    #[must_use]
+    pub fn new(table: &Table) -> Self {
+        let claimed = table.properties();
+        let seen = Seen {
+            properties: Properties {
+                block_bytes: claimed.block_bytes,
+                restart_interval: claimed.restart_interval,
+                unknown: claimed.unknown.clone(),
+                smallest_seq: u64::MAX,
+                ..Properties::default()
+            },
+            last: None,
+        };
+        let expected_offset = FILE_HEADER_BYTES as u64;
+        Self { seen, next_block: 0, expected_offset, separator: None }
     }
-    verify_totals(table, seen, expected_offset)
+
+    /// The offset in the file up to which it has come.
+    #[must_use]
+    pub const fn offset(&self) -> u64 {
+        self.expected_offset
+    }
+
+    /// Checks the next blocks, at least one and about `max_bytes`; whether all were, and what the table says about all of them.
+    ///
+    /// # Errors
+    /// The first fault, or a failed read. Then the verification is over.
+    pub fn step(&mut self, table: &Table, max_bytes: u64) -> Result<bool, TableError> {
+        let start = self.expected_offset;
+        while self.next_block < table.data_blocks() {
+            if self.expected_offset - start >= max_bytes {
+                return Ok(false);
+            }
+            check_block_at(self, table)?;
+            self.next_block += 1;
+        }
+        let claimed = std::mem::replace(self, Self::new(table));
+        verify_totals(table, claimed.seen, claimed.expected_offset).map(|()| true)
+    }
+}
+
+/// Checks data block `next_block`.
+fn check_block_at(verification: &mut Verification, table: &Table) -> Result<(), TableError> {
+    let Verification { seen, next_block, expected_offset, separator } = verification;
+    let i = *next_block;
+    let (key, trailer, handle) = table.index_entry(i);
+    let in_file = |fault: Fault| fault.in_file(table.file().path());
+    if handle.offset != *expected_offset {
+        let (expected, found) = (expected_offset.to_string(), handle.offset.to_string());
+        return Err(in_file(table.index.block().fault(
+            0,
+            &format!("block {i} at {expected}"),
+            found,
+        )));
+    }
+    *expected_offset = handle.end().expect("checked by index_entry");
+    let block = table.fetch_data_block(handle, Fetch::Once)?;
+    verify_block(table, block, separator.as_ref(), seen).map_err(in_file)?;
+    seen.properties.data_bytes += handle.len + BLOCK_HEADER_BYTES as u64;
+    if let Some((last, last_trailer)) = &seen.last
+        && internal_key::compare((last, *last_trailer), (key, trailer)) == Ordering::Greater
+    {
+        let found = format!("{} @ {trailer:#x}", key.escape_ascii());
+        let expected = format!("separator {i} at or after the last key of its block");
+        return Err(in_file(table.index.block().fault(0, &expected, found)));
+    }
+    *separator = Some((key.to_vec(), trailer));
+    Ok(())
 }
 
 /// Entries in order, after the separator of the block before; restart points as claimed; each key in the filter.

@@ -31,6 +31,7 @@ mod format;
 mod maintenance;
 pub mod recovery;
 pub mod segment;
+mod verify;
 mod writer;
 
 #[cfg(test)]
@@ -45,6 +46,7 @@ pub use format::{
 };
 pub use maintenance::{MaintenanceDone, MaintenanceJob};
 pub use recovery::{Contents, Cut, RecoveryReport, open, read};
+pub use verify::LogCheck;
 pub use writer::{AppendId, DataMark, GroupDone, GroupJob, MARK_EVERY_BYTES, Writer};
 
 use std::path::PathBuf;

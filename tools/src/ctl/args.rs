@@ -1,6 +1,6 @@
 //! The command line.
 
-use beachdb::base::units::parse_duration;
+use beachdb::base::units::{parse_bytes, parse_duration};
 use clap::{Args as ClapArgs, Parser, Subcommand};
 use std::path::PathBuf;
 use std::time::Duration;
@@ -17,6 +17,8 @@ Examples:
   beachctl member list                    beachctl transfer-leader 2
   beachctl member add 4=10.0.0.4:7401     the address of its peer port; then: member promote 4
   beachctl member replace 3               node 3 has a new, empty disk and waits to be added
+  beachctl checkpoint /backup/monday      on that node's machine; beachd restore --from /backup/monday
+  beachctl verify --rate 64MiB            checks every block of its files, and waits for the result
   beachctl frame encode get beach         hex; pipe it through: xxd -r -p | nc -q1 HOST 7400
   beachctl frame explain 0000001801020000000000000000000200000000 91471fb5
   beachctl                                a prompt, on a terminal
@@ -33,6 +35,8 @@ JSON (--json), one document unless it says lines:
   member list      the MEMBERS document: {\"node\",\"leader\",\"term\",\"index\",\"committed\",\"members\":[…]}
   member add, promote, remove   {\"node\",\"index\"};   replace   also \"replaced\"
   transfer-leader  {\"leader\"}
+  checkpoint       {\"dir\",\"node\",\"index\",\"last_seq\",\"bytes\"}
+  verify           {\"done\",\"rate\",\"ms\",\"bytes\",\"total_bytes\",\"tables\",\"manifests\",\"segments\",\"damaged\",\"faults\"}
   frame decode     (lines) {\"length\",\"version\",\"opcode\",\"no_crc\",\"request_id\",\"deadline_ms\"|\"status\",\"request\"|\"reply\"};
                    a frame between nodes: {\"length\",\"version\",\"opcode\",\"term\"?,\"peer\"}
   a failure        {\"error\":{\"code\",\"effect\",\"message\"}}, effect: none, not_applied, applied, or unknown
@@ -111,9 +115,10 @@ pub enum Command {
     /// Not in this version
     #[command(hide = true)]
     Compact(Later),
-    /// Not in this version
-    #[command(hide = true)]
-    Checkpoint(Later),
+    /// Have the node copy all its data into a new directory on its machine
+    Checkpoint(Checkpoint),
+    /// Have the node check every block of its files
+    Verify(Verify),
     /// Not in this version
     #[command(hide = true)]
     DeleteRange(Later),
@@ -138,6 +143,7 @@ impl Command {
             Self::TransferLeader(_) => "transfer-leader",
             Self::Compact(_) => "compact",
             Self::Checkpoint(_) => "checkpoint",
+            Self::Verify(_) => "verify",
             Self::DeleteRange(_) => "delete-range",
         }
     }
@@ -387,6 +393,29 @@ pub struct TransferLeader {
     /// The voter that is to lead; without it the one that has most of the log
     #[arg(value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
     pub node: Option<u64>,
+}
+
+/// `checkpoint`.
+#[derive(ClapArgs, Debug)]
+pub struct Checkpoint {
+    /// The new directory, on the machine of the node that is asked (name one with --endpoints): absolute, or relative to its
+    /// data directory. It must not exist
+    #[arg(value_name = "DIR")]
+    pub dir: String,
+    /// How long to wait for it
+    #[arg(long, value_name = "TIME", default_value = "1m", value_parser = parse_duration)]
+    pub wait: Duration,
+}
+
+/// `verify`.
+#[derive(ClapArgs, Debug)]
+pub struct Verify {
+    /// Most bytes a second that the node reads for it [default: no bound]
+    #[arg(long, value_name = "SIZE", value_parser = parse_bytes)]
+    pub rate: Option<u64>,
+    /// Only begin it; `status` says how it goes
+    #[arg(long)]
+    pub no_wait: bool,
 }
 
 /// `frame`.

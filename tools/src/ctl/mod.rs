@@ -9,6 +9,7 @@
 //! | [`load`] | load: pipelined, in order, with progress and a line to resume from |
 //! | [`nodes`] | status and stats of each node |
 //! | [`members`] | member list, add, promote, remove, replace; transfer-leader |
+//! | [`upkeep`] | checkpoint, verify |
 //! | [`frames`] | frame encode, decode, explain: no server needed |
 //! | [`repl`] | the prompt |
 //!
@@ -24,6 +25,7 @@ pub mod members;
 pub mod nodes;
 pub mod output;
 pub mod repl;
+pub mod upkeep;
 
 use args::{Args, Command};
 use beachdb::client::{self, Client, ClientError, ClientOptions, SessionState, Written};
@@ -131,7 +133,9 @@ pub fn run(session: &mut Session, command: &Command) -> Result<(), Failure> {
         Command::Frame(frame) => frames::run(session, frame),
         Command::Member(member) => members::run(session, member),
         Command::TransferLeader(transfer) => members::transfer(session, transfer),
-        Command::Compact(_) | Command::Checkpoint(_) | Command::DeleteRange(_) => {
+        Command::Checkpoint(checkpoint) => upkeep::checkpoint(session, checkpoint),
+        Command::Verify(verify) => upkeep::verify(session, verify),
+        Command::Compact(_) | Command::DeleteRange(_) => {
             Err(Failure::not_available(command.name()))
         }
     }

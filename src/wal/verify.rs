@@ -1,0 +1,100 @@
+//! [`LogCheck`]: reads every record of a log that is in use, in bounded steps, and changes nothing.
+//!
+//! Records that must be there are those below the point where the next segment takes over, and in the newest segment those
+//! below its highest watermark; what is behind may be a write in flight. The writer goes on meanwhile: segments may be released
+//! or recycled under the reader, so what looks like damage counts only when the segment is still part of the log, and a second
+//! reading of it from its start finds it again.
+
+use super::error::WalError;
+use super::format::LogKind;
+use super::recovery::{Chain, ChainSegment};
+use super::segment::{SegmentReader, scan};
+use crate::env::Disk;
+use std::collections::VecDeque;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+/// How often a segment is read before what is found in it is believed.
+const READINGS: u32 = 3;
+
+/// See the module.
+pub struct LogCheck {
+    disk: Arc<dyn Disk>,
+    kind: LogKind,
+    dir: PathBuf,
+    left: VecDeque<ChainSegment>,
+    current: Option<SegmentReader>,
+    readings: u32,
+    /// Segments read.
+    pub segments: u64,
+    /// Bytes read.
+    pub bytes: u64,
+}
+
+impl LogCheck {
+    /// Of the log in `dir` as it is now.
+    pub fn new(disk: Arc<dyn Disk>, kind: LogKind, dir: PathBuf) -> Result<Self, WalError> {
+        let left = Chain::read(&*disk, kind, &dir)?.segments.into();
+        Ok(Self { disk, kind, dir, left, current: None, readings: 0, segments: 0, bytes: 0 })
+    }
+
+    /// Reads about `max_bytes` more; whether everything was read.
+    ///
+    /// # Errors
+    /// What is wrong with a segment. The next step goes on with the one after it.
+    pub fn step(&mut self, max_bytes: u64) -> Result<bool, WalError> {
+        let Some(segment) = self.left.front().cloned() else { return Ok(true) };
+        match self.read(&segment, max_bytes) {
+            Ok(false) => return Ok(false),
+            Ok(true) => self.segments += 1,
+            Err(error) => {
+                self.current = None;
+                self.readings += 1;
+                let still_there = self.is_in_use(&segment)?;
+                if still_there && self.readings < READINGS {
+                    return Ok(false);
+                }
+                self.next();
+                return if still_there { Err(error) } else { Ok(self.left.is_empty()) };
+            }
+        }
+        self.next();
+        Ok(self.left.is_empty())
+    }
+
+    fn next(&mut self) {
+        self.left.pop_front();
+        (self.current, self.readings) = (None, 0);
+    }
+
+    /// Whether the segment is still part of the log, under its place in it.
+    fn is_in_use(&self, segment: &ChainSegment) -> Result<bool, WalError> {
+        let chain = Chain::read(&*self.disk, self.kind, &self.dir)?;
+        Ok(chain.segments.iter().any(|now| now.header == segment.header))
+    }
+
+    /// Whether the segment was read to its end.
+    fn read(&mut self, segment: &ChainSegment, max_bytes: u64) -> Result<bool, WalError> {
+        let mut reader = match self.current.take() {
+            Some(reader) => reader,
+            None => segment.reader(&*self.disk)?,
+        };
+        let Some(limit) = segment.limit else {
+            // The newest: its end is judged by its watermarks, which takes all of it.
+            let end = scan(&mut reader, &mut |_| Ok(()))?;
+            self.bytes += end.end;
+            return end.check(reader.path()).map(|()| true);
+        };
+        let start = reader.offset();
+        while reader.offset() < limit {
+            if reader.offset() - start >= max_bytes {
+                self.bytes += reader.offset() - start;
+                self.current = Some(reader);
+                return Ok(false);
+            }
+            reader.expect_record()?;
+        }
+        self.bytes += reader.offset() - start;
+        Ok(true)
+    }
+}
