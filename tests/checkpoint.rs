@@ -9,8 +9,8 @@ mod common;
 
 use beachdb::base::NodeId;
 use beachdb::client::{AdminRequest, Client, ClientOptions, ScanOptions};
+use common::PATIENCE;
 use common::cluster::Cluster;
-use common::{PATIENCE, beachd_program};
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::process::{Command, Output};
@@ -24,7 +24,7 @@ fn client(at: SocketAddr) -> Client {
 }
 
 fn beachd(args: &[&str]) -> Output {
-    Command::new(beachd_program()).args(args).output().expect("it runs")
+    Command::new(env!("CARGO_BIN_EXE_beachd")).args(args).output().expect("it runs")
 }
 
 fn text(bytes: &[u8]) -> String {
@@ -75,7 +75,7 @@ fn a_checkpoint_taken_under_load_becomes_a_cluster_that_grows_and_knows_the_old_
         });
         let mut other = client(at);
         let newest = |client: &mut Client| {
-            let mut n = 0;
+            let mut n = 0_u64;
             while client.get(format!("key{n:08}").as_bytes()).expect("a get").is_some() {
                 n += 50;
             }
