@@ -9,8 +9,8 @@ mod common;
 
 use beachdb::base::NodeId;
 use beachdb::client::{AdminRequest, Client, ClientOptions, ScanOptions};
-use common::PATIENCE;
 use common::cluster::Cluster;
+use common::{PATIENCE, wait_until};
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::process::{Command, Output};
@@ -125,6 +125,7 @@ fn a_checkpoint_taken_under_load_becomes_a_cluster_that_grows_and_knows_the_old_
         new.spawn_with(n, &["--cluster-id", "lake", "--join"]);
         let peer_address = new.node(n).peer.to_string();
         let first = new.node(1).listen;
+        wait_until("it listens", || new.node(n).status().is_some());
         admin(first, AdminRequest::Add { node: NodeId(n), peer_address: &peer_address });
         new.wait_ready(&[n]);
         admin(first, AdminRequest::Promote(NodeId(n)));
