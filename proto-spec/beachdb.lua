@@ -33,9 +33,10 @@ local STATUS = {
   [16] = "UNKNOWN_OPCODE", [17] = "BAD_REQUEST", [18] = "DUPLICATE_REQUEST_ID", [19] = "KEY_TOO_LARGE",
   [20] = "VALUE_TOO_LARGE", [21] = "BATCH_TOO_LARGE", [22] = "RESERVED_KEY", [23] = "WRONG_CLUSTER",
   [24] = "UNKNOWN_SESSION", [25] = "SESSION_STALE", [26] = "SESSION_WINDOW_FULL",
-  [27] = "DUPLICATE_NODE", [28] = "WRONG_NODE",
+  [27] = "DUPLICATE_NODE", [28] = "WRONG_NODE", [29] = "CONDITION_FAILED",
   [32] = "BUSY", [33] = "DEADLINE_EXCEEDED", [34] = "NOT_LEADER", [35] = "SHUTTING_DOWN", [36] = "NO_SPACE",
   [37] = "SNAPSHOT_TOO_OLD", [38] = "READ_ERROR", [39] = "INTERNAL",
+  [40] = "REPLY_TOO_LARGE",
 }
 local EFFECTS = { [0] = "none", [1] = "not_applied", [2] = "applied", [3] = "unknown" }
 local ADMIN = { [1] = "add", [2] = "promote", [3] = "remove", [4] = "transfer",

@@ -86,7 +86,7 @@ pub struct Condition<'a> {
 }
 
 /// Why a batch was not applied.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct FailedCondition {
     /// Which condition: the first that did not hold, from 0.
     pub condition: u32,

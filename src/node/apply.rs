@@ -1,7 +1,7 @@
 //! From commit to applied: at start-up the replay of the log, afterwards every write.
 //!
 //! Both take the same path, in slices of [`APPLY_SLICE_BYTES`], so that other work has its turn. Entries that are no
-//! longer in memory are read back by a job. A state machine out of room pauses apply until a flush is through: during the
+//! longer in memory are read back by a job, and so is what conditions ask for ([`conditions`](super::conditions)). A state machine out of room pauses apply until a flush is through: during the
 //! replay (unless the flush waits for disk space: then the memtables that were in memory before the restart are built
 //! again, and reads can be served), and on a node that does not lead, whose log then grows to a limit
 //! ([`peers`](super::peers)). On a leader, admission keeps the room. While a snapshot is installed nothing is applied.
@@ -117,7 +117,8 @@ impl<L: LogStore, S: StateMachine> Node<L, S> {
     /// Whether a committed entry can be applied right now.
     fn can_apply(&self) -> bool {
         let behind = self.machine.applied().0 < self.apply.commit && self.phase != Phase::Closing;
-        behind && self.apply.job.is_none() && !self.apply_is_paused()
+        let waits = self.apply.job.is_some() || self.conditions.is_waiting();
+        behind && !waits && !self.apply_is_paused()
     }
 
     /// Whether committed entries must wait. See the module.
@@ -156,13 +157,14 @@ impl<L: LogStore, S: StateMachine> Node<L, S> {
         Ok(())
     }
 
-    fn apply_entries(
+    /// Applies `entries` as far as it goes: until there is no room, or a condition that memory cannot judge.
+    pub(super) fn apply_entries(
         &mut self,
         now: Nanos,
         entries: Vec<Entry>,
         out: &mut Vec<Effect>,
     ) -> Result<(), FatalError> {
-        for entry in &entries {
+        for (n, entry) in entries.iter().enumerate() {
             if entry.index <= self.machine.applied().0 {
                 continue;
             }
@@ -179,10 +181,16 @@ impl<L: LogStore, S: StateMachine> Node<L, S> {
                 FatalError::new("apply", what)
             })?;
             let at = (entry.index, entry.term);
+            let judged = batch.has_conditions() && self.replicated.takes(entry.index, &batch);
+            let Some(failed) = (if judged { self.judge(&batch) } else { Some(None) }) else {
+                self.look_up(entries[n..].to_vec());
+                break;
+            };
             let outcome = self
                 .replicated
-                .apply(&mut self.machine, at, batch)
+                .apply(&mut self.machine, at, batch, failed)
                 .map_err(|e| FatalError::new("apply", e))?;
+            self.conditions.applied(entry.index, &batch, outcome);
             if self.config.observe {
                 out.push(Effect::Observed(Observed::Applied {
                     index: entry.index,

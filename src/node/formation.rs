@@ -31,7 +31,7 @@
 //! It adds nobody to a cluster that exists: that is a change of the membership ([`admin`](super::admin)). That two
 //! nodes were started with *different* lists is found out by the handshake (`server::peers`), which refuses them to each other.
 
-use super::types::{FEATURE_SESSIONS, PeerFacts};
+use super::types::{FEATURE_CONDITIONS, FEATURE_SESSIONS, PeerFacts};
 use super::{Bootstrap, Effect, Node, Phase, StateMachine};
 use crate::base::{
     ClusterUid, LogIndex, Member, MemberRole, Membership, Nanos, NodeId, ReplicaId, Term, checksum,
@@ -304,10 +304,23 @@ impl<L: LogStore, S: StateMachine> Node<L, S> {
         if self.replicated.session_stats().open > 0 {
             return None;
         }
+        self.lacks(FEATURE_SESSIONS)
+    }
+
+    /// Why batches cannot have conditions yet. As with sessions: entries of that kind may be in the log only when every member can
+    /// apply them, and once one was applied, all can for ever.
+    pub(super) fn lacks_conditions(&self) -> Option<Lack> {
+        if self.replicated.features() & FEATURE_CONDITIONS != 0 {
+            return None;
+        }
+        self.lacks(FEATURE_CONDITIONS)
+    }
+
+    fn lacks(&self, feature: u64) -> Option<Lack> {
         let members = self.raft.membership().members().map(|member| member.replica);
         let others = members.filter(|replica| *replica != self.replica());
         let lack = others.map(|replica| match self.formation.features.get(&replica) {
-            Some(features) if features & FEATURE_SESSIONS != 0 => None,
+            Some(features) if features & feature != 0 => None,
             Some(_) => Some(Lack::Feature(replica)),
             None => Some(Lack::Unknown(replica)),
         });

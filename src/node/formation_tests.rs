@@ -1,12 +1,13 @@
 //! Clusters that form: nodes over simulated disks, with a network that this test carries itself.
 
+use crate::base::batch::BatchRef;
 use crate::base::{ClusterUid, LogIndex, Membership, Nanos, NodeId, ReplicaId, Term};
 use crate::env::Env;
 use crate::env::sim::{self, CrashKind, SimHandles};
 use crate::node::recover::{NewCluster, Recovery};
 use crate::node::sim::SimDriver;
 use crate::node::{Bootstrap, EngineMachine, Event, Node, NodeConfig, Origin, PeerFacts};
-use crate::proto::{ErrorCode, Request, Response};
+use crate::proto::{ErrorCode, Opcode, Request, Response};
 use crate::raft::message::{Append, Body};
 use crate::raft::{Message, Role};
 use crate::raft_log::RaftLog;
@@ -350,6 +351,43 @@ fn no_session_begins_while_a_member_does_not_know_them() {
     facts.features = crate::node::FEATURES;
     up(&mut world, facts);
     assert!(matches!(register(&mut world, 2), Some(Response::Registered(_))));
+}
+
+#[test]
+fn no_batch_with_conditions_is_proposed_before_every_member_knows_them_and_then_for_ever() {
+    let mut world = World::form(&[1, 2, 3]);
+    world.link_all();
+    world.pass(3_000);
+    let leader = world.leaders()[0];
+    let old = if leader == 2 { 3 } else { 2 };
+    let mut facts = world.facts(old, leader);
+    let mut batch = crate::base::batch::WriteBatch::new();
+    batch.require(b"k", crate::base::conditions::Expect::Absent).unwrap();
+    let check = |world: &mut World, id| {
+        let batch = BatchRef::parse(batch.as_bytes()).unwrap();
+        let origin = Origin { conn: 1, request_id: id };
+        let driver = &mut world.slots.get_mut(&leader).unwrap().driver;
+        driver.request(origin, Request::Write { opcode: Opcode::Write, batch }, 10_000);
+        world.settle();
+        world.slots.get_mut(&leader).unwrap().driver.take_reply(origin)
+    };
+    let mut up = |world: &mut World, features| {
+        facts.features = features;
+        world.slots.get_mut(&leader).unwrap().driver.event(Event::PeerUp(facts.clone()));
+    };
+    up(&mut world, crate::node::FEATURE_SESSIONS);
+    match check(&mut world, 1) {
+        Some(Response::Error(error)) => {
+            assert_eq!(error.code, ErrorCode::BadRequest, "{error}");
+            assert!(error.message.contains("without conditions: upgrade it"), "{error}");
+        }
+        other => panic!("{other:?}"),
+    }
+    up(&mut world, crate::node::FEATURES);
+    assert!(matches!(check(&mut world, 2), Some(Response::Written { .. })));
+    // The rows say so from now on, whoever is reached.
+    up(&mut world, crate::node::FEATURE_SESSIONS);
+    assert!(matches!(check(&mut world, 3), Some(Response::Written { .. })));
 }
 
 #[test]

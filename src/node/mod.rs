@@ -40,6 +40,7 @@
 mod admin;
 mod admission;
 mod apply;
+mod conditions;
 mod config;
 mod drain;
 mod engine_machine;
@@ -82,6 +83,7 @@ mod writes;
 
 pub use admission::{QueueStatus, RequestCounters};
 pub use apply::ReplayStatus;
+pub use conditions::ConditionStats;
 pub use config::{Bootstrap, NodeConfig};
 pub use engine_machine::EngineMachine;
 pub use identity::{CLUSTER_ID_RULE, Identity, IdentityError, MAX_CLUSTER_ID_BYTES, is_cluster_id};
@@ -105,8 +107,8 @@ pub use status::{
     ReceiveStatus, SnapshotStatus, Stages, Stats, Status,
 };
 pub use types::{
-    Admin, Effect, EntryOutcome, Event, FEATURE_SESSIONS, FEATURES, FatalError, Observed, Origin,
-    PeerFacts,
+    Admin, Effect, EntryOutcome, Event, FEATURE_CONDITIONS, FEATURE_SESSIONS, FEATURES, FatalError,
+    Observed, Origin, PeerFacts,
 };
 pub use upkeep::{CheckpointStatus, VerifyStatus};
 pub use verify::{DirKind, VerifyError, verify_dir};
@@ -116,11 +118,14 @@ use crate::base::trace::{StageStats, TraceEvent, TraceRing};
 use crate::base::{ClusterUid, LogIndex, Membership, Nanos, ReplicaId, SequenceNumber, Term};
 use crate::env::{Completion, Env, LockGuard};
 use crate::limits::{FEW_REQUESTS, TRACE_EVENTS};
-use crate::proto::{self, ErrorCode, HelloReply, HelloRequest, Request, Response};
+use crate::proto::{
+    self, ConditionFailed, ErrorCode, ErrorReply, HelloReply, HelloRequest, Request, Response,
+};
 use crate::raft::message::Body;
 use crate::raft::{self, HardState, LogOutcome, LogStore, ProposeError, Raft, Role};
 use admin::{Handover, Introduction};
 use admission::{Arrival, Desk};
+use conditions::Conditions;
 use drain::Moving;
 use fetch::{Durable, Fetches};
 use formation::{Formation, Lack};
@@ -176,6 +181,7 @@ pub struct Node<L, S> {
     space: Space,
     upkeep: Upkeep,
     apply: apply::Progress,
+    conditions: Conditions,
     replicated: Replicated,
     phase: Phase,
     moving: Moving,
@@ -272,6 +278,7 @@ impl<L: LogStore, S: StateMachine> Node<L, S> {
             space: Space::default(),
             upkeep: Upkeep::default(),
             apply: apply::Progress::new(machine.applied().0),
+            conditions: Conditions::default(),
             replicated,
             machine,
             phase: Phase::Running,
@@ -513,13 +520,17 @@ impl<L: LogStore, S: StateMachine> Node<L, S> {
         request: Request<'_>,
     ) -> Result<(), Response> {
         match request {
-            Request::Write { batch, .. } if batch.has_conditions() => {
-                let message = "this version of the daemon does not judge conditions yet";
-                let effect = proto::Effect::NotApplied;
-                return Err(admission::error(ErrorCode::BadRequest, effect, message));
-            }
             Request::Write { batch, .. } => {
                 self.check_writable(arrival.opcode, &batch)?;
+                if batch.has_conditions() {
+                    self.check_feature("conditions", Self::lacks_conditions)?;
+                    if planted!(ConditionAtPropose)
+                        && let Some(failed) = self.judge_too_early(&batch)
+                    {
+                        let at = ConditionFailed { failed, ..ConditionFailed::default() };
+                        return Err(Response::Error(ErrorReply::condition_failed(at)));
+                    }
+                }
                 let ticket = self.desk.admit(now, arrival)?;
                 self.writes.add(ticket, batch);
             }
@@ -544,23 +555,7 @@ impl<L: LogStore, S: StateMachine> Node<L, S> {
                 let batch =
                     BatchRef::parse(batch.as_bytes()).expect("a WriteBatch is a valid batch");
                 self.check_writable(arrival.opcode, &batch)?;
-                let not_applied = proto::Effect::NotApplied;
-                match self.lacks_sessions() {
-                    None => {}
-                    Some(Lack::Feature(old)) => {
-                        let message =
-                            format!("node {old} runs software without sessions: upgrade it");
-                        return Err(admission::error(ErrorCode::BadRequest, not_applied, message));
-                    }
-                    Some(Lack::Unknown(member)) => {
-                        let message = format!(
-                            "no session has begun in this cluster yet, and whether the software of node {member} knows sessions is \
-                             not known: it was not reached since this node started. Start it, or run beachctl member remove {}",
-                            member.node
-                        );
-                        return Err(self.desk.busy(not_applied, UNKNOWN_RETRY_MS, message));
-                    }
-                }
+                self.check_feature("sessions", Self::lacks_sessions)?;
                 let ticket = self.desk.admit(now, arrival)?;
                 self.writes.add(ticket, batch);
             }
@@ -572,6 +567,30 @@ impl<L: LogStore, S: StateMachine> Node<L, S> {
             | Request::Admin(_) => {}
         }
         Ok(())
+    }
+
+    /// Refuses what a member may not know, as `lacks` says.
+    fn check_feature(
+        &mut self,
+        what: &str,
+        lacks: impl Fn(&Self) -> Option<Lack>,
+    ) -> Result<(), Response> {
+        let not_applied = proto::Effect::NotApplied;
+        match lacks(self) {
+            None => Ok(()),
+            Some(Lack::Feature(old)) => {
+                let message = format!("node {old} runs software without {what}: upgrade it");
+                Err(admission::error(ErrorCode::BadRequest, not_applied, message))
+            }
+            Some(Lack::Unknown(member)) => {
+                let message = format!(
+                    "nobody in this cluster has used {what} yet, and whether the software of node {member} knows {what} is not \
+                     known: it was not reached since this node started. Start it, or run beachctl member remove {}",
+                    member.node
+                );
+                Err(self.desk.busy(not_applied, UNKNOWN_RETRY_MS, message))
+            }
+        }
     }
 
     fn hello(&self, hello: &HelloRequest<'_>) -> Response {
@@ -712,6 +731,9 @@ impl<L: LogStore, S: StateMachine> Node<L, S> {
             return self.apply_committed(now, out);
         };
         let Some(done) = self.replay_done(now, done, out)? else {
+            return self.apply_committed(now, out);
+        };
+        let Some(done) = self.lookup_done(now, done, out)? else {
             return self.apply_committed(now, out);
         };
         let Some(done) = self.space_done(now, done) else { return Ok(()) };

@@ -7,12 +7,14 @@
 //! | row | key | value |
 //! |---|---|---|
 //! | the members | `\x00beach\x00m` | index of the entry that said so (8), the membership |
+//! | features in use | `\x00beach\x00f` | bits (8), as in HELLO between nodes |
 //! | sessions and outcomes | `\x00beach\x00s…` | [`sessions`](super::sessions) |
 //!
 //! ```text
 //!  entry ─► user's write, no session ─────────────────────────────► machine.apply(batch, no rows)
 //!        ─► user's write of a session ─► judge ─┬─ new ───────────► machine.apply(batch, outcome row, deletes)
 //!        │                                      └─ known, refused ► machine.apply(nothing)
+//!        ─► a condition of it failed (`conditions`) ──────────────► machine.apply(no batch, outcome row, deletes)
 //!        ─► REGISTER ─► evict, begin ─────────────────────────────► machine.apply(session row, deletes)
 //!        ─► MEMBERSHIP ───────────────────────────────────────────► machine.apply(members row)
 //! ```
@@ -23,21 +25,24 @@
 use super::sessions::{
     Refusal, RowError, SessionOutcome, SessionStats, SessionWrite, Sessions, Verdict,
 };
-use super::state_machine::StateMachine;
-use super::types::EntryOutcome;
+use super::state_machine::{Applied, StateMachine};
+use super::types::{EntryOutcome, FEATURE_CONDITIONS};
 use crate::base::batch::{BatchRef, Op, RESERVED_KEY_PREFIX};
+use crate::base::conditions::FailedCondition;
 use crate::base::{InternalOp, LogIndex, Membership, MembershipHistory, SequenceNumber, Term};
 use crate::limits::MAX_SESSION_WINDOW;
-use crate::proto::{self, ErrorCode, Registered, Response};
+use crate::proto::{self, ConditionFailed, ErrorCode, ErrorReply, Registered, Response};
 use bytes::Bytes;
 
 /// The byte behind [`RESERVED_KEY_PREFIX`] in the key of the members.
 const MEMBERS_ROW: u8 = b'm';
+/// The byte behind [`RESERVED_KEY_PREFIX`] in the key of the features in use.
+const FEATURES_ROW: u8 = b'f';
 
 /// What applying an entry came to; the answer to the one who wrote it.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum Outcome {
-    /// Its operations were applied.
+    /// Its operations were applied, or a condition failed.
     Written(SessionOutcome),
     /// They had been applied by an earlier entry.
     Duplicate(SessionOutcome),
@@ -54,8 +59,14 @@ impl Outcome {
     pub fn response(self) -> Response {
         match self {
             Self::Written(o) | Self::Duplicate(o) => {
-                let SessionOutcome { index, first_seq, last_seq } = o;
-                Response::Written { index, first_seq, last_seq }
+                let SessionOutcome { index, first_seq, last_seq, failed } = o;
+                match failed {
+                    None => Response::Written { index, first_seq, last_seq },
+                    Some(failed) => {
+                        let at = ConditionFailed { index, applied: last_seq, failed };
+                        Response::Error(ErrorReply::condition_failed(at))
+                    }
+                }
             }
             Self::Membership { index, seq } => {
                 Response::Written { index, first_seq: seq, last_seq: seq }
@@ -71,6 +82,9 @@ impl Outcome {
     /// The same, for checkers.
     pub fn observed(self) -> EntryOutcome {
         match self {
+            Self::Written(SessionOutcome { failed: Some(failed), .. }) => {
+                EntryOutcome::ConditionFailed(failed)
+            }
             Self::Written(SessionOutcome { first_seq, last_seq, .. }) => {
                 EntryOutcome::Written { first_seq, last_seq }
             }
@@ -124,6 +138,8 @@ pub struct Replicated {
     sessions: Sessions,
     /// In force from some applied entry on.
     members: MembershipHistory,
+    /// What entries of the log have used that not every software knows.
+    features: u64,
     /// The rows of the entry that is being applied; kept for its memory.
     rows: Vec<InternalOp>,
 }
@@ -132,25 +148,58 @@ impl Replicated {
     /// From all rows under the reserved prefix, in the order of their keys. `max_sessions` is the same on every replica.
     pub fn from_rows(max_sessions: usize, rows: &[(Vec<u8>, Bytes)]) -> Result<Self, RowError> {
         let mut members = MembershipHistory::default();
+        let mut features = 0;
         for (key, value) in rows {
             match key.strip_prefix(RESERVED_KEY_PREFIX) {
                 Some([MEMBERS_ROW]) => members.reset(decode_members(key, value)?),
                 Some([super::sessions::SESSION_ROWS, ..]) => {}
+                Some([FEATURES_ROW]) => match <[u8; 8]>::try_from(&value[..]) {
+                    Ok(bits) => features = u64::from_be_bytes(bits),
+                    Err(_) => {
+                        return Err(RowError::new(
+                            key,
+                            format!("{} bytes, 8 are needed", value.len()),
+                        ));
+                    }
+                },
                 _ => return Err(RowError::new(key, "no row of this version has such a key")),
             }
         }
-        Ok(Self { sessions: Sessions::from_rows(max_sessions, rows)?, members, rows: Vec::new() })
+        let sessions = Sessions::from_rows(max_sessions, rows)?;
+        Ok(Self { sessions, members, features, rows: Vec::new() })
     }
 
-    /// Applies one entry: decides what it comes to, and hands the machine its operations and rows together.
+    /// Whether the entry's operations are applied if its conditions hold: it repeats nothing and is not refused.
+    pub(super) fn takes(&self, index: LogIndex, batch: &BatchRef<'_>) -> bool {
+        let write = SessionWrite::of(batch);
+        write.is_none_or(|write| matches!(self.sessions.judge(index, write), Verdict::Apply))
+    }
+
+    /// What the log has used that not every software knows.
+    pub(super) const fn features(&self) -> u64 {
+        self.features
+    }
+
+    /// An entry that needs `feature` is applied: from now on every replica is known to have it.
+    fn uses(&mut self, feature: u64) {
+        if self.features & feature != feature {
+            self.features |= feature;
+            let bits = self.features.to_be_bytes();
+            self.rows.push(InternalOp::put(&[FEATURES_ROW], bits.to_vec()));
+        }
+    }
+
+    /// Applies one entry: decides what it comes to, and hands the machine its operations and rows together. `failed` is the
+    /// condition of it that does not hold, if it [takes](Self::takes) the entry.
     pub(super) fn apply(
         &mut self,
         machine: &mut impl StateMachine,
         (index, term): (LogIndex, Term),
         batch: BatchRef<'_>,
+        failed: Option<FailedCondition>,
     ) -> Result<Outcome, RowError> {
         if let Some(write) = SessionWrite::of(&batch) {
-            return Ok(self.apply_session_write(machine, (index, term), batch, write));
+            return Ok(self.apply_session_write(machine, (index, term), batch, write, failed));
         }
         match batch.internal() {
             Some(Op::Register) => {
@@ -167,9 +216,13 @@ impl Replicated {
                 Ok(Outcome::Membership { index, seq })
             }
             _ => {
-                let applied = machine.apply(index, term, Some(batch), &[]);
-                let (first_seq, last_seq) = (applied.first_seq, applied.last_seq);
-                Ok(Outcome::Written(SessionOutcome { index, first_seq, last_seq }))
+                if batch.has_conditions() {
+                    self.uses(FEATURE_CONDITIONS);
+                }
+                let user = Some(batch).filter(|_| failed.is_none());
+                let Applied { first_seq, last_seq } = machine.apply(index, term, user, &self.rows);
+                self.rows.clear();
+                Ok(Outcome::Written(SessionOutcome { index, first_seq, last_seq, failed }))
             }
         }
     }
@@ -180,18 +233,27 @@ impl Replicated {
         (index, term): (LogIndex, Term),
         batch: BatchRef<'_>,
         write: SessionWrite,
+        failed: Option<FailedCondition>,
     ) -> Outcome {
         let outcome = match self.sessions.judge(index, write) {
             Verdict::Apply => {
                 // The row says what the machine is about to answer.
                 let last = machine.last_seq().0;
+                let user = Some(batch).filter(|_| failed.is_none());
+                let ops = user.map_or(0, |batch| batch.len() as u64);
                 let outcome = SessionOutcome {
                     index,
                     first_seq: SequenceNumber(last + 1),
-                    last_seq: SequenceNumber(last + batch.len() as u64),
+                    last_seq: SequenceNumber(last + ops),
+                    failed,
                 };
-                self.sessions.written(write, outcome, &mut self.rows);
-                let applied = machine.apply(index, term, Some(batch), &self.rows);
+                if failed.is_none() || !planted!(FailureForgotten) {
+                    self.sessions.written(write, outcome, &mut self.rows);
+                }
+                if batch.has_conditions() {
+                    self.uses(FEATURE_CONDITIONS);
+                }
+                let applied = machine.apply(index, term, user, &self.rows);
                 self.rows.clear();
                 assert_eq!(
                     (applied.first_seq, applied.last_seq),
@@ -202,9 +264,13 @@ impl Replicated {
             }
             Verdict::Duplicate(outcome) => Outcome::Duplicate(outcome),
             Verdict::Refused(_) if planted!(EvictedApplied) => {
-                let applied = machine.apply(index, term, Some(batch), &[]);
-                let (first_seq, last_seq) = (applied.first_seq, applied.last_seq);
-                return Outcome::Written(SessionOutcome { index, first_seq, last_seq });
+                let Applied { first_seq, last_seq } = machine.apply(index, term, Some(batch), &[]);
+                return Outcome::Written(SessionOutcome {
+                    index,
+                    first_seq,
+                    last_seq,
+                    failed: None,
+                });
             }
             Verdict::Refused(refusal) => Outcome::Refused(write, refusal),
         };

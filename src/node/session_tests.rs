@@ -37,7 +37,7 @@ fn listed(rows: &Rows) -> Vec<(Vec<u8>, Bytes)> {
 
 fn outcome_at(index: u64) -> SessionOutcome {
     let seq = SequenceNumber(index * 10);
-    SessionOutcome { index: LogIndex(index), first_seq: seq, last_seq: seq.next() }
+    SessionOutcome { index: LogIndex(index), first_seq: seq, last_seq: seq.next(), failed: None }
 }
 
 /// What sessions are, said as plainly as possible: it forgets nothing and searches everything.
@@ -258,7 +258,7 @@ impl<S: StateMachine> Replica<S> {
         self.index += 1;
         let batch = BatchRef::parse(payload).unwrap();
         let at = (LogIndex(self.index), Term(1));
-        self.replicated.apply(&mut self.machine, at, batch).unwrap()
+        self.replicated.apply(&mut self.machine, at, batch, None).unwrap()
     }
 
     /// The mirror is what the rows say, but for the memberships before the last.
@@ -368,7 +368,7 @@ fn recognizes_after_a_snapshot<M: Kind>() {
     let apply = |place: &mut Place<M>, replicated: &mut Replicated, payload: &[u8]| {
         let batch = BatchRef::parse(payload).unwrap();
         let at = (place.machine.applied().0.next(), Term(3));
-        replicated.apply(&mut place.machine, at, batch).unwrap()
+        replicated.apply(&mut place.machine, at, batch, None).unwrap()
     };
     let (mut from, mut mine) = (Place::<M>::new(1), Replicated::from_rows(4, &[]).unwrap());
     let membership = members(&[1, 2]);

@@ -15,7 +15,7 @@
 //! | row | key | value |
 //! |---|---|---|
 //! | a session | `\x00beach\x00s`, id (8) | version (1) |
-//! | an outcome | `\x00beach\x00s`, id (8), sequence (8) | version, kind (1 each), window (2), 0 (4), index, first, last sequence number (8 each) |
+//! | an outcome | `\x00beach\x00s`, id (8), sequence (8) | version, kind (1 each), window (2), 0 or the failed condition (4), index (8), first or the key's present (8), last sequence number (8) |
 //!
 //! Normative: `proto-spec/batch.md`, *Rows under the reserved prefix*.
 //!
@@ -32,8 +32,9 @@
 //! those of the write it repeats (a client that uses a sequence twice gets the first one's outcome).
 
 use crate::base::batch::{BatchRef, RESERVED_KEY_PREFIX};
+use crate::base::conditions::FailedCondition;
 use crate::base::{InternalOp, LogIndex, SequenceNumber};
-use crate::limits::{MAX_SESSION_WINDOW, MAX_SESSIONS};
+use crate::limits::{MAX_BATCH_CONDITIONS, MAX_SESSION_WINDOW, MAX_SESSIONS};
 use byteorder::{BigEndian, ByteOrder};
 use bytes::Bytes;
 use std::collections::BTreeMap;
@@ -42,11 +43,13 @@ use std::collections::BTreeMap;
 pub(super) const SESSION_ROWS: u8 = b's';
 const ROW_VERSION: u8 = 1;
 const KIND_WRITTEN: u8 = 1;
+const KIND_CONDITION_FAILED: u8 = 2;
 const SESSION_KEY_BYTES: usize = RESERVED_KEY_PREFIX.len() + 9;
 const OUTCOME_KEY_BYTES: usize = SESSION_KEY_BYTES + 8;
 const OUTCOME_BYTES: usize = 32;
 
-/// What a write of a session came to: the answer that every retry gets.
+/// What a write of a session came to: the answer that every retry gets. When a condition failed there are no operations, and the
+/// first sequence number is one more than the last.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct SessionOutcome {
     /// The entry that was applied.
@@ -55,6 +58,8 @@ pub struct SessionOutcome {
     pub first_seq: SequenceNumber,
     /// The sequence number of its last operation.
     pub last_seq: SequenceNumber,
+    /// The condition because of which nothing was applied.
+    pub failed: Option<FailedCondition>,
 }
 
 /// What is to be done with a write of a session.
@@ -336,10 +341,19 @@ fn outcome_row(id: u64, sequence: u64) -> [u8; 17] {
 
 fn encode_outcome(sequence: u64, outcome: SessionOutcome, acked_below: u64) -> Bytes {
     let mut value = vec![0; OUTCOME_BYTES];
-    (value[0], value[1]) = (ROW_VERSION, KIND_WRITTEN);
+    let failed = outcome.failed;
+    (value[0], value[1]) =
+        (ROW_VERSION, if failed.is_some() { KIND_CONDITION_FAILED } else { KIND_WRITTEN });
     BigEndian::write_u16(&mut value[2..4], (sequence - acked_below) as u16);
     BigEndian::write_u64(&mut value[8..16], outcome.index.0);
-    BigEndian::write_u64(&mut value[16..24], outcome.first_seq.0);
+    let first_or_present = match failed {
+        Some(FailedCondition { condition, present }) => {
+            BigEndian::write_u32(&mut value[4..8], condition);
+            present.unwrap_or(SequenceNumber::ZERO)
+        }
+        None => outcome.first_seq,
+    };
+    BigEndian::write_u64(&mut value[16..24], first_or_present.0);
     BigEndian::write_u64(&mut value[24..32], outcome.last_seq.0);
     value.into()
 }
@@ -349,18 +363,32 @@ fn decode_outcome(
     sequence: u64,
     value: &[u8],
 ) -> Result<(SessionOutcome, u64), RowError> {
-    if value.len() != OUTCOME_BYTES || value[..2] != [ROW_VERSION, KIND_WRITTEN] {
+    let kinds = [[ROW_VERSION, KIND_WRITTEN], [ROW_VERSION, KIND_CONDITION_FAILED]];
+    if value.len() != OUTCOME_BYTES || !kinds.iter().any(|kind| value[..2] == *kind) {
         return Err(RowError::new(key, "not version 1 of an outcome"));
     }
     let window = u64::from(BigEndian::read_u16(&value[2..4]));
+    let condition = BigEndian::read_u32(&value[4..8]);
     let word = |at| BigEndian::read_u64(&value[at..at + 8]);
-    let outcome = SessionOutcome {
-        index: LogIndex(word(8)),
-        first_seq: SequenceNumber(word(16)),
-        last_seq: SequenceNumber(word(24)),
+    let (index, second, last_seq) =
+        (LogIndex(word(8)), SequenceNumber(word(16)), SequenceNumber(word(24)));
+    let outcome = if value[1] == KIND_WRITTEN {
+        SessionOutcome { index, first_seq: second, last_seq, failed: None }
+    } else {
+        let present = (second != SequenceNumber::ZERO).then_some(second);
+        let Some(first_seq) = last_seq.0.checked_add(1).map(SequenceNumber) else {
+            return Err(RowError::new(key, "a last sequence number of 2^64 - 1"));
+        };
+        let failed = Some(FailedCondition { condition, present });
+        SessionOutcome { index, first_seq, last_seq, failed }
+    };
+    let known = if outcome.failed.is_some() {
+        (condition as usize) < MAX_BATCH_CONDITIONS
+    } else {
+        condition == 0
     };
     match sequence.checked_sub(window) {
-        Some(acked_below) if value[4..8] == [0; 4] && window < u64::from(MAX_SESSION_WINDOW) => {
+        Some(acked_below) if known && window < u64::from(MAX_SESSION_WINDOW) => {
             Ok((outcome, acked_below))
         }
         _ => Err(RowError::new(key, format!("window {window} of sequence {sequence}"))),

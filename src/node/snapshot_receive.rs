@@ -380,6 +380,7 @@ impl<L: LogStore, S: StateMachine> Node<L, S> {
             .installed(membership.clone(), rows)
             .map_err(|e| FatalError::new("an installed snapshot", e))?;
         self.apply.installed(index);
+        self.conditions.installed();
         self.writes.installed(now, index, &self.raft, &mut self.desk, out);
         self.receiver.counters.installed += 1;
         self.receiver.refusal = None;

@@ -6,7 +6,9 @@ use super::apply::ReplayStatus;
 use super::peers::PeerCounters;
 use super::snapshot_receive::SnapshotReceiveCounters;
 use super::snapshot_send::{SnapshotSendCounters, TransferStatus, WaitingStatus};
-use super::{CheckpointStatus, Node, Phase, SessionStats, StateMachine, VerifyStatus};
+use super::{
+    CheckpointStatus, ConditionStats, Node, Phase, SessionStats, StateMachine, VerifyStatus,
+};
 use crate::base::trace::{Stage, StageSummary, TraceRecord};
 use crate::base::{Member, MemberRole, Nanos};
 use crate::raft::{LogStats, LogStore, RaftStatus};
@@ -244,6 +246,8 @@ pub struct Stats {
     pub reads: ReadStats,
     /// Sessions for exactly-once writes.
     pub sessions: SessionStats,
+    /// Compare-and-set since start-up.
+    pub conditions: ConditionStats,
     /// The log.
     pub log: LogStats,
     /// Where the time goes.
@@ -398,6 +402,7 @@ impl<L: LogStore, S: StateMachine> Node<L, S> {
                 oldest_wire_snapshot: self.reads.wire.oldest().map(|seq| seq.0),
             },
             sessions: self.replicated.session_stats(),
+            conditions: self.conditions.stats,
             log: self.log.stats(),
             stages: self.stages(),
             events: self.trace.iter().skip(skip).copied().collect(),

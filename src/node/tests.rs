@@ -1,5 +1,7 @@
 //! The node over a log and a state machine in memory: what does not need a disk.
 
+mod conditions;
+
 use super::sim::SimDriver;
 use super::*;
 use crate::base::batch::{BatchRef, WriteBatch};

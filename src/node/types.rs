@@ -1,5 +1,6 @@
 //! What goes into a node and what comes out.
 
+use crate::base::conditions::FailedCondition;
 use crate::base::{
     ClusterUid, LogIndex, Member, Membership, Nanos, NodeId, ReplicaId, SequenceNumber, Term,
 };
@@ -94,8 +95,10 @@ pub enum Event<'a> {
 
 /// The feature of nodes that apply entries of kind REGISTER.
 pub const FEATURE_SESSIONS: u64 = 1;
+/// The feature of nodes that judge the conditions of a batch at apply.
+pub const FEATURE_CONDITIONS: u64 = 2;
 /// All that this software can do; what HELLO says between nodes.
-pub const FEATURES: u64 = FEATURE_SESSIONS;
+pub const FEATURES: u64 = FEATURE_SESSIONS | FEATURE_CONDITIONS;
 
 /// What a peer said of itself when a connection to it came up.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -108,7 +111,7 @@ pub struct PeerFacts {
     pub blank: bool,
     /// The incarnation by which its membership knows *this* node's number; 0: it is no member there.
     pub known: u64,
-    /// What its software can do, bit by bit: [`FEATURE_SESSIONS`].
+    /// What its software can do, bit by bit: [`FEATURE_SESSIONS`], [`FEATURE_CONDITIONS`].
     pub features: u64,
     /// Where its peers reach it.
     pub peer_address: String,
@@ -214,6 +217,8 @@ pub enum EntryOutcome {
         /// Of the last one.
         last_seq: SequenceNumber,
     },
+    /// A condition did not hold: its operations were not applied.
+    ConditionFailed(FailedCondition),
     /// A retry of a write that its session remembers; nothing was applied again.
     Duplicate {
         /// The entry that applied it.

@@ -5,6 +5,8 @@
 
 use super::Opcode;
 use crate::base::batch::BatchError;
+use crate::base::conditions::FailedCondition;
+use crate::base::{LogIndex, SequenceNumber};
 use crate::limits::MAX_ADDRESS_BYTES;
 use std::fmt;
 
@@ -159,6 +161,9 @@ error_codes! {
     /// The handshake of a peer wants another node than this one.
     WrongNode = 28 "WRONG_NODE" retryable=false closes=true effects=[NotApplied];
 
+    /// A condition of the batch does not hold; the reply says which, and what its key has.
+    ConditionFailed = 29 "CONDITION_FAILED" retryable=false closes=false effects=[NotApplied];
+
     /// A queue is full, or writes stall on a flush. `retry_after_ms` says when to try again.
     Busy = 32 "BUSY" retryable=true closes=false effects=[NotApplied];
     /// The deadline passed: before propose (not applied), or while waiting for the commit (unknown).
@@ -175,6 +180,8 @@ error_codes! {
     ReadError = 38 "READ_ERROR" retryable=false closes=false effects=[NotApplied];
     /// A fault of the server itself; the message says which.
     Internal = 39 "INTERNAL" retryable=false closes=false effects=[NotApplied, Applied, Unknown];
+    /// What was asked for does not fit in one reply: ask for less at once.
+    ReplyTooLarge = 40 "REPLY_TOO_LARGE" retryable=false closes=false effects=[NotApplied];
 }
 
 impl ErrorCode {
@@ -205,6 +212,17 @@ impl fmt::Display for ErrorCode {
     }
 }
 
+/// Why a batch with conditions was not applied, and where in the log that was found.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct ConditionFailed {
+    /// The log entry that holds the batch.
+    pub index: LogIndex,
+    /// The last operation applied when it was judged.
+    pub applied: SequenceNumber,
+    /// The first condition that did not hold, and what its key had.
+    pub failed: FailedCondition,
+}
+
 /// The answer to a request that failed.
 #[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
 #[error("{code} ({effect}): {message}")]
@@ -218,6 +236,8 @@ pub struct ErrorReply {
     /// With [`ErrorCode::NotLeader`]: where clients reach the leader, `HOST:PORT`; empty when it is not known, and with
     /// every other code. At most [`MAX_ADDRESS_BYTES`] of printable ASCII; another one does not go on the wire.
     pub leader: String,
+    /// With [`ErrorCode::ConditionFailed`], and only then: which one, and what its key has.
+    pub condition: Option<Box<ConditionFailed>>,
     /// What was expected and found, for a person. At most [`MAX_ERROR_MESSAGE_BYTES`] go on the wire.
     pub message: String,
 }
@@ -227,7 +247,18 @@ impl ErrorReply {
     #[must_use]
     pub fn new(code: ErrorCode, effect: Effect, message: impl Into<String>) -> Self {
         let (retry_after_ms, leader) = (0, String::new());
-        Self { code, effect, retry_after_ms, leader, message: message.into() }
+        Self { code, effect, retry_after_ms, leader, condition: None, message: message.into() }
+    }
+
+    /// The answer to a batch that was not applied because of a condition.
+    #[must_use]
+    pub fn condition_failed(at: ConditionFailed) -> Self {
+        let effect = Effect::NotApplied;
+        let message = at.failed.to_string();
+        Self {
+            condition: Some(Box::new(at)),
+            ..Self::new(ErrorCode::ConditionFailed, effect, message)
+        }
     }
 
     /// Whether the same request may be sent again without risk of applying it twice.

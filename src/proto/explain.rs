@@ -10,7 +10,7 @@
 //! …
 //! ```
 
-use super::error::{ErrorCode, ErrorReply};
+use super::error::{ConditionFailed, ErrorCode, ErrorReply};
 use super::frame::{
     self, CrcPolicy, Decoded, FLAG_NO_CRC, FLAG_STALE, FrameHeader, HEADER_BYTES, KNOWN_FLAGS,
 };
@@ -191,7 +191,7 @@ fn explain_header(rows: &mut Rows<'_>, h: &FrameHeader, crc: u32) {
 fn explain_body(rows: &mut Rows<'_>, h: &FrameHeader) {
     let reply = h.opcode & REPLY_BIT != 0;
     if reply && h.word != 0 {
-        return explain_error(rows);
+        return explain_error(rows, h.word);
     }
     if reply && h.flags & FLAG_STALE != 0 && rows.left() >= 16 {
         let index = rows.u64(0);
@@ -283,7 +283,7 @@ fn snapshot_note(seq: u64) -> String {
     }
 }
 
-fn explain_error(rows: &mut Rows<'_>) {
+fn explain_error(rows: &mut Rows<'_>, status: u32) {
     if rows.left() < 8 {
         return;
     }
@@ -293,6 +293,18 @@ fn explain_error(rows: &mut Rows<'_>) {
     let named = if leader == 0 { String::new() } else { format!(", leader's address of {leader}") };
     rows.row(8, format!("retry after {retry} ms, effect on the write: {effect}{named}"));
     rows.data(leader, "leader's address");
+    if status == ErrorCode::ConditionFailed.status() && rows.left() >= 32 {
+        for name in ["log index", "applied sequence"] {
+            let n = rows.u64(0);
+            rows.row(8, format!("{name} {n}"));
+        }
+        match rows.u64(0) {
+            0 => rows.row(8, "present sequence 0: the key is absent"),
+            n => rows.row(8, format!("the key's present sequence {n}")),
+        }
+        let condition = rows.u32(0);
+        rows.row(8, format!("condition {condition}, from 0"));
+    }
     let rest = rows.left();
     rows.data(rest, "message");
 }
@@ -636,10 +648,17 @@ pub fn response_json(response: &Response) -> Value {
 }
 
 fn error_json(e: &ErrorReply) -> Value {
-    json!({
+    let mut out = json!({
         "kind": "ERROR", "code": e.code.name(), "effect": e.effect.name(),
         "retry_after_ms": e.retry_after_ms, "leader": e.leader, "message": e.message,
-    })
+    });
+    if let Some(ConditionFailed { index, applied, failed }) = e.condition.as_deref() {
+        out["condition"] = json!({
+            "index": index.0, "applied": applied.0, "condition": failed.condition,
+            "present": failed.present.map(|seq| seq.0),
+        });
+    }
+    out
 }
 
 fn hello_json(h: &HelloReply) -> Value {

@@ -42,7 +42,7 @@ pub mod response;
 pub mod text;
 
 pub use body::BodyError;
-pub use error::{Effect, ErrorCode, ErrorReply};
+pub use error::{ConditionFailed, Effect, ErrorCode, ErrorReply};
 pub use frame::{Decoded, FrameError, FrameHeader};
 pub use request::{AdminRequest, HelloRequest, Request, RequestError, ScanRange, ScanRequest};
 pub use response::{

@@ -11,12 +11,14 @@
 //! | REGISTER | client id, applied sequence (8 each); window, 0 (4 each) |
 //! | GET, SCAN with flag STALE | applied index, age in ms or ffffffffffffffff = never (8 each); then as without the flag |
 //! | any, status ≠ 0 | retry after ms (4), effect (1), 0 (1), length of the leader's address (2); leader's address; message |
+//! | any, status 29 | as above, and before the message: log index, applied, the key's present sequence, 0 = absent (8 each); condition, 0 (4 each) |
 
 use super::body::{BodyError, Reader, padding, put_padded, put_u64s};
-use super::error::{Effect, ErrorCode, ErrorReply};
+use super::error::{ConditionFailed, Effect, ErrorCode, ErrorReply};
 use super::frame::{self, FLAG_STALE, FrameHeader};
 use super::request::{MAX_BOUND_BYTES, MAX_NAME_BYTES};
 use super::{CONNECTION_OPCODE, Opcode, REPLY_BIT};
+use crate::base::conditions::FailedCondition;
 use crate::base::{LogIndex, NodeId, SequenceNumber};
 use crate::limits::MAX_ADDRESS_BYTES;
 use bytes::Bytes;
@@ -26,6 +28,7 @@ const ENTRY_FIXED_BYTES: usize = 16;
 const HELLO_FIXED_BYTES: usize = 64;
 const ERROR_FIXED_BYTES: usize = 8;
 const STALE_FIXED_BYTES: usize = 16;
+const CONDITION_FAILED_BYTES: usize = 32;
 /// The age of a state that was never known to be fresh.
 const NEVER: u64 = u64::MAX;
 const SCAN_KEYS_ONLY: u16 = 0x0001;
@@ -255,6 +258,10 @@ impl Response {
                 let leader = error.wire_leader();
                 out.extend_from_slice(&(leader.len() as u16).to_be_bytes());
                 out.extend_from_slice(leader.as_bytes());
+                if error.code == ErrorCode::ConditionFailed {
+                    let at = error.condition.as_deref().copied().unwrap_or_default();
+                    encode_condition_failed(out, at);
+                }
                 out.extend_from_slice(error.wire_message().as_bytes());
             }
         }
@@ -409,6 +416,13 @@ fn decode_error(r: &Reader<'_>, status: u32) -> Result<ErrorReply, BodyError> {
         return Err(r.bad("leader's address", ERROR_FIXED_BYTES + at, "printable ASCII", found));
     }
     let leader = r.text(ERROR_FIXED_BYTES, leader_len, "leader's address")?;
+    let (condition, message_at) = match ErrorCode::from_u32(status) {
+        Some(ErrorCode::ConditionFailed) => {
+            let at = decode_condition_failed(r, message_at)?;
+            (Some(Box::new(at)), message_at + CONDITION_FAILED_BYTES)
+        }
+        _ => (None, message_at),
+    };
     let message = r.text(message_at, r.body.len() - message_at, "message")?;
     let (code, message) = match ErrorCode::from_u32(status) {
         Some(code) => (code, message),
@@ -416,7 +430,23 @@ fn decode_error(r: &Reader<'_>, status: u32) -> Result<ErrorReply, BodyError> {
             (ErrorCode::Internal, format!("status {status}, unknown to this client: {message}"))
         }
     };
-    Ok(ErrorReply { code, effect, retry_after_ms: r.u32(0), leader, message })
+    Ok(ErrorReply { code, effect, retry_after_ms: r.u32(0), leader, condition, message })
+}
+
+fn encode_condition_failed(out: &mut Vec<u8>, at: ConditionFailed) {
+    let FailedCondition { condition, present } = at.failed;
+    put_u64s(out, [at.index.0, at.applied.0, present.unwrap_or(SequenceNumber::ZERO).0]);
+    out.extend_from_slice(&condition.to_be_bytes());
+    out.extend_from_slice(&[0; 4]);
+}
+
+fn decode_condition_failed(r: &Reader<'_>, at: usize) -> Result<ConditionFailed, BodyError> {
+    r.len_at_least(at + CONDITION_FAILED_BYTES, "room for the condition that failed")?;
+    let (applied, present) = (r.seq(at + 8, "applied")?, r.seq(at + 16, "present sequence")?);
+    r.zero(at + 28, 4, "reserved")?;
+    let present = (present != SequenceNumber::ZERO).then_some(present);
+    let failed = FailedCondition { condition: r.u32(at + 24), present };
+    Ok(ConditionFailed { index: LogIndex(r.u64(at)), applied, failed })
 }
 
 fn decode_scan(r: &Reader<'_>) -> Result<ScanReply, BodyError> {

@@ -1,6 +1,7 @@
 //! Unit tests of the room; the vectors and the spec pages are tested in `tests/proto_spec.rs`.
 
 use super::*;
+use crate::base::conditions::FailedCondition;
 
 #[test]
 fn classify_by_first_byte_and_line() {
@@ -312,6 +313,7 @@ fn text_replies_are_one_line_each_whatever_the_bytes_are() {
         effect: Effect::NotApplied,
         retry_after_ms: 5,
         leader: String::new(),
+        condition: None,
         message: "queue\nfull".into(),
     });
     assert_eq!(
@@ -351,13 +353,23 @@ fn any_response() -> impl Strategy<Value = (Opcode, Response)> {
         value,
     });
     let parts = (0..ErrorCode::ALL.len(), 0u8..4, any::<u32>(), "[!-~]{0,30}", ".{0,40}");
-    let error = parts.prop_map(|(code, effect, retry_after_ms, leader, message)| ErrorReply {
-        code: ErrorCode::ALL[code],
-        effect: Effect::from_u8(effect).unwrap(),
-        retry_after_ms,
-        leader,
-        message,
+    let failed = (any::<u64>(), seq(), prop::option::of(1..1_000_u64), any::<u32>());
+    let failed = failed.prop_map(|(index, applied, present, condition)| ConditionFailed {
+        index: LogIndex(index),
+        applied,
+        failed: FailedCondition { condition, present: present.map(SequenceNumber) },
     });
+    let parts = (parts, failed);
+    let error =
+        parts.prop_map(|((code, effect, retry_after_ms, leader, message), failed)| ErrorReply {
+            condition: (ErrorCode::ALL[code] == ErrorCode::ConditionFailed)
+                .then(|| Box::new(failed)),
+            code: ErrorCode::ALL[code],
+            effect: Effect::from_u8(effect).unwrap(),
+            retry_after_ms,
+            leader,
+            message,
+        });
     prop_oneof![
         Just((Opcode::Ping, Response::Pong)),
         (seq(), seq(), bytes_up_to(64)).prop_map(|(seq, applied, value)| (

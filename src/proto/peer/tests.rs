@@ -124,6 +124,8 @@ fn pong() -> impl Strategy<Value = PeerFrame> {
 fn refusal() -> impl Strategy<Value = PeerFrame> {
     (0..ErrorCode::ALL.len(), any::<u32>(), ".{0,60}").prop_map(|(code, retry, message)| {
         let mut error = ErrorReply::new(ErrorCode::ALL[code], Effect::NotApplied, message);
+        let conditional = error.code == ErrorCode::ConditionFailed;
+        error.condition = conditional.then(Box::default);
         error.retry_after_ms = retry;
         PeerFrame::Refused(error)
     })

@@ -66,6 +66,9 @@ fn digest_text(what: &impl fmt::Debug) -> u64 {
 fn digest_outcome(outcome: &EntryOutcome) -> u64 {
     match outcome {
         EntryOutcome::Written { first_seq, last_seq } => mix(mix(1, first_seq.0), last_seq.0),
+        EntryOutcome::ConditionFailed(failed) => {
+            mix(mix(5, failed.condition.into()), failed.present.map_or(0, |seq| seq.0))
+        }
         EntryOutcome::Duplicate { index } => mix(2, index.0),
         EntryOutcome::Refused(code) => mix(3, *code as u64),
         EntryOutcome::Registered { client_id, evicted } => {

@@ -11,12 +11,14 @@
 use super::sessions::Sessions;
 use crate::sim::hooks::{Verdict, Violation};
 use beachdb::base::batch::{BatchRef, Op};
+use beachdb::base::conditions::first_failed;
 use beachdb::base::hash::key_hash;
 use beachdb::base::{LogIndex, ReplicaId, SequenceNumber, Term};
 use beachdb::node::EntryOutcome;
-use beachdb::proto::ScanEntry;
+use beachdb::proto::{ConditionFailed, ScanEntry};
 use bytes::Bytes;
 use std::collections::BTreeMap;
+use std::convert::Infallible;
 
 /// Sequence numbers of history kept behind the newest; a reply about older ones is not compared.
 const KEPT_SEQUENCE_NUMBERS: u64 = 50_000;
@@ -194,8 +196,15 @@ impl Model {
             batch.ops().filter(|op| matches!(op, Op::Put { .. } | Op::Delete { .. })).collect();
         let id = WriteId::of(batch);
         let by_the_rules = self.rules.check(index, batch, outcome);
+        self.check_conditions(index, &batch, outcome)?;
         let write = match outcome {
-            EntryOutcome::Written { first_seq, last_seq } if !user.is_empty() => {
+            EntryOutcome::ConditionFailed(_) => {
+                self.exactly_once(index, id)?;
+                None
+            }
+            EntryOutcome::Written { first_seq, last_seq }
+                if !user.is_empty() || batch.has_conditions() =>
+            {
                 self.exactly_once(index, id)?;
                 if first_seq <= self.last_seq || last_seq.0 + 1 != first_seq.0 + user.len() as u64 {
                     let what = format!(
@@ -230,6 +239,33 @@ impl Model {
             _ => None,
         };
         by_the_rules.map(|()| write)
+    }
+
+    /// An entry comes to what its conditions say of the state at its place in the log.
+    fn check_conditions(
+        &self,
+        index: LogIndex,
+        batch: &BatchRef<'_>,
+        outcome: EntryOutcome,
+    ) -> Verdict {
+        let newest = |key: &[u8]| {
+            let (seq, value) = self.keys.get(key)?.last()?;
+            value.as_ref().map(|_| *seq)
+        };
+        let Ok(expected) = first_failed(batch, |key| Ok::<_, Infallible>(newest(key)));
+        let found = match outcome {
+            EntryOutcome::Written { .. } => None,
+            EntryOutcome::ConditionFailed(failed) => Some(failed),
+            _ => return Ok(()),
+        };
+        if found == expected {
+            return Ok(());
+        }
+        let conditions: Vec<String> = batch
+            .conditions()
+            .map(|c| format!("{} {}, has {:?}", c.key.escape_ascii(), c.expect, newest(c.key)))
+            .collect();
+        broken("conditions", format!("entry {index} came to {outcome:?}, of {conditions:?}"))
     }
 
     fn exactly_once(&mut self, index: LogIndex, id: WriteId) -> Verdict {
@@ -318,6 +354,30 @@ impl Model {
             _ => broken(
                 "acknowledged-is-applied",
                 format!("{id:?} {reply}, where {:?} stands", entry.applied),
+            ),
+        }
+    }
+
+    /// A write was told that a condition failed; `id` is what was asked.
+    pub fn check_failed(&self, id: WriteId, at: ConditionFailed) -> Verdict {
+        let applied = self.log.get(&at.index).and_then(|entry| entry.applied);
+        let is_its_own = match id {
+            WriteId::Payload(hash) => {
+                self.log.get(&at.index).is_some_and(|entry| entry.payload == Some(hash))
+            }
+            WriteId::Session(client, sequence) => {
+                self.sessions.get(&(client, sequence)) == Some(&at.index)
+            }
+        };
+        match applied {
+            Some((EntryOutcome::ConditionFailed(failed), _))
+                if is_its_own && failed == at.failed =>
+            {
+                Ok(())
+            }
+            applied => broken(
+                "acknowledged-is-applied",
+                format!("{id:?} was told {at:?}, where {applied:?} stands"),
             ),
         }
     }

@@ -61,7 +61,10 @@ impl Sessions {
     ) -> Verdict {
         let expected = self.apply(index, batch);
         let fits = match expected {
-            Expected::Written => matches!(outcome, EntryOutcome::Written { .. }),
+            // Which of the two is for the conditions to say; a failed one is remembered like a written one.
+            Expected::Written => {
+                matches!(outcome, EntryOutcome::Written { .. } | EntryOutcome::ConditionFailed(_))
+            }
             Expected::Is(expected) => outcome == expected,
         };
         if fits {
