@@ -36,6 +36,8 @@ use byteorder::{BigEndian, ByteOrder};
 
 /// Bytes before the first operation.
 pub const BATCH_HEADER_BYTES: usize = 24;
+/// What a batch of one small write takes.
+const SMALL_BATCH_BYTES: usize = 192;
 /// The format version this code writes and reads.
 pub const BATCH_VERSION: u8 = 1;
 /// The header's flag of a batch with conditions.
@@ -246,7 +248,9 @@ impl WriteBatch {
     /// An empty batch with client id 0 and client sequence 0.
     #[must_use]
     pub fn new() -> Self {
-        let mut bytes = vec![0; BATCH_HEADER_BYTES];
+        // Growing to one small write step by step takes three allocations.
+        let mut bytes = Vec::with_capacity(SMALL_BATCH_BYTES);
+        bytes.resize(BATCH_HEADER_BYTES, 0);
         bytes[0] = BATCH_VERSION;
         Self { bytes, ops: 0, ops_at: BATCH_HEADER_BYTES, conditions: 0 }
     }

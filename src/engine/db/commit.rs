@@ -236,9 +236,17 @@ impl Inner {
             let group = take_group(&mut state.queue);
             drop(state);
             let lead = Lead { inner: self };
-            let outcomes = lead.commit(group);
-            self.commit.lock().outcomes.extend(outcomes);
+            let mut outcomes = lead.commit(group);
+            let own = outcomes.iter().position(|(of, _)| *of == ticket);
+            let own = own.map(|at| outcomes.swap_remove(at).1);
+            if !outcomes.is_empty() {
+                self.commit.lock().outcomes.extend(outcomes);
+            }
             drop(lead);
+            // The leader's own does not go through the queue's books: with one writer that is every write.
+            if let Some(outcome) = own {
+                return outcome.into();
+            }
             state = self.commit.lock();
         }
     }

@@ -70,7 +70,7 @@ use crate::base::batch::{BatchRef, WriteBatch};
 use crate::base::{SequenceNumber, Term};
 use crate::env::{Env, LockGuard, os};
 use crate::limits::{
-    DEFAULT_CACHE_BYTES, DEFAULT_MEMTABLE_BYTES, DEFAULT_SEGMENT_BYTES, MAX_OPEN_TABLES,
+    DEFAULT_CACHE_BYTES, DEFAULT_DB_SEGMENT_BYTES, DEFAULT_MEMTABLE_BYTES, MAX_OPEN_TABLES,
 };
 use crate::sstable::Compression;
 use crate::wal::{self, LogKind, LogPos, RecordKind, RecoveryReport};
@@ -108,7 +108,7 @@ impl Default for DbOptions {
         Self {
             env: None,
             memtable_bytes: DEFAULT_MEMTABLE_BYTES,
-            segment_bytes: DEFAULT_SEGMENT_BYTES,
+            segment_bytes: DEFAULT_DB_SEGMENT_BYTES,
             preallocate: true,
             block_bytes: 4096,
             bits_per_key: 10,
