@@ -1,10 +1,12 @@
 //! [`Engine`]: what the workloads need of an embedded key-value store, and [`Beachdb`]. Others implement it in a build of
 //! their own (`loadgen/engines`). Errors are text: a benchmark only prints them.
+#![expect(clippy::disallowed_methods, reason = "waits until a database is settled")]
 
 use beachdb::base::batch::WriteBatch;
 use beachdb::engine::{Db, DbOptions, WriteOptions};
 use serde::{Deserialize, Serialize};
 use std::path::Path;
+use std::time::Duration;
 
 /// How table blocks are stored.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, clap::ValueEnum, Serialize, Deserialize)]
@@ -118,6 +120,11 @@ pub fn text(e: impl std::fmt::Display) -> String {
     e.to_string()
 }
 
+/// How often [`Beachdb`] looks whether it is settled.
+const LOOK: Duration = Duration::from_millis(10);
+/// So often it looks for segments of its log that are still to be removed.
+const RELEASE_LOOKS: u32 = 300;
+
 /// The house's own.
 #[derive(Debug)]
 pub struct Beachdb {
@@ -134,13 +141,15 @@ impl Engine for Beachdb {
     const NAME: &'static str = "beachdb";
 
     fn open(dir: &Path, options: &EngineOptions) -> Result<Self, String> {
-        if options.compression != Compression::None {
-            return Err("beachdb does not compress tables yet".into());
-        }
         let options = DbOptions {
             memtable_bytes: options.memtable_bytes,
             block_bytes: options.block_bytes,
             bits_per_key: options.bits_per_key,
+            cache_bytes: options.cache_bytes,
+            compression: match options.compression {
+                Compression::None => beachdb::sstable::Compression::None,
+                Compression::Lz4 => beachdb::sstable::Compression::Lz4,
+            },
             ..DbOptions::default()
         };
         Ok(Self { db: Db::open(dir, options).map_err(text)? })
@@ -190,8 +199,17 @@ impl Engine for Beachdb {
         Ok(())
     }
 
+    /// Whoever calls next takes in what jobs have finished: that is [`Db::tick`].
     fn settle(&self) -> Result<(), String> {
-        self.db.flush().map_err(text)
+        self.db.flush().map_err(text)?;
+        for _ in 0..RELEASE_LOOKS {
+            self.db.tick().map_err(text)?;
+            if self.db.stats().log_segments <= 1 {
+                break;
+            }
+            std::thread::sleep(LOOK);
+        }
+        Ok(())
     }
 
     fn table_bytes_written(&self) -> Option<u64> {
