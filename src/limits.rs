@@ -123,8 +123,8 @@ pub const DEFAULT_MEMTABLE_BYTES: usize = 64 << 20;
 /// Default capacity of the block cache; index and filter of open tables count. At the bound what was not asked for again
 /// goes first. 0 = no data block is kept.
 pub const DEFAULT_CACHE_BYTES: u64 = 64 << 20;
-/// Tables that are open at once, each with a file; one more closes the one that was not read for the longest. Those that
-/// somebody is reading stay open beyond it.
+/// Tables that are open at once, each with a file; one more closes the one that was not read for the longest. While all are
+/// being read, a further one is opened for its reader alone.
 pub const MAX_OPEN_TABLES: usize = 256;
 /// Frozen memtables waiting for their flush; at the limit writes stall (`Db`) or are refused `BUSY` (daemon).
 pub const MAX_FROZEN_MEMTABLES: usize = 4;

@@ -73,6 +73,7 @@ use crate::limits::{
     DEFAULT_CACHE_BYTES, DEFAULT_MEMTABLE_BYTES, MANIFEST_ROTATE_BYTES, MAX_FROZEN_MEMTABLES,
     MAX_OPEN_TABLES,
 };
+use crate::sstable::builder::BLOCK_BYTES_RANGE;
 use crate::sstable::{BloomPolicy, BuildOptions, Compression, Fetch, Probe, TableCache};
 use bytes::Bytes;
 use edit::{State, VersionEdit};
@@ -94,7 +95,7 @@ pub struct EngineOptions {
     pub dir: PathBuf,
     /// Memory of the active memtable at which it is frozen and flushed; at least 64 KiB make sense.
     pub memtable_bytes: usize,
-    /// Size of a table's data blocks.
+    /// Size of a table's data blocks; 64 bytes to 1 MiB, others are cut to that.
     pub block_bytes: usize,
     /// Bits of a table's bloom filter for each key.
     pub bits_per_key: u32,
@@ -126,7 +127,9 @@ impl EngineOptions {
 
     fn build_options(&self) -> BuildOptions {
         BuildOptions {
-            block_bytes: self.block_bytes,
+            block_bytes: self
+                .block_bytes
+                .clamp(*BLOCK_BYTES_RANGE.start(), *BLOCK_BYTES_RANGE.end()),
             filter: Arc::new(BloomPolicy::new(self.bits_per_key)),
             compression: self.compression,
             ..BuildOptions::default()

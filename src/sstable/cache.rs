@@ -14,7 +14,9 @@
 //! Invariants:
 //! - Bytes of blocks, what each costs beside its payload, and what open tables hold in memory ([`BlockCache::charge`]) stay
 //!   within the capacity; only open tables may exceed it, and who opens them bounds those ([`super::tables`]).
-//! - A block read for a scan ([`Fetch::Scan`]) never makes one go that was asked for twice.
+//! - Blocks read for a scan ([`Fetch::Scan`]) live in the small queue and leave no ghosts, so that scans, however long, have a tenth of
+//!   the capacity at most of what would else hold blocks that were asked for twice; and of those the unused go first.
+//! - A read from memory only ([`Fetch::MemoryOnly`]) waits for nobody: what another thread has locked is not in memory.
 //! - Same calls, same contents: hashes are fixed, and there is no clock.
 //!
 //! What it does not do: read (that is `Table::fetch_data_block`), or know which tables are live. Numbers of tables are never
@@ -24,7 +26,7 @@ use super::block::Block;
 use serde::Serialize;
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, TryLockError};
 
 /// How a read treats the disk and the cache.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
@@ -34,7 +36,7 @@ pub enum Fetch {
     Point,
     /// For scans: what is read is kept with the least claim to stay.
     Scan,
-    /// For those who read everything once (compaction, verification): the cache is looked at and left as it is.
+    /// For those who read everything once (compaction): the cache is looked at and left as it is.
     Once,
     /// The disk is not touched: what is not in memory is [`TableError::NotInMemory`](super::TableError::NotInMemory).
     MemoryOnly,
@@ -124,15 +126,23 @@ impl BlockCache {
     }
 
     #[inline]
-    fn shard(&self, hash: u64) -> MutexGuard<'_, Shard> {
-        lock(&self.shards[(hash >> 59) as usize & (self.shards.len() - 1)])
+    fn shard(&self, hash: u64) -> &Mutex<Shard> {
+        &self.shards[(hash >> 59) as usize & (self.shards.len() - 1)]
     }
 
     /// The block at `offset` of table `number`.
     #[inline]
     pub(super) fn get(&self, number: u64, offset: u64, fetch: Fetch) -> Option<Block> {
         let hash = hash(number, offset);
-        let mut shard = self.shard(hash);
+        let shard = self.shard(hash);
+        let mut shard = match fetch {
+            Fetch::MemoryOnly => match shard.try_lock() {
+                Ok(shard) => shard,
+                Err(TryLockError::Poisoned(shard)) => shard.into_inner(),
+                Err(TryLockError::WouldBlock) => return None,
+            },
+            _ => lock(shard),
+        };
         let Some(at) = shard.find(hash, number, offset) else {
             // Who may not read asks again in a job.
             shard.misses += u64::from(fetch != Fetch::MemoryOnly);
@@ -153,7 +163,7 @@ impl BlockCache {
         }
         let hash = hash(number, offset);
         let weight = block.memory_bytes() + ENTRY_OVERHEAD;
-        let mut shard = self.shard(hash);
+        let mut shard = lock(self.shard(hash));
         if weight > shard.capacity || shard.find(hash, number, offset).is_some() {
             return;
         }

@@ -207,7 +207,7 @@ impl Table {
         TableIter::new(Arc::clone(self), fetch)
     }
 
-    /// Reads every block and checks everything the file claims: checksums, order, separators, counts, filter.
+    /// Reads every block from the disk, whatever the cache has, and checks everything the file claims: checksums, order, separators, counts, filter.
     pub fn verify(&self) -> Result<(), TableError> {
         verify::verify(self)
     }
@@ -254,8 +254,13 @@ impl Table {
         }
     }
 
+    /// Reads a data block from the disk, whatever the cache has.
     #[cold]
-    fn read_data_block(&self, handle: BlockHandle, fetch: Fetch) -> Result<Block, TableError> {
+    pub(super) fn read_data_block(
+        &self,
+        handle: BlockHandle,
+        fetch: Fetch,
+    ) -> Result<Block, TableError> {
         let in_file = |fault: Fault| fault.in_file(self.file.path());
         let (mut payload, stored) = read_stored(&*self.file, BlockType::Data, handle)?;
         if stored != Compression::None {

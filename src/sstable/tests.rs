@@ -670,6 +670,10 @@ fn a_read_from_memory_only_says_what_needs_the_disk_and_never_touches_it() {
     let stats = cache.stats();
     assert_eq!(stats.blocks, table.data_blocks() as u64);
     assert_eq!(stats.charged, table.memory_bytes() as u64);
+    // A check is one of the disk, not of what the cache has.
+    let at = table.index.handle(0).offset as usize + 20;
+    file.bytes.lock().unwrap()[at] ^= 1;
+    assert!(table.verify().unwrap_err().is_corruption());
     drop((iter, scan, table));
     assert_eq!(cache.stats().charged, 0);
     cache.forget(3);

@@ -93,7 +93,7 @@ fn check_block_at(verification: &mut Verification, table: &Table) -> Result<(), 
         )));
     }
     *expected_offset = handle.end().expect("checked by index_entry");
-    let block = table.fetch_data_block(handle, Fetch::Once)?;
+    let block = table.read_data_block(handle, Fetch::Once)?;
     verify_block(table, block, separator.as_ref(), seen).map_err(in_file)?;
     seen.properties.data_bytes += handle.len + BLOCK_HEADER_BYTES as u64;
     if let Some((last, last_trailer)) = &seen.last

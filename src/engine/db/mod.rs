@@ -46,14 +46,14 @@
 //! databases do not share one [`Env::jobs`]. When [`MAX_FROZEN_MEMTABLES`](crate::limits::MAX_FROZEN_MEMTABLES)
 //! memtables wait for their flush, writers wait too.
 //!
-//! Memory: the active memtable and the frozen ones, a copy of the largest log group, and the index and filter of each
-//! table. Opening replays the log since the last flush, and flushes where writing would have.
+//! Memory: the active memtable and the frozen ones, a copy of the largest log group, and the block cache
+//! ([`DbOptions::cache_bytes`]), which indexes and filters of open tables count against. Opening replays the log since the last flush, and flushes where writing would have.
 //!
 //! ```text
 //! PATH/LOCK   PATH/wal/<segment>.wal (+ spares, reserve)   PATH/engine/{CURRENT,<n>.manifest,<n>.sst}
 //! ```
 //!
-//! Not here: compaction, a block cache, reverse iteration, transactions, column families.
+//! Not here: compaction, reverse iteration, transactions, column families.
 
 mod commit;
 mod error;
@@ -91,7 +91,7 @@ pub struct DbOptions {
     pub segment_bytes: u64,
     /// Whether log segments are zero-filled ahead of use, which makes syncs faster and small databases larger.
     pub preallocate: bool,
-    /// Size of a table's data blocks.
+    /// Size of a table's data blocks; 64 bytes to 1 MiB, others are cut to that.
     pub block_bytes: usize,
     /// Bits of a table's bloom filter for each key.
     pub bits_per_key: u32,
