@@ -167,9 +167,10 @@ pub const CHECKPOINT_STEP_LINKS: usize = 64;
 pub const CHECKPOINT_COPY_BYTES: u64 = 8 << 20;
 /// Longest description of a checkpoint: all members, with the longest addresses. A longer one is refused.
 pub const MAX_CHECKPOINT_FILE_BYTES: u64 = 64 << 10;
-/// Bytes that one step of a check of all files reads: other work of the lane waits for no more than that (and for the newest
-/// segment of the log, which is read as a whole).
+/// Bytes that one step of a check of all files reads: other work of the lane waits for no more than that.
 pub const SCRUB_STEP_BYTES: u64 = 1 << 20;
+/// How often a database that is opened to read, beside its writer, begins anew when files change under it; then it is an error.
+pub const READ_ONLY_ATTEMPTS: u32 = 50;
 /// Faults that such a check tells in words; more are counted.
 pub const MAX_SCRUB_FAULTS: usize = 16;
 /// Longest path of a checkpoint in a request; a longer one is refused with `BAD_REQUEST`.

@@ -58,7 +58,10 @@ mod stats;
 mod tests;
 pub mod version;
 
-pub use db::{Db, DbError, DbIter, DbOptions, DbStats, Effect, Snapshot, WriteOptions};
+pub use db::{
+    Db, DbError, DbIter, DbOptions, DbStats, Effect, ReadOnlyDb, ReadOnlyIter, Snapshot,
+    WriteOptions,
+};
 pub use error::EngineError;
 pub use scan::{Scan, ScanEntry, ScanJob, ScanOptions, ScanSlice};
 pub use scrub::{Scrub, ScrubReport};

@@ -396,7 +396,8 @@ impl<'a, 'v> Recovery<'a, 'v> {
             self.report.cut = Some(Cut {
                 path: newest.path.clone(),
                 offset: end.end,
-                bytes: newest.file_bytes - end.end,
+                // A log that is only read may have grown since its length was taken.
+                bytes: newest.file_bytes.saturating_sub(end.end),
                 fault: end.fault,
                 recycled: newest.header.recycled_from != 0,
             });

@@ -131,9 +131,14 @@ impl SegmentReader {
     /// The first valid group header at or after `from`. Groups are found by their marker at any multiple of 8,
     /// whatever is before them.
     pub fn find_group(&mut self, from: u64) -> IoResult<Option<Watermark>> {
+        self.find_group_before(from, u64::MAX)
+    }
+
+    /// The same, and none that is found only by looking much behind `until`.
+    pub fn find_group_before(&mut self, from: u64, until: u64) -> IoResult<Option<Watermark>> {
         let mut at = from.next_multiple_of(8);
         let id = self.header.id;
-        while at + RECORD_HEADER_BYTES as u64 <= self.file_len {
+        while at + RECORD_HEADER_BYTES as u64 <= self.file_len && at < until {
             // What the window still has first, so that finding many groups reads the file once.
             let in_window = (self.window_at + self.window.len() as u64).saturating_sub(at);
             let useful = at >= self.window_at && in_window >= RECORD_HEADER_BYTES as u64;

@@ -14,7 +14,8 @@
 //! Invariants:
 //! - DIR is there only when all of it is, durably: its name is given last. What a crash leaves is called DIR.tmp and counts for
 //!   nothing; the next checkpoint of that name removes it.
-//! - Nothing is overwritten: a DIR that exists is refused, and a DIR.tmp that holds anything but a checkpoint's files.
+//! - Nothing is overwritten: a DIR that exists is refused, and a DIR.tmp that holds anything but a checkpoint's files, or in which
+//!   somebody works: it is locked, also against other processes.
 //! - What is pinned stays: no table is removed while the work holds its version. Tables never change, so the copy shares
 //!   their bytes with the original until either removes its name.
 //! - A failed checkpoint is an error of this checkpoint only; what it made is removed. (But when the very last sync fails, DIR is
@@ -32,8 +33,9 @@ use super::error::EngineError;
 use super::manifest::{self, Manifest, TMP_SUFFIX, remove_or_warn, table_file_name, tmp};
 use super::version::Version;
 use super::{Engine, recovery};
-use crate::env::{Disk, File, IoError, IoResult, OpenMode};
+use crate::env::{Disk, File, IoError, IoResult, LockGuard, OpenMode};
 use crate::limits::{CHECKPOINT_COPY_BYTES, CHECKPOINT_STEP_LINKS};
+use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -41,6 +43,8 @@ use std::sync::Arc;
 pub const ENGINE_DIR: &str = "engine";
 /// Bytes copied at a time.
 const COPY_PIECE_BYTES: usize = 1 << 20;
+/// Locked in DIR.tmp by whoever works there; goes when DIR has its name.
+const LOCK_NAME: &str = "LOCK";
 
 /// Why there is no checkpoint, or none that can be used. What it was to be made of is as it was.
 #[derive(Debug, thiserror::Error)]
@@ -55,6 +59,18 @@ pub enum CheckpointError {
     #[error("{}: it exists already, and a checkpoint never overwrites; choose another name", dir.display())]
     Exists {
         /// The target.
+        dir: PathBuf,
+    },
+    /// The path names no new directory.
+    #[error("{}: this names no new directory", dir.display())]
+    NoName {
+        /// The path.
+        dir: PathBuf,
+    },
+    /// Somebody else, maybe in another process, makes a checkpoint of this name.
+    #[error("{}: another checkpoint of this name is being made; choose another name", dir.display())]
+    Busy {
+        /// Where it is being made.
         dir: PathBuf,
     },
     /// The directory to work in holds something else.
@@ -167,7 +183,8 @@ pub struct CheckpointWork {
     description: Description,
     state: State,
     files: Transfer,
-    begun: bool,
+    /// Of DIR.tmp, once begun: nobody else works there.
+    lock: Option<Box<dyn LockGuard>>,
     /// Holds the tables.
     _pin: Arc<Version>,
 }
@@ -181,6 +198,8 @@ impl Engine {
             state.tables.pop_last();
         }
         let tables = state.tables.values().cloned().collect();
+        // One spelling, without a slash at its end: its neighbour is to be called DIR.tmp.
+        let dir: PathBuf = dir.components().collect();
         let to = tmp(&dir).join(ENGINE_DIR);
         let disk = Arc::clone(&self.env.disk);
         CheckpointWork {
@@ -188,7 +207,7 @@ impl Engine {
             files: Transfer::new(disk, self.options.dir.clone(), to, tables),
             state,
             dir,
-            begun: false,
+            lock: None,
             _pin: Arc::clone(&self.version),
         }
     }
@@ -234,12 +253,13 @@ impl CheckpointWork {
     /// Whether it is done.
     fn try_step(&mut self) -> Result<bool, CheckpointError> {
         let disk = Arc::clone(&self.files.disk);
-        if !self.begun {
+        if self.lock.is_none() {
+            self.lock = Some(begin(&*disk, &self.dir)?);
+            // Whoever held the lock before may have given DIR its name.
             if disk.exists(&self.dir)? {
                 return Err(CheckpointError::Exists { dir: self.dir.clone() });
             }
-            clear(&*disk, &tmp(&self.dir))?;
-            self.begun = true;
+            clear(&*disk, &tmp(&self.dir), false)?;
             disk.create_dir_all(&self.files.to)?;
         }
         if !self.files.step()? {
@@ -256,15 +276,16 @@ impl CheckpointWork {
             return Err(CheckpointError::Exists { dir: self.dir.clone() });
         }
         disk.rename(&temp, &self.dir)?;
+        remove_or_warn(&*disk, &self.dir.join(LOCK_NAME));
         disk.sync_dir(parent_of(&self.dir))?;
         Ok(true)
     }
 
     fn abandon(&self, error: &CheckpointError) {
-        if !self.begun || error.is_simulated_crash() {
+        if self.lock.is_none() || error.is_simulated_crash() {
             return;
         }
-        if let Err(e) = clear(&*self.files.disk, &tmp(&self.dir)) {
+        if let Err(e) = clear(&*self.files.disk, &tmp(&self.dir), true) {
             log::warn!("checkpoint: what is left of it cannot be removed: {e}");
         }
     }
@@ -294,33 +315,72 @@ fn write_new(disk: &dyn Disk, path: &Path, bytes: &[u8]) -> IoResult<()> {
     file.sync_data()
 }
 
-/// Removes what a checkpoint made in `temp`, if anything; refused when there is something else in it.
-fn clear(disk: &dyn Disk, temp: &Path) -> Result<(), CheckpointError> {
+/// Makes DIR.tmp, if it is not there, and takes the lock in it.
+fn begin(disk: &dyn Disk, dir: &Path) -> Result<Box<dyn LockGuard>, CheckpointError> {
+    if dir.file_name().is_none() {
+        return Err(CheckpointError::NoName { dir: dir.to_path_buf() });
+    }
+    if disk.exists(dir)? {
+        return Err(CheckpointError::Exists { dir: dir.to_path_buf() });
+    }
+    let temp = tmp(dir);
+    look(disk, &temp)?;
+    let held = disk.create_dir_all(&temp).and_then(|()| disk.lock(&temp.join(LOCK_NAME)));
+    held.map_err(|e| {
+        if e.kind() == io::ErrorKind::WouldBlock {
+            return CheckpointError::Busy { dir: temp };
+        }
+        // Empty, unless somebody else came in between.
+        if let Err(e) = disk.remove_dir(&temp) {
+            log::debug!("checkpoint: {e}");
+        }
+        e.into()
+    })
+}
+
+/// What is in `temp`, and in the engine's directory in it: names; refused when there is anything that no checkpoint makes.
+fn look(
+    disk: &dyn Disk,
+    temp: &Path,
+) -> Result<(Vec<String>, Option<Vec<String>>), CheckpointError> {
     if !disk.exists(temp)? {
-        return Ok(());
+        return Ok((Vec::new(), None));
     }
     let not_ours =
         |entry: &str| CheckpointError::NotOurs { dir: temp.to_path_buf(), entry: entry.to_owned() };
     let engine = temp.join(ENGINE_DIR);
-    let outer = disk.list(temp)?;
-    let has_engine = outer.iter().any(|e| e.is_dir && e.name == ENGINE_DIR);
-    let inner = if has_engine { disk.list(&engine)? } else { Vec::new() };
-    let foreign_outer =
-        outer.iter().find(|e| e.name != DESCRIPTION_NAME && !(e.is_dir && e.name == ENGINE_DIR));
-    let foreign_inner = inner.iter().find(|e| e.is_dir || !recovery::is_engine_file(&e.name));
-    if let Some(entry) = foreign_outer.or(foreign_inner) {
+    let (dirs, files): (Vec<_>, Vec<_>) = disk.list(temp)?.into_iter().partition(|e| e.is_dir);
+    let inner =
+        if dirs.is_empty() { None } else { disk.exists(&engine)?.then(|| disk.list(&engine)) };
+    let inner = inner.transpose()?;
+    let foreign_dir = dirs.iter().find(|e| e.name != ENGINE_DIR);
+    let foreign = files.iter().find(|e| ![DESCRIPTION_NAME, LOCK_NAME].contains(&&*e.name));
+    let mut in_engine = inner.iter().flatten();
+    let foreign_inner = in_engine.find(|e| e.is_dir || !recovery::is_engine_file(&e.name));
+    if let Some(entry) = foreign_dir.or(foreign).or(foreign_inner) {
         return Err(not_ours(&entry.name));
     }
-    for entry in &inner {
-        disk.remove(&engine.join(&entry.name))?;
-    }
-    if has_engine {
+    let names = |entries: Vec<crate::env::DirEntry>| entries.into_iter().map(|e| e.name).collect();
+    Ok((names(files), inner.map(names)))
+}
+
+/// Removes what a checkpoint made in `temp`, which is locked: all of it, with the lock and `temp` itself, or what is in it.
+fn clear(disk: &dyn Disk, temp: &Path, itself: bool) -> Result<(), CheckpointError> {
+    let (files, inner) = look(disk, temp)?;
+    let engine = temp.join(ENGINE_DIR);
+    if let Some(inner) = inner {
+        for name in inner {
+            disk.remove(&engine.join(name))?;
+        }
         disk.remove_dir(&engine)?;
     }
-    if outer.iter().any(|e| e.name == DESCRIPTION_NAME) {
-        disk.remove(&temp.join(DESCRIPTION_NAME))?;
+    for name in files.iter().filter(|name| itself || *name != LOCK_NAME) {
+        disk.remove(&temp.join(name))?;
     }
-    Ok(disk.remove_dir(temp)?)
+    if itself {
+        disk.remove_dir(temp)?;
+    }
+    Ok(())
 }
 
 /// Brings tables from one directory into another: links where that can be, else copies, which are synced. The names are

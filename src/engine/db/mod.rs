@@ -58,12 +58,15 @@
 mod commit;
 mod error;
 mod iter;
+mod read_only;
 #[cfg(test)]
 mod tests;
 
 pub use error::{DbError, Effect};
 pub use iter::{DbIter, Snapshot};
+pub use read_only::{ReadOnlyDb, ReadOnlyIter};
 
+use super::ScrubReport;
 use super::checkpoint::Checkpoint;
 use super::{Applied, Engine, EngineError, EngineOptions, EngineStats, Get, WriteRoom};
 use crate::base::batch::{BatchRef, WriteBatch};
@@ -71,6 +74,7 @@ use crate::base::{SequenceNumber, Term};
 use crate::env::{Env, LockGuard, os};
 use crate::limits::{
     DEFAULT_CACHE_BYTES, DEFAULT_DB_SEGMENT_BYTES, DEFAULT_MEMTABLE_BYTES, MAX_OPEN_TABLES,
+    SCRUB_STEP_BYTES,
 };
 use crate::sstable::Compression;
 use crate::wal::{self, LogKind, LogPos, RecordKind, RecoveryReport};
@@ -79,6 +83,7 @@ use commit::{Commit, Log};
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
+use std::time::Duration;
 
 /// How to open a [`Db`].
 #[derive(Clone)]
@@ -218,6 +223,18 @@ impl Db {
         Ok(db)
     }
 
+    /// Opens the database at `path` to read it, also while somebody else, in this process or another one, has it open and writes.
+    /// Takes no lock and changes nothing. See [`ReadOnlyDb`].
+    ///
+    /// # Errors
+    /// Those of [`Db::open`] about what is in the files; there must be a database.
+    pub fn open_read_only(
+        path: impl AsRef<Path>,
+        options: DbOptions,
+    ) -> Result<ReadOnlyDb, DbError> {
+        ReadOnlyDb::open(path.as_ref(), options)
+    }
+
     /// What opening found in the log.
     #[must_use]
     pub const fn recovery(&self) -> &RecoveryReport {
@@ -322,6 +339,27 @@ impl Db {
         self.inner.flush()?;
         let work = self.inner.engine().checkpoint(dir.as_ref().to_path_buf(), None);
         Ok(work.run()?)
+    }
+
+    /// Reads every block of every table, the manifest, and the log, and says what is damaged, by file and offset; `rate` bounds the
+    /// bytes a second. It reads the disk, not the cache, and on the calling thread; writers and readers go on meanwhile.
+    #[must_use]
+    pub fn verify(&self, rate: Option<u64>) -> ScrubReport {
+        let mut scrub = {
+            let engine = self.inner.engine();
+            engine.scrub(Some((LogKind::Wal, engine.options.dir.with_file_name("wal"))))
+        };
+        let slice = rate.map_or(SCRUB_STEP_BYTES, |rate| (rate / 10).clamp(1, SCRUB_STEP_BYTES));
+        loop {
+            let before = scrub.report().bytes;
+            if scrub.step(slice) {
+                return scrub.report().clone();
+            }
+            if let Some(rate) = rate {
+                let bytes = scrub.report().bytes - before;
+                os::pause(Duration::from_secs_f64(bytes as f64 / rate.max(1) as f64));
+            }
+        }
     }
 
     /// The last sequence number.

@@ -7,6 +7,7 @@ mod conditions;
 mod crashes;
 mod faults;
 mod model;
+mod read_only;
 
 use super::*;
 use crate::env::sim::{self, CrashKind, SimHandles};

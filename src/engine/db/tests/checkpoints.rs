@@ -96,6 +96,37 @@ fn nothing_is_overwritten() {
 }
 
 #[test]
+fn a_slash_at_the_end_changes_nothing_and_no_name_is_none() {
+    let rig = Rig::new(1);
+    let map = fill(rig.db(), 1);
+    rig.db().checkpoint("copies/one/").unwrap();
+    assert_eq!(checkpoint_contents(&rig.env, "copies/one"), map);
+    assert_eq!(rig.files("copies/one", "LOCK").len(), 1, "of the database that was opened there");
+    for bad in ["", "/"] {
+        rig.db().checkpoint(bad).unwrap_err();
+    }
+}
+
+#[test]
+fn two_that_work_for_one_name_do_not_mix() {
+    let rig = Rig::new(1);
+    let map = fill(rig.db(), 1);
+    rig.db().flush().unwrap();
+    let first = rig.db().inner.engine().checkpoint("copies/one".into(), None);
+    let second = rig.db().inner.engine().checkpoint("copies/one".into(), None);
+    // One step is enough to hold the directory; the next ones give it its name.
+    let held = rig.env.disk.lock(Path::new("copies/one.tmp/LOCK"));
+    drop(held);
+    rig.env.disk.create_dir_all(Path::new("copies/one.tmp")).unwrap();
+    let held = rig.env.disk.lock(Path::new("copies/one.tmp/LOCK")).unwrap();
+    let error = second.run().unwrap_err();
+    assert!(matches!(error, CheckpointError::Busy { .. }), "{error}");
+    drop(held);
+    first.run().unwrap();
+    assert_eq!(checkpoint_contents(&rig.env, "copies/one"), map);
+}
+
+#[test]
 fn tables_are_copied_where_they_cannot_be_linked() {
     let rig = Rig::new(1);
     let map = fill(rig.db(), 1);
