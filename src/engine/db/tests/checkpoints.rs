@@ -227,3 +227,18 @@ fn files_that_are_not_of_one_checkpoint_are_refused() {
     let error = checkpoint::read(&*rig.env.disk, Path::new("one")).unwrap_err().to_string();
     assert!(error.contains("no checkpoint"), "{error}");
 }
+
+/// Planted bugs of checkpoints are seen by the tests above.
+#[cfg(beach_planted)]
+#[test]
+fn planted_bugs_of_checkpoints_are_caught() {
+    use crate::base::planted::{Bug, select};
+    for bug in [Bug::CheckpointDirNotSynced, Bug::CheckpointMissesFlush] {
+        select(Some(bug));
+        let seen = std::panic::catch_unwind(
+            a_checkpoint_holds_what_was_written_before_it_and_nothing_after,
+        );
+        select(None);
+        assert!(seen.is_err(), "{bug:?} is not caught");
+    }
+}
