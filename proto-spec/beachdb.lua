@@ -15,7 +15,7 @@ local HEADER = 24
 local OPCODES = {
   [0] = "connection", [1] = "HELLO", [2] = "PING", [3] = "GET", [4] = "PUT",
   [5] = "DELETE", [6] = "WRITE", [7] = "SCAN", [8] = "STATUS", [9] = "STATS",
-  [10] = "REGISTER", [11] = "MEMBERS", [12] = "ADMIN",
+  [10] = "REGISTER", [11] = "MEMBERS", [12] = "ADMIN", [13] = "MULTI_GET",
 }
 -- Those of the peers begin at 0x40; only HELLO and PING have replies.
 local PEER_OPCODES = {
@@ -44,6 +44,7 @@ local ADMIN = { [1] = "add", [2] = "promote", [3] = "remove", [4] = "transfer",
 local KINDS = {
   [0x01] = "PUT", [0x02] = "DELETE", [0x80] = "no-op", [0x81] = "REGISTER", [0x82] = "membership",
 }
+local CONDITIONS = { [0x01] = "absent", [0x02] = "exists", [0x03] = "written under a sequence number" }
 local ROLES = { [1] = "voter", [2] = "learner" }
 local LANES = { [1] = "raft", [2] = "bulk" }
 local APPEND_ANSWERS = { [1] = "accepted", [2] = "rejected" }
@@ -76,6 +77,11 @@ local f = {
   client_id = ProtoField.uint64("beachdb.batch.client_id", "Client id"),
   client_seq = ProtoField.uint64("beachdb.batch.client_seq", "Client sequence"),
   op_kind = ProtoField.uint8("beachdb.op.kind", "Operation", base.HEX, KINDS),
+  conditions = ProtoField.uint16("beachdb.batch.conditions", "Conditions"),
+  condition_kind = ProtoField.uint8("beachdb.condition.kind", "Condition", base.HEX, CONDITIONS),
+  condition = ProtoField.uint32("beachdb.error.condition", "Failed condition"),
+  present = ProtoField.uint64("beachdb.error.present", "Present sequence"),
+  keys = ProtoField.uint32("beachdb.multi_get.keys", "Keys"),
   limit = ProtoField.uint32("beachdb.scan.limit", "Limit"),
   max_bytes = ProtoField.uint32("beachdb.scan.max_bytes", "Byte limit"),
   scan_flags = ProtoField.uint16("beachdb.scan.flags", "Scan flags", base.HEX),
@@ -246,8 +252,32 @@ local function batch(tvb, at, tree)
   head:add(f.ops, tvb(at + 4, 4))
   head:add(f.client_id, tvb(at + 8, 8))
   head:add(f.client_seq, tvb(at + 16, 8))
+  local flags = tvb(at + 1, 1):uint()
   at = at + 24
   local first
+  if flags % 2 == 1 then
+    local count = tvb(at, 2):uint()
+    head:add(f.conditions, tvb(at, 2))
+    at = at + 2
+    for _ = 1, count do
+      if at >= size then return nil end
+      local kind = tvb(at, 1):uint()
+      local condition = head:add(beachdb, tvb(at), CONDITIONS[kind] or "unknown condition")
+      condition:add(f.condition_kind, tvb(at, 1))
+      local len
+      len, at = varint(tvb, at + 1)
+      if not len or at + len > size then return nil end
+      local key = text(condition, f.key, tvb, at, len)
+      condition:append_text(" " .. key)
+      first = first or key
+      at = at + len
+      if kind == 0x03 then
+        local seq
+        seq, at = varint(tvb, at)
+        if not seq then return nil end
+      end
+    end
+  end
   for _ = 1, ops do
     if at >= size then return nil end
     local begin, kind = at, tvb(at, 1):uint()
@@ -318,6 +348,20 @@ request[12] = function(tvb, tree)
   return string.format("%s %s %s", ADMIN[tvb(24, 1):uint()] or "?", tostring(tvb(32, 8):uint64()), at)
 end
 
+request[13] = function(tvb, tree)
+  tree:add(f.snapshot, tvb(24, 8))
+  tree:add(f.keys, tvb(32, 4))
+  local at, count = 40, tvb(32, 4):uint()
+  for _ = 1, count do
+    if at + 2 > tvb:len() then return nil end
+    local len = tvb(at, 2):uint()
+    if at + 2 + len > tvb:len() then return nil end
+    text(tree, f.key, tvb, at + 2, len)
+    at = at + 2 + len
+  end
+  return string.format("%d keys", count)
+end
+
 local reply = {
   [1] = function(tvb, tree)
     tree:add(f.version, tvb(24, 1))
@@ -367,6 +411,20 @@ local reply = {
     return string.format("%d entries%s", count, resume > 0 and ", more" or "")
   end,
 }
+reply[13] = function(tvb, tree)
+  tree:add(f.applied, tvb(24, 8))
+  tree:add(f.keys, tvb(32, 4))
+  local at, count = 40, tvb(32, 4):uint()
+  for _ = 1, count do
+    if at + 16 > tvb:len() then return nil end
+    local len = tvb(at + 8, 4):uint()
+    if at + 16 + padded(len) > tvb:len() then return nil end
+    tree:add(f.seq, tvb(at, 8))
+    bytes(tree, f.value, tvb, at + 16, len)
+    at = at + 16 + padded(len)
+  end
+  return string.format("%d values", count)
+end
 reply[5], reply[6], reply[12] = reply[4], reply[4], reply[4]
 for _, document in ipairs({ 8, 9, 11 }) do
   reply[document] = function(tvb, tree)
@@ -529,6 +587,13 @@ local function failure(tvb, tree)
   local leader = tvb(30, 2):uint()
   text(tree, f.leader, tvb, 32, leader)
   local at = 32 + leader
+  if tvb(16, 4):uint() == 29 and tvb:len() >= at + 32 then
+    tree:add(f.index, tvb(at, 8))
+    tree:add(f.applied, tvb(at + 8, 8))
+    tree:add(f.present, tvb(at + 16, 8))
+    tree:add(f.condition, tvb(at + 24, 4))
+    at = at + 32
+  end
   local message = tvb:len() > at and tvb(at):string() or ""
   if message ~= "" then tree:add(f.message, tvb(at), message) end
   tree:add_proto_expert_info(failed)

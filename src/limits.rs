@@ -87,6 +87,10 @@ pub const MAX_HTTP_REQUEST_BYTES: usize = 8 << 10;
 pub const MAX_SCAN_ENTRIES: usize = 10_000;
 /// Most key and value bytes in one scan reply (one entry may exceed it alone); the reply says that there is more.
 pub const MAX_SCAN_BYTES: usize = 4 << 20;
+/// Most keys of one MULTI_GET; more are refused with `BAD_REQUEST`.
+pub const MAX_MULTI_GET_KEYS: usize = 1_024;
+/// Most value bytes in the answer to one MULTI_GET; with more it is `REPLY_TOO_LARGE`. The largest value fits.
+pub const MAX_MULTI_GET_BYTES: usize = 12 << 20;
 /// Value bytes of gets answered in one turn; the others are answered in the next one. A value may exceed it alone.
 pub const READ_TURN_BYTES: usize = 4 << 20;
 /// Entries that one scan slice looks at before it yields, live or not.
@@ -219,6 +223,9 @@ const _: () = assert!(MAX_KEY_BYTES + MAX_VALUE_BYTES + 1024 <= MAX_BATCH_BYTES)
 const _: () = assert!(MAX_BATCH_BYTES + 1024 <= MAX_FRAME_BYTES);
 const _: () = assert!(MAX_RECORD_BYTES + 1024 <= MAX_GROUP_BYTES);
 const _: () = assert!(MAX_SCAN_BYTES + MAX_KEY_BYTES + MAX_VALUE_BYTES + 1024 <= MAX_FRAME_BYTES);
+const _: () = assert!(MAX_MULTI_GET_BYTES >= MAX_VALUE_BYTES);
+const _: () = assert!(MAX_MULTI_GET_BYTES + MAX_MULTI_GET_KEYS * 24 + 1024 <= MAX_FRAME_BYTES);
+const _: () = assert!(MAX_MULTI_GET_KEYS * (MAX_KEY_BYTES + 2) + 1024 <= MAX_FRAME_BYTES);
 // An append: the entries that fit, a last one of the largest size, and 32 bytes at most beside each.
 const _: () = assert!(MAX_APPEND_BYTES / 24 < MAX_APPEND_ENTRIES);
 const _: () = assert!(

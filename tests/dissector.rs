@@ -158,7 +158,9 @@ fn the_dissector_reads_every_valid_frame_as_the_codec_does() {
             assert_eq!(key, &expected.replace("\\\"", "\""), "{name}");
         }
         if let Some(ops) = decoded["request"]["batch"]["ops"].as_array() {
-            let keys: Vec<&str> = ops.iter().map(|op| op["key"].as_str().unwrap()).collect();
+            let conditions = decoded["request"]["batch"]["conditions"].as_array();
+            let keyed = conditions.into_iter().flatten().chain(ops);
+            let keys: Vec<&str> = keyed.map(|item| item["key"].as_str().unwrap()).collect();
             // tshark doubles a backslash in a string field, and joins several with commas.
             assert_eq!(key.replace("\\\\", "\\"), keys.join(","), "{name}");
         }

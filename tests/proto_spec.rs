@@ -10,14 +10,15 @@
 mod peer;
 
 use beachdb::base::batch::{BatchRef, WriteBatch};
-use beachdb::base::conditions::Expect;
+use beachdb::base::conditions::{Expect, FailedCondition};
 use beachdb::base::{LogIndex, Member, MemberRole, Membership, NodeId, ReplicaId, SequenceNumber};
 use beachdb::proto::explain::{batch_json, explain, explain_batch, frame_json};
 use beachdb::proto::frame::{CrcPolicy, Decoded, FLAG_NO_CRC, decode};
 use beachdb::proto::text::{from_hex, to_hex};
 use beachdb::proto::{
-    AdminRequest, Effect, ErrorCode, ErrorReply, HelloReply, HelloRequest, Opcode, REPLY_BIT,
-    Registered, Request, Response, ScanEntry, ScanRange, ScanReply, ScanRequest, Staleness,
+    AdminRequest, ConditionFailed, Effect, ErrorCode, ErrorReply, HelloReply, HelloRequest,
+    KeyList, MultiGetReply, Opcode, REPLY_BIT, Registered, Request, Response, ScanEntry, ScanRange,
+    ScanReply, ScanRequest, Staleness,
 };
 use bytes::Bytes;
 use serde_json::{Value, json};
@@ -85,6 +86,12 @@ fn write_batch() -> WriteBatch {
 fn session_batch() -> WriteBatch {
     let mut batch = put_batch();
     batch.set_client(7, 9, 6);
+    batch
+}
+
+fn cas_batch() -> WriteBatch {
+    let mut batch = put_batch();
+    batch.require(b"beach", Expect::Seq(SequenceNumber(1))).unwrap();
     batch
 }
 
@@ -163,6 +170,16 @@ fn examples() -> Vec<(&'static str, Vec<u8>)> {
         leader: "10.0.0.2:7400".into(),
         ..ErrorReply::new(ErrorCode::NotLeader, Effect::NotApplied, "node 2 leads")
     });
+    let keys = KeyList::of([&b"a"[..], b"beach"]).unwrap();
+    let values = Response::Values(MultiGetReply {
+        at: seq(4),
+        values: vec![None, Some((seq(1), Bytes::from_static(b"sand")))],
+    });
+    let failed = Response::Error(ErrorReply::condition_failed(ConditionFailed {
+        index: LogIndex(6),
+        applied: seq(4),
+        failed: FailedCondition { condition: 0, present: Some(seq(4)) },
+    }));
     let add = AdminRequest::Add { node: NodeId(2), peer_address: "10.0.0.2:7401" };
     let remove = AdminRequest::Remove(NodeId(3));
     let checkpoint = AdminRequest::Checkpoint { dir: "backups/monday" };
@@ -183,6 +200,10 @@ fn examples() -> Vec<(&'static str, Vec<u8>)> {
         ("delete-reply", reply(Opcode::Delete, &written(3, 2, 2), 5)),
         ("write-request", write(Opcode::Write, &write_batch(), 6)),
         ("write-reply", reply(Opcode::Write, &written(4, 3, 5), 6)),
+        ("cas-request", write(Opcode::Put, &cas_batch(), 24)),
+        ("error-condition-failed", reply(Opcode::Put, &failed, 24)),
+        ("multi-get-request", request(&Request::MultiGet(keys.as_request(seq(0))), 25)),
+        ("multi-get-reply", reply(Opcode::MultiGet, &values, 25)),
         ("scan-request", request(&Request::Scan(range), 7)),
         ("scan-reply", reply(Opcode::Scan, &Response::Scan(page), 7)),
         ("scan-request-next", request(&Request::Scan(next), 8)),

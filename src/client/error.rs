@@ -1,6 +1,7 @@
 //! What a failed call means for the caller.
 
 use crate::base::batch::BatchError;
+use crate::base::conditions::FailedCondition;
 use crate::proto::{Effect, ErrorCode, ErrorReply};
 use std::time::Duration;
 
@@ -57,6 +58,15 @@ pub enum ClientError {
 }
 
 impl ClientError {
+    /// When nothing was written because of a condition: which, and what its key has.
+    #[must_use]
+    pub fn failed_condition(&self) -> Option<FailedCondition> {
+        match self {
+            Self::Refused { reply, .. } => reply.condition.as_ref().map(|at| at.failed),
+            _ => None,
+        }
+    }
+
     /// What happened to the data: [`Effect::None`] for reads, else whether the write was applied.
     #[must_use]
     pub const fn effect(&self) -> Effect {

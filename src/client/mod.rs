@@ -59,11 +59,12 @@ pub use scan::{Scan, ScanOptions};
 pub use session::{Session, SessionState};
 
 use crate::base::batch::{BatchError, BatchRef, WriteBatch};
+use crate::base::conditions::Expect;
 use crate::base::{LogIndex, Nanos, SequenceNumber};
 use crate::env::os::{OsClock, OsRandom, pause};
 use crate::env::{Clock, Random};
 use crate::limits::MAX_KEY_BYTES;
-use crate::proto::{Opcode, Request, Response, ScanRequest};
+use crate::proto::{KeyList, MultiGetReply, Opcode, Request, Response, ScanRequest};
 use bytes::Bytes;
 use connection::{Broken, Connection, decode_reply, left};
 use route::Route;
@@ -258,6 +259,50 @@ impl Client {
     /// error [`ClientError::effect`] speaks for all of it.
     pub fn write(&mut self, batch: &WriteBatch) -> Result<Written, ClientError> {
         self.write_as(Opcode::Write, batch)
+    }
+
+    /// Sets a key if it is as expected; if not, nothing is written, and [`ClientError::failed_condition`] says what it has.
+    /// [`Client::get`] tells the sequence number for [`Expect::Seq`]. A lost answer leaves open which of the two it was: a
+    /// [`Session`] answers a retry alike.
+    pub fn put_if(
+        &mut self,
+        key: &[u8],
+        value: &[u8],
+        expect: Expect,
+    ) -> Result<Written, ClientError> {
+        let mut batch = WriteBatch::new();
+        batch.put(key, value)?;
+        batch.require(key, expect)?;
+        self.write_as(Opcode::Put, &batch)
+    }
+
+    /// Deletes a key if it is as expected; see [`Client::put_if`].
+    pub fn delete_if(&mut self, key: &[u8], expect: Expect) -> Result<Written, ClientError> {
+        let mut batch = WriteBatch::new();
+        batch.delete(key)?;
+        batch.require(key, expect)?;
+        self.write_as(Opcode::Delete, &batch)
+    }
+
+    /// Reads several keys at one moment, at most [`MAX_MULTI_GET_KEYS`](crate::limits::MAX_MULTI_GET_KEYS).
+    pub fn multi_get<'k>(
+        &mut self,
+        keys: impl IntoIterator<Item = &'k [u8]>,
+    ) -> Result<MultiGetReply, ClientError> {
+        self.multi_get_at(keys, SequenceNumber::ZERO)
+    }
+
+    /// Reads several keys as of a snapshot (0 = now), such as that of an earlier [`Client::multi_get`].
+    pub fn multi_get_at<'k>(
+        &mut self,
+        keys: impl IntoIterator<Item = &'k [u8]>,
+        snapshot: SequenceNumber,
+    ) -> Result<MultiGetReply, ClientError> {
+        let keys = KeyList::of(keys)?;
+        match self.call(&Request::MultiGet(keys.as_request(snapshot)))? {
+            Response::Values(reply) => Ok(reply),
+            other => Err(self.unexpected(Opcode::MultiGet, &other)),
+        }
     }
 
     fn write_as(&mut self, opcode: Opcode, batch: &WriteBatch) -> Result<Written, ClientError> {

@@ -28,6 +28,7 @@ use super::connection::left;
 use super::{Client, ClientError, FIRST_BACKOFF, Pipeline, Ticket, Written};
 use crate::base::Nanos;
 use crate::base::batch::{BatchRef, WriteBatch};
+use crate::base::conditions::Expect;
 use crate::proto::{Effect, ErrorCode, ErrorReply, Opcode, Registered, Request, Response};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::Duration;
@@ -156,6 +157,27 @@ impl Session<'_> {
         self.write_as(Opcode::Write, &mut batch.clone())
     }
 
+    /// Sets a key if it is as expected, once; see [`Client::put_if`]. A retry of it gets the first answer.
+    pub fn put_if(
+        &mut self,
+        key: &[u8],
+        value: &[u8],
+        expect: Expect,
+    ) -> Result<Written, ClientError> {
+        let mut batch = WriteBatch::new();
+        batch.put(key, value)?;
+        batch.require(key, expect)?;
+        self.write_as(Opcode::Put, &mut batch)
+    }
+
+    /// Deletes a key if it is as expected, once; see [`Client::put_if`].
+    pub fn delete_if(&mut self, key: &[u8], expect: Expect) -> Result<Written, ClientError> {
+        let mut batch = WriteBatch::new();
+        batch.delete(key)?;
+        batch.require(key, expect)?;
+        self.write_as(Opcode::Delete, &mut batch)
+    }
+
     fn write_as(&mut self, opcode: Opcode, batch: &mut WriteBatch) -> Result<Written, ClientError> {
         check(batch)?;
         let deadline = self.client.deadline();
@@ -281,6 +303,8 @@ impl Open {
                 }
                 _ => String::new(),
             }),
+            // The session remembers this outcome: it is that of every try.
+            (Some(ErrorCode::ConditionFailed), _) => Verdict::Done(Err(error)),
             // Somebody else writes with the numbers of this session.
             (Some(ErrorCode::SessionStale), _) => Verdict::Done(Err(error)),
             (_, Effect::Unknown) if matches!(error, ClientError::Unknown { .. }) => {

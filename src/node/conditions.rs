@@ -20,12 +20,13 @@
 //!   [`MAX_CONDITION_LOOKUPS`] allows: a run of conditional writes costs one job, not one each.
 //! - A snapshot that is installed makes everything here void.
 //!
-//! A read that fails is tried again a few times; then the process stops. It cannot skip the entry, which the other replicas
-//! apply, and it cannot guess.
+//! A read that fails is tried again after a while, and until it succeeds apply stands at the entry: it cannot be skipped, because the
+//! other replicas apply it, and it cannot be guessed. The node stays up: it votes, takes the log, and serves stale reads, and STATUS
+//! says that it is not ready, and why (a disk to be mended, a member to be replaced).
 
 use super::replicated::Outcome;
 use super::sessions::SessionOutcome;
-use super::{Effect, FatalError, Lookup, Node, ReadFault, StateMachine};
+use super::{Effect, FatalError, Lookup, Node, Phase, ReadFault, StateMachine};
 use crate::base::batch::BatchRef;
 use crate::base::conditions::{FailedCondition, KnownKeys, first_failed};
 use crate::base::{LogIndex, Nanos, SequenceNumber};
@@ -34,8 +35,8 @@ use crate::limits::MAX_CONDITION_LOOKUPS;
 use crate::raft::{Entry, LogStore};
 use std::collections::{BTreeMap, BTreeSet};
 
-/// How often a failed read is tried.
-const MAX_TRIES: u32 = 3;
+/// After a failed read, how long until the next try.
+const RETRY_NS: u64 = 1_000_000_000;
 
 /// Counters since start-up, for STATS.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default, serde::Serialize)]
@@ -57,6 +58,7 @@ pub(super) struct Conditions {
     /// `known` is for entries up to this one.
     until: LogIndex,
     waiting: Option<Waiting>,
+    stuck: Option<Stuck>,
     /// Jobs whose answer nobody wants any more.
     stale_jobs: BTreeSet<JobId>,
     pub stats: ConditionStats,
@@ -67,7 +69,14 @@ pub(super) struct Conditions {
 struct Waiting {
     job: JobId,
     entries: Vec<Entry>,
-    tries: u32,
+}
+
+/// Apply stands at the first of these entries, and what its conditions ask for could not be read.
+#[derive(Debug)]
+struct Stuck {
+    entries: Vec<Entry>,
+    retry_at: Nanos,
+    reason: String,
 }
 
 /// What memory cannot tell.
@@ -79,7 +88,17 @@ type Found = Result<Vec<(Vec<u8>, Option<SequenceNumber>)>, ReadFault>;
 impl Conditions {
     /// Whether apply stands at an entry until a job is done.
     pub const fn is_waiting(&self) -> bool {
-        self.waiting.is_some()
+        self.waiting.is_some() || self.stuck.is_some()
+    }
+
+    /// Why apply stands still, for people; `None` when it does not.
+    pub fn stuck(&self) -> Option<&str> {
+        self.stuck.as_ref().map(|stuck| stuck.reason.as_str())
+    }
+
+    /// When a failed read is to be tried again.
+    pub fn retry_at(&self) -> Option<Nanos> {
+        self.stuck.as_ref().map(|stuck| stuck.retry_at)
     }
 
     /// An entry was applied, and came to this.
@@ -95,6 +114,7 @@ impl Conditions {
     /// A snapshot replaced the state.
     pub fn installed(&mut self) {
         self.known.clear();
+        self.stuck = None;
         self.stale_jobs.extend(self.waiting.take().map(|waiting| waiting.job));
     }
 }
@@ -131,10 +151,6 @@ impl<L: LogStore, S: StateMachine> Node<L, S> {
     /// Apply cannot go on before what the conditions of the first of `entries` ask for is read. So is what those of the
     /// others do.
     pub(super) fn look_up(&mut self, entries: Vec<Entry>) {
-        self.submit_lookup(entries, 1);
-    }
-
-    fn submit_lookup(&mut self, entries: Vec<Entry>, tries: u32) {
         let mut reads = BTreeMap::new();
         let mut until = LogIndex::ZERO;
         for entry in &entries {
@@ -168,7 +184,7 @@ impl<L: LogStore, S: StateMachine> Node<L, S> {
         let job = Box::new(move || Box::new(work()) as JobOutput);
         let job = self.env.jobs.submit(Lane::Read, job);
         self.conditions.until = self.conditions.until.max(until);
-        self.conditions.waiting = Some(Waiting { job, entries, tries });
+        self.conditions.waiting = Some(Waiting { job, entries });
     }
 
     /// Takes the completion of a lookup, and goes on where apply stands.
@@ -181,7 +197,7 @@ impl<L: LogStore, S: StateMachine> Node<L, S> {
         if self.conditions.stale_jobs.remove(&done.id) {
             return Ok(None);
         }
-        let Some(Waiting { entries, tries, .. }) =
+        let Some(Waiting { entries, .. }) =
             self.conditions.waiting.take_if(|waiting| waiting.job == done.id)
         else {
             return Ok(Some(done));
@@ -193,20 +209,27 @@ impl<L: LogStore, S: StateMachine> Node<L, S> {
                 }
                 self.apply_entries(now, entries, out)?;
             }
-            Err(fault) if tries < MAX_TRIES => {
-                let at = entries[0].index;
-                log::warn!("conditions of entry {at} cannot be judged yet: {fault}; trying again");
-                self.submit_lookup(entries, tries + 1);
-            }
             Err(fault) => {
-                let what = std::io::Error::other(format!(
-                    "whether the conditions of entry {} hold cannot be read: {fault}. The entry is committed, so it \
-                     cannot be skipped; other replicas go on. Mend the disk, or replace this member",
+                let reason = format!(
+                    "nothing is applied: whether the conditions of entry {} hold cannot be read ({fault}). The entry is committed \
+                     and cannot be skipped; other replicas go on. Mend the disk, or replace this member",
                     entries[0].index
-                ));
-                return Err(FatalError::new("apply", what));
+                );
+                log::error!("{reason}; next try in 1 s");
+                self.conditions.stuck =
+                    Some(Stuck { entries, retry_at: now.plus(RETRY_NS), reason });
             }
         }
         Ok(None)
+    }
+
+    /// Tries a failed read again when its time has come.
+    pub(super) fn retry_lookup(&mut self, now: Nanos) {
+        if self.phase == Phase::Closing {
+            return;
+        }
+        if let Some(stuck) = self.conditions.stuck.take_if(|stuck| stuck.retry_at <= now) {
+            self.look_up(stuck.entries);
+        }
     }
 }

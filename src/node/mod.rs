@@ -376,6 +376,7 @@ impl<L: LogStore, S: StateMachine> Node<L, S> {
             Some(self.space.next_check()),
             self.upkeep.next_wakeup(),
             self.reads.wire.next_expiry(),
+            self.conditions.retry_at(),
             self.sender.next_deadline(timeout),
             self.receiver.next_deadline(timeout),
             self.holds.next_expiry(),
@@ -402,6 +403,7 @@ impl<L: LogStore, S: StateMachine> Node<L, S> {
             && self.apply.caught_up()
             && self.raft.leader().is_some()
             && !self.receiver.is_installing()
+            && self.conditions.stuck().is_none()
     }
 
     /// Which life of which node it is.
@@ -545,6 +547,14 @@ impl<L: LogStore, S: StateMachine> Node<L, S> {
             Request::StaleScan(scan) => {
                 let ticket = self.desk.admit(now, arrival)?;
                 self.reads.add_stale(ticket, ReadWork::scan(&scan));
+            }
+            Request::MultiGet(request) => {
+                let ticket = self.desk.admit(now, arrival)?;
+                self.reads.add(ticket, ReadWork::multi_get(&request));
+            }
+            Request::StaleMultiGet(request) => {
+                let ticket = self.desk.admit(now, arrival)?;
+                self.reads.add_stale(ticket, ReadWork::multi_get(&request));
             }
             Request::Scan(scan) => {
                 let ticket = self.desk.admit(now, arrival)?;
@@ -711,6 +721,7 @@ impl<L: LogStore, S: StateMachine> Node<L, S> {
         self.tend_receiver(now);
         self.expire(now, out);
         self.look_for_freshness(now);
+        self.retry_lookup(now);
         for seq in self.reads.wire.expire(now) {
             self.machine.release_snapshot(seq);
         }

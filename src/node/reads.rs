@@ -14,14 +14,19 @@
 
 use super::admission::Ticket;
 use super::snapshots::WireSnapshots;
-use super::state_machine::{Lookup, ReadFault, Slice, SliceRange, Versioned};
+use super::state_machine::{DiskRead, Lookup, ReadFault, Slice, SliceRange, Versioned};
 use super::{Effect, Node, StateMachine};
 use crate::base::batch::{RESERVED_KEY_END, RESERVED_KEY_PREFIX};
 use crate::base::trace::Stage;
 use crate::base::{LogIndex, Nanos, SequenceNumber};
 use crate::env::{Completion, JobId, JobOutput, Lane};
-use crate::limits::{MAX_RUNNING_SCANS, READ_TURN_BYTES, SCAN_SLICE_STEPS, SCAN_TURN_STEPS};
-use crate::proto::{ErrorCode, Response, ScanEntry, ScanReply, ScanRequest, Staleness};
+use crate::limits::{
+    MAX_MULTI_GET_BYTES, MAX_RUNNING_SCANS, READ_TURN_BYTES, SCAN_SLICE_STEPS, SCAN_TURN_STEPS,
+};
+use crate::proto::{
+    ErrorCode, MultiGetReply, MultiGetRequest, Response, ScanEntry, ScanReply, ScanRequest,
+    Staleness,
+};
 use crate::raft::{self, LogStore, ReadId};
 use std::collections::{BTreeMap, VecDeque};
 
@@ -29,10 +34,16 @@ use std::collections::{BTreeMap, VecDeque};
 #[derive(Debug)]
 pub(super) enum ReadWork {
     Get { key: Box<[u8]>, snapshot: SequenceNumber },
+    MultiGet { keys: Vec<Box<[u8]>>, snapshot: SequenceNumber },
     Scan(Box<ScanPlan>),
 }
 
 impl ReadWork {
+    pub fn multi_get(request: &MultiGetRequest<'_>) -> Self {
+        let keys = request.keys().map(Box::from).collect();
+        Self::MultiGet { keys, snapshot: request.snapshot }
+    }
+
     pub fn scan(request: &ScanRequest<'_>) -> Self {
         let first = request.first_key();
         let reserved = first.starts_with(RESERVED_KEY_PREFIX);
@@ -123,13 +134,16 @@ enum Answer {
 #[derive(Debug)]
 enum Parked {
     Get { ticket: Ticket, applied: SequenceNumber, stale: Option<Staleness> },
+    MultiGet { ticket: Ticket, at: SequenceNumber, stale: Option<Staleness> },
     Scan(Scan),
 }
 
 impl Parked {
     const fn ticket(&self) -> &Ticket {
         match self {
-            Self::Get { ticket, .. } | Self::Scan(Scan { ticket, .. }) => ticket,
+            Self::Get { ticket, .. }
+            | Self::MultiGet { ticket, .. }
+            | Self::Scan(Scan { ticket, .. }) => ticket,
         }
     }
 }
@@ -205,16 +219,46 @@ impl Reads {
 
 /// The bytes of the value that an effect carries.
 fn value_bytes(effect: &Effect) -> usize {
-    match effect {
-        Effect::Reply { response, .. } => match response {
-            Response::Value { value, .. } => value.len(),
-            Response::Stale { answer, .. } => match &**answer {
-                Response::Value { value, .. } => value.len(),
-                _ => 0,
-            },
-            _ => 0,
-        },
+    let Effect::Reply { response, .. } = effect else { return 0 };
+    let answer = match response {
+        Response::Stale { answer, .. } => answer,
+        other => other,
+    };
+    match answer {
+        Response::Value { value, .. } => value.len(),
+        Response::Values(values) => values.value_bytes(),
         _ => 0,
+    }
+}
+
+/// The values of a MULTI_GET; `None`: they do not fit in a reply.
+type Values = Option<Vec<Option<Versioned>>>;
+
+/// Values on their way into one reply.
+#[derive(Default)]
+struct Gathered {
+    values: Vec<Option<Versioned>>,
+    bytes: usize,
+    /// Those that are on the disk, with their places.
+    reads: Vec<(usize, DiskRead<Option<Versioned>>)>,
+}
+
+impl Gathered {
+    fn fits(&mut self, found: &Option<Versioned>) -> bool {
+        self.bytes += found.as_ref().map_or(0, |(_, value)| value.len());
+        self.bytes <= MAX_MULTI_GET_BYTES
+    }
+
+    /// Reads what is on the disk.
+    fn finish(mut self) -> Result<Values, ReadFault> {
+        for (place, read) in std::mem::take(&mut self.reads) {
+            let found = read()?;
+            if !self.fits(&found) {
+                return Ok(None);
+            }
+            self.values[place] = found;
+        }
+        Ok(Some(self.values))
     }
 }
 
@@ -264,6 +308,9 @@ impl<L: LogStore, S: StateMachine> Node<L, S> {
         }
         match work {
             ReadWork::Get { key, snapshot } => self.get(now, ticket, &key, snapshot, stale, out),
+            ReadWork::MultiGet { keys, snapshot } => {
+                self.multi_get(now, ticket, &keys, snapshot, stale, out);
+            }
             ReadWork::Scan(plan) => self.begin_scan(now, ticket, plan, stale, out),
         }
     }
@@ -344,6 +391,43 @@ impl<L: LogStore, S: StateMachine> Node<L, S> {
             }
             Err(fault) => self.end_read(now, &ticket, failed(&ticket, &fault), out),
         }
+    }
+
+    /// All keys at one sequence number: what memory has, and one job for the rest.
+    fn multi_get(
+        &mut self,
+        now: Nanos,
+        ticket: Ticket,
+        keys: &[Box<[u8]>],
+        snapshot: SequenceNumber,
+        stale: Option<Staleness>,
+        out: &mut Vec<Effect>,
+    ) {
+        let at = match self.check_snapshot(snapshot) {
+            Ok(at) => at.unwrap_or_else(|| self.machine.last_seq()),
+            Err(response) => return self.end_read(now, &ticket, response, out),
+        };
+        let mut gathered = Gathered::default();
+        for (place, key) in keys.iter().enumerate() {
+            let found = match self.machine.get(key, Some(at)) {
+                Ok(Lookup::Ready(found)) => found,
+                Ok(Lookup::Disk(read)) => {
+                    gathered.reads.push((place, read));
+                    None
+                }
+                Err(fault) => return self.end_read(now, &ticket, failed(&ticket, &fault), out),
+            };
+            if !gathered.fits(&found) {
+                return self.end_read(now, &ticket, too_large(&ticket), out);
+            }
+            gathered.values.push(found);
+        }
+        if gathered.reads.is_empty() {
+            let answer = Response::Values(MultiGetReply { at, values: gathered.values });
+            return self.end_read(now, &ticket, aged(stale, answer), out);
+        }
+        let id = self.submit_read(move || gathered.finish());
+        self.reads.parked.insert(id, Parked::MultiGet { ticket, at, stale });
     }
 
     /// The sequence number to read at, `None` = now; an error when it cannot be read.
@@ -489,6 +573,15 @@ impl<L: LogStore, S: StateMachine> Node<L, S> {
                 };
                 self.end_read(now, &ticket, response, out);
             }
+            Parked::MultiGet { ticket, at, stale } => {
+                let result = done.output.downcast::<Result<Values, ReadFault>>();
+                let response = match *result.expect("a multi-get's output") {
+                    Ok(Some(values)) => aged(stale, Response::Values(MultiGetReply { at, values })),
+                    Ok(None) => too_large(&ticket),
+                    Err(fault) => failed(&ticket, &fault),
+                };
+                self.end_read(now, &ticket, response, out);
+            }
             Parked::Scan(scan) => {
                 self.reads.parked_scans -= 1;
                 match *done.output.downcast::<Result<Slice, ReadFault>>().expect("a scan's output")
@@ -566,6 +659,14 @@ fn value(found: Option<Versioned>, applied: SequenceNumber) -> Response {
         Some((seq, value)) => Response::Value { seq, applied, value },
         None => Response::NotFound { applied },
     }
+}
+
+fn too_large(ticket: &Ticket) -> Response {
+    let message = format!(
+        "the values have more than {MAX_MULTI_GET_BYTES} bytes together: ask for fewer keys at once, with a snapshot if they must be of \
+         one moment"
+    );
+    ticket.refusal(ErrorCode::ReplyTooLarge, message)
 }
 
 fn failed(ticket: &Ticket, fault: &ReadFault) -> Response {

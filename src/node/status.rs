@@ -427,6 +427,9 @@ impl<L: LogStore, S: StateMachine> Node<L, S> {
         if self.raft.leader().is_none() {
             return Some(self.waits_to_belong().unwrap_or_else(|| self.why_no_leader()));
         }
+        if let Some(reason) = self.conditions.stuck() {
+            return Some(reason.to_owned());
+        }
         if self.receiver.is_installing() {
             return Some("installing a snapshot".to_owned());
         }

@@ -20,7 +20,7 @@ use super::response::{HelloReply, Response};
 use super::{CONNECTION_OPCODE, Opcode, REPLY_BIT, text};
 use crate::base::batch::{BATCH_HEADER_BYTES, BatchRef, FLAG_CONDITIONS, Op, kind};
 use crate::base::conditions::{self, Condition, Expect};
-use crate::base::{Member, Membership, varint};
+use crate::base::{Member, Membership, SequenceNumber, varint};
 use byteorder::{BigEndian, ByteOrder};
 use bytes::Bytes;
 use serde_json::{Value, json};
@@ -233,6 +233,8 @@ fn explain_body(rows: &mut Rows<'_>, h: &FrameHeader) {
             rows.row(8, format!("applied sequence {applied}"));
             rows.row(8, format!("window of {window} sequences"));
         }
+        (Some(Opcode::MultiGet), false) if rows.left() >= 16 => explain_multi_get(rows),
+        (Some(Opcode::MultiGet), true) if rows.left() >= 16 => explain_values(rows),
         (Some(Opcode::Scan), false) if rows.left() >= 24 => explain_scan_request(rows),
         (Some(Opcode::Scan), true) if rows.left() >= 24 => explain_scan_reply(rows),
         (Some(Opcode::Hello), false) if rows.left() >= 8 => {
@@ -307,6 +309,39 @@ fn explain_error(rows: &mut Rows<'_>, status: u32) {
     }
     let rest = rows.left();
     rows.data(rest, "message");
+}
+
+fn explain_multi_get(rows: &mut Rows<'_>) {
+    let (note, keys) = (snapshot_note(rows.u64(0)), rows.u32(8));
+    rows.row(8, note);
+    rows.row(8, format!("{keys} keys"));
+    for i in 1..=keys {
+        if rows.left() < 2 {
+            return;
+        }
+        let len = usize::from(rows.u16(0));
+        rows.row(2, format!("key {i}: {len} bytes"));
+        rows.data(len, "key");
+    }
+}
+
+fn explain_values(rows: &mut Rows<'_>) {
+    let (at, values) = (rows.u64(0), rows.u32(8));
+    rows.row(8, format!("read at sequence {at}"));
+    rows.row(8, format!("{values} values"));
+    for i in 1..=values {
+        if rows.left() < 16 {
+            return;
+        }
+        match rows.u64(0) {
+            0 => rows.row(8, format!("value {i}: sequence 0: the key was not found")),
+            seq => rows.row(8, format!("value {i}: the key's sequence {seq}")),
+        }
+        let len = rows.u32(0) as usize;
+        rows.row(8, format!("value {i}: {len} bytes"));
+        rows.data(len, "value");
+        pad(rows, len);
+    }
 }
 
 fn explain_scan_request(rows: &mut Rows<'_>) {
@@ -584,6 +619,10 @@ pub fn request_json(request: &Request<'_>) -> Value {
         Request::Get { key, snapshot } | Request::StaleGet { key, snapshot } => {
             json!({"kind": "GET", "key": escaped(key), "snapshot": snapshot.0})
         }
+        Request::MultiGet(get) | Request::StaleMultiGet(get) => {
+            let keys: Vec<String> = get.keys().map(escaped).collect();
+            json!({"kind": "MULTI_GET", "keys": keys, "snapshot": get.snapshot.0})
+        }
         Request::Write { opcode, batch } => {
             json!({"kind": opcode.name(), "batch": batch_json(batch)})
         }
@@ -643,6 +682,14 @@ pub fn response_json(response: &Response) -> Value {
         Response::Status(json) => json!({"kind": "STATUS", "document": json}),
         Response::Members(json) => json!({"kind": "MEMBERS", "document": json}),
         Response::Stats(json) => json!({"kind": "STATS", "document": json}),
+        Response::Values(reply) => {
+            let value = |found: &Option<(SequenceNumber, Bytes)>| match found {
+                Some((seq, value)) => json!({"seq": seq.0, "value": escaped(value)}),
+                None => Value::Null,
+            };
+            let values: Vec<Value> = reply.values.iter().map(value).collect();
+            json!({"kind": "MULTI_GET", "at": reply.at.0, "values": values})
+        }
         Response::Error(e) => error_json(e),
     }
 }

@@ -4,8 +4,9 @@
 //! PING                          PONG
 //! GET key                       VALUE value seq=N   |  NOT_FOUND
 //! GET key STALE                 the same, and applied_index=N age_ms=N
-//! PUT key value                 OK seq=N index=N
-//! DEL key                       OK seq=N index=N
+//! MGET key…                     VALUE value seq=N  |  NOT_FOUND, a line for each key, then END count=N snapshot=N
+//! PUT key value [IF…]           OK seq=N index=N
+//! DEL key [IF…]                 OK seq=N index=N
 //! SCAN [start [end]] [LIMIT n]  ENTRY key value seq=N …   then   END count=N snapshot=N [more=key]
 //! STATUS | STATS | MEMBERS      a JSON document on one line
 //! HELP                          what may be typed, then END
@@ -13,17 +14,22 @@
 //! anything that fails           ERR CODE effect=… [retry_after_ms=N] message
 //! ```
 //!
+//! `IF…` is a condition on the key: `IFABSENT`, `IFEXISTS`, or `IFSEQ n`, with the `seq` that GET showed. When it does not hold, the answer
+//! is `ERR CONDITION_FAILED` with `present=N` (0: the key is absent).
+//!
 //! Commands and `LIMIT` may be in any case; tokens are as in [`super::text`]. A PUT becomes the same one-operation
 //! batch that a binary PUT carries. Normative: `proto-spec/client.md`.
 
 use super::Opcode;
 use super::error::{Effect, ErrorCode, ErrorReply};
+use super::multi_get::KeyList;
 use super::request::{Request, ScanRange, ScanRequest};
 use super::response::{Response, ScanReply};
 use super::text::{self, TextError, Token};
 use crate::base::SequenceNumber;
 use crate::base::batch::{BatchError, BatchRef, RESERVED_KEY_PREFIX, WriteBatch};
-use crate::limits::{MAX_KEY_BYTES, MAX_SCAN_ENTRIES};
+use crate::base::conditions::Expect;
+use crate::limits::{MAX_KEY_BYTES, MAX_MULTI_GET_KEYS, MAX_SCAN_ENTRIES};
 
 /// Entries in a SCAN that names no LIMIT.
 pub const DEFAULT_SCAN_LIMIT: u32 = 100;
@@ -56,6 +62,8 @@ pub enum InlineRequest {
         /// The key.
         key: Vec<u8>,
     },
+    /// MGET.
+    MultiGet(KeyList),
     /// PUT or DEL.
     Write {
         /// `Put` or `Delete`.
@@ -84,8 +92,9 @@ pub enum InlineRequest {
 pub const HELP: &str = "\
 PING                          is anyone there?
 GET key [STALE]               read a key; STALE: as this node has it, however old
-PUT key value                 set a key; OK means durable
-DEL key                       delete a key
+MGET key...                   read several keys at one moment
+PUT key value [IF...]         set a key; OK means durable
+DEL key [IF...]               delete a key; IF... is IFABSENT, IFEXISTS, or IFSEQ n, the seq that GET shows
 SCAN [start [end]] [LIMIT n]  keys from start, up to and without end; 100 unless LIMIT says otherwise
 STATUS                        the node, as JSON
 STATS                         the engine, as JSON
@@ -154,6 +163,7 @@ pub fn parse(line: &[u8]) -> Result<InlineCommand, InlineError> {
         b"STATS" => no_args("STATS", InlineRequest::Stats)?,
         b"MEMBERS" => no_args("MEMBERS", InlineRequest::Members)?,
         b"GET" => parse_get(args)?,
+        b"MGET" => parse_mget(args)?,
         b"PUT" | b"SET" => parse_put(args)?,
         b"DEL" | b"DELETE" => parse_del(args)?,
         b"SCAN" => parse_scan(args)?,
@@ -184,21 +194,52 @@ fn parse_get(args: &[Token]) -> Result<InlineRequest, InlineError> {
 }
 
 fn parse_put(args: &[Token]) -> Result<InlineRequest, InlineError> {
-    let [key, value] = args else {
-        return Err(InlineError::Usage { usage: "PUT key value" });
+    const USAGE: &str = "PUT key value [IFABSENT | IFEXISTS | IFSEQ n]";
+    let [key, value, condition @ ..] = args else {
+        return Err(InlineError::Usage { usage: USAGE });
     };
     let mut batch = WriteBatch::new();
     batch.put(&key.bytes, &value.bytes)?;
+    add_condition(&mut batch, key, condition, USAGE)?;
     user_write(Opcode::Put, batch)
 }
 
 fn parse_del(args: &[Token]) -> Result<InlineRequest, InlineError> {
-    let [key] = args else {
-        return Err(InlineError::Usage { usage: "DEL key" });
+    const USAGE: &str = "DEL key [IFABSENT | IFEXISTS | IFSEQ n]";
+    let [key, condition @ ..] = args else {
+        return Err(InlineError::Usage { usage: USAGE });
     };
     let mut batch = WriteBatch::new();
     batch.delete(&key.bytes)?;
+    add_condition(&mut batch, key, condition, USAGE)?;
     user_write(Opcode::Delete, batch)
+}
+
+/// The words behind a write: a condition on its key, or nothing.
+fn add_condition(
+    batch: &mut WriteBatch,
+    key: &Token,
+    words: &[Token],
+    usage: &'static str,
+) -> Result<(), InlineError> {
+    let expect = match words {
+        [] => return Ok(()),
+        [word] if word.is_keyword("IFABSENT") => Expect::Absent,
+        [word] if word.is_keyword("IFEXISTS") => Expect::Exists,
+        [word, n] if word.is_keyword("IFSEQ") => {
+            let seq = std::str::from_utf8(&n.bytes).ok().and_then(|n| n.parse::<u64>().ok());
+            Expect::Seq(SequenceNumber(seq.ok_or(InlineError::Usage { usage })?))
+        }
+        _ => return Err(InlineError::Usage { usage }),
+    };
+    Ok(batch.require(&key.bytes, expect)?)
+}
+
+fn parse_mget(args: &[Token]) -> Result<InlineRequest, InlineError> {
+    if args.is_empty() || args.len() > MAX_MULTI_GET_KEYS {
+        return Err(InlineError::Usage { usage: "MGET key... (1 to 1024 keys)" });
+    }
+    Ok(InlineRequest::MultiGet(KeyList::of(args.iter().map(|key| &key.bytes[..]))?))
 }
 
 fn user_write(opcode: Opcode, batch: WriteBatch) -> Result<InlineRequest, InlineError> {
@@ -239,6 +280,7 @@ impl InlineRequest {
             Self::Ping => Request::Ping,
             Self::Get { key } => Request::Get { key, snapshot: SequenceNumber::ZERO },
             Self::StaleGet { key } => Request::StaleGet { key, snapshot: SequenceNumber::ZERO },
+            Self::MultiGet(keys) => Request::MultiGet(keys.as_request(SequenceNumber::ZERO)),
             Self::Write { opcode, batch } => Request::Write {
                 opcode: *opcode,
                 batch: BatchRef::parse(batch.as_bytes()).expect("a WriteBatch is a valid batch"),
@@ -282,6 +324,20 @@ fn render_line(out: &mut Vec<u8>, response: &Response) {
             out.extend_from_slice(format!("OK seq={last_seq} index={index}").as_bytes());
         }
         Response::Scan(scan) => render_scan(out, scan),
+        Response::Values(reply) => {
+            for found in &reply.values {
+                match found {
+                    Some((seq, value)) => {
+                        out.extend_from_slice(b"VALUE ");
+                        text::quote_into(out, value);
+                        out.extend_from_slice(format!(" seq={seq}\n").as_bytes());
+                    }
+                    None => out.extend_from_slice(b"NOT_FOUND\n"),
+                }
+            }
+            let (count, at) = (reply.values.len(), reply.at);
+            out.extend_from_slice(format!("END count={count} snapshot={at}").as_bytes());
+        }
         Response::Status(json) | Response::Stats(json) | Response::Members(json) => {
             // Raw line ends cannot occur inside a JSON string, so they are only layout.
             out.extend(json.bytes().map(|b| if matches!(b, b'\n' | b'\r') { b' ' } else { b }));
@@ -329,6 +385,11 @@ fn render_error(out: &mut Vec<u8>, error: &ErrorReply) {
     out.extend_from_slice(format!("ERR {} effect={}", error.code, error.effect).as_bytes());
     if error.retry_after_ms > 0 {
         out.extend_from_slice(format!(" retry_after_ms={}", error.retry_after_ms).as_bytes());
+    }
+    if let Some(at) = &error.condition {
+        let present = at.failed.present.unwrap_or(SequenceNumber::ZERO);
+        let condition = at.failed.condition;
+        out.extend_from_slice(format!(" condition={condition} present={present}").as_bytes());
     }
     out.push(b' ');
     // One reply is one line, whatever the message holds.

@@ -8,6 +8,7 @@
 //! | [`peer`] | frames between nodes: [`peer::PeerFrame`] |
 //! | [`body`] | bounds-checked reads of a body |
 //! | [`error`] | the error table: [`ErrorCode`], [`Effect`], [`ErrorReply`] |
+//! | [`multi_get`] | the bodies of MULTI_GET |
 //! | [`inline`] | text commands typed into netcat, and their text replies |
 //! | [`explain`] | frames in words and as JSON, for people and tests |
 //! | [`text`] | tokens quoted with `\xNN` escapes |
@@ -36,6 +37,7 @@ pub mod error;
 pub mod explain;
 pub mod frame;
 pub mod inline;
+pub mod multi_get;
 pub mod peer;
 pub mod request;
 pub mod response;
@@ -44,6 +46,7 @@ pub mod text;
 pub use body::BodyError;
 pub use error::{ConditionFailed, Effect, ErrorCode, ErrorReply};
 pub use frame::{Decoded, FrameError, FrameHeader};
+pub use multi_get::{KeyList, MultiGetReply, MultiGetRequest};
 pub use request::{AdminRequest, HelloRequest, Request, RequestError, ScanRange, ScanRequest};
 pub use response::{
     HelloReply, Registered, Response, ResponseError, ScanEntry, ScanReply, Staleness,
@@ -85,11 +88,13 @@ pub enum Opcode {
     Members = 11,
     /// Change who belongs to the cluster, or who leads.
     Admin = 12,
+    /// Read several keys at one moment.
+    MultiGet = 13,
 }
 
 impl Opcode {
     /// All of them, by number.
-    pub const ALL: [Self; 12] = [
+    pub const ALL: [Self; 13] = [
         Self::Hello,
         Self::Ping,
         Self::Get,
@@ -102,13 +107,14 @@ impl Opcode {
         Self::Register,
         Self::Members,
         Self::Admin,
+        Self::MultiGet,
     ];
 
     /// The opcode for a request's byte; `None` for one this version does not know (replies included).
     #[must_use]
     pub const fn from_u8(byte: u8) -> Option<Self> {
         match byte {
-            1..=12 => Some(Self::ALL[byte as usize - 1]),
+            1..=13 => Some(Self::ALL[byte as usize - 1]),
             _ => None,
         }
     }
@@ -135,6 +141,7 @@ impl Opcode {
             Self::Register => "REGISTER",
             Self::Members => "MEMBERS",
             Self::Admin => "ADMIN",
+            Self::MultiGet => "MULTI_GET",
         }
     }
 

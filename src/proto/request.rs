@@ -8,10 +8,12 @@
 //! | PUT, DELETE | a batch of exactly one such operation |
 //! | WRITE | a batch |
 //! | SCAN | snapshot (8); limit, byte limit (4 each); flags, start, end, resume lengths (2 each); start; end; resume |
+//! | MULTI_GET | snapshot (8); number of keys, 0 (4 each); keys: length (2), key |
 //! | ADMIN | kind (1), 0 (5), address length (2); node (8); peer address, or path |
 
 use super::error::{Effect, ErrorCode, ErrorReply};
 use super::frame::{self, EncodeTooLarge, FrameHeader};
+use super::multi_get::{MultiGetRequest, RequestFault};
 use super::peer::PeerOpcode;
 use super::{Opcode, PROTOCOL_VERSION};
 use crate::base::batch::{BatchError, BatchRef, Op, RESERVED_KEY_PREFIX};
@@ -75,6 +77,10 @@ pub enum Request<'a> {
     },
     /// SCAN with flag STALE.
     StaleScan(ScanRequest<'a>),
+    /// Read several keys at one sequence number.
+    MultiGet(MultiGetRequest<'a>),
+    /// MULTI_GET with flag STALE.
+    StaleMultiGet(MultiGetRequest<'a>),
     /// Begin a session.
     Register,
     /// Who belongs to the cluster, as JSON.
@@ -234,7 +240,7 @@ pub fn prefix_end(prefix: &[u8]) -> Option<Vec<u8>> {
 #[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
 pub enum RequestError {
     /// An opcode this version does not know.
-    #[error("unknown request opcode {opcode:#04x}, known are 0x01 (HELLO) to 0x0c (ADMIN)")]
+    #[error("unknown request opcode {opcode:#04x}, known are 0x01 (HELLO) to 0x0d (MULTI_GET)")]
     UnknownOpcode {
         /// The opcode's byte.
         opcode: u8,
@@ -263,7 +269,7 @@ pub enum RequestError {
         found: u64,
     },
     /// A flag that this opcode cannot have.
-    #[error("{}: flags {found:#06x}, but bit 1 (STALE) is for GET and SCAN", opcode.name())]
+    #[error("{}: flags {found:#06x}, but bit 1 (STALE) is for GET, MULTI_GET, and SCAN", opcode.name())]
     Flags {
         /// The request.
         opcode: Opcode,
@@ -324,6 +330,7 @@ impl<'a> Request<'a> {
             Self::Get { .. } | Self::StaleGet { .. } => Opcode::Get,
             Self::Write { opcode, .. } => *opcode,
             Self::Scan(_) | Self::StaleScan(_) => Opcode::Scan,
+            Self::MultiGet(_) | Self::StaleMultiGet(_) => Opcode::MultiGet,
             Self::Status => Opcode::Status,
             Self::Stats => Opcode::Stats,
             Self::Register => Opcode::Register,
@@ -339,6 +346,7 @@ impl<'a> Request<'a> {
             _ if header.flags & frame::FLAG_STALE == 0 => Ok(request),
             Self::Get { key, snapshot } => Ok(Self::StaleGet { key, snapshot }),
             Self::Scan(scan) => Ok(Self::StaleScan(scan)),
+            Self::MultiGet(keys) => Ok(Self::StaleMultiGet(keys)),
             other => Err(RequestError::Flags { opcode: other.opcode(), found: header.flags }),
         }
     }
@@ -357,6 +365,7 @@ impl<'a> Request<'a> {
             Opcode::Put | Opcode::Delete | Opcode::Write => decode_write(opcode, body),
             Opcode::Get => decode_get(body),
             Opcode::Scan => decode_scan(body).map(Self::Scan),
+            Opcode::MultiGet => decode_multi_get(body).map(Self::MultiGet),
             Opcode::Hello => decode_hello(body).map(Self::Hello),
             Opcode::Ping => empty(opcode, body).map(|()| Self::Ping),
             Opcode::Status => empty(opcode, body).map(|()| Self::Status),
@@ -386,7 +395,8 @@ impl<'a> Request<'a> {
         deadline_ms: u32,
         flags: u16,
     ) -> Result<(), EncodeTooLarge> {
-        let stale = matches!(self, Self::StaleGet { .. } | Self::StaleScan(_));
+        let stale =
+            matches!(self, Self::StaleGet { .. } | Self::StaleScan(_) | Self::StaleMultiGet(_));
         let flags = if stale { flags | frame::FLAG_STALE } else { flags };
         let open = frame::begin(out, self.opcode().byte(), flags, request_id, deadline_ms);
         match self {
@@ -399,6 +409,7 @@ impl<'a> Request<'a> {
             Self::Write { batch, .. } => out.extend_from_slice(batch.as_bytes()),
             Self::Hello(hello) => encode_hello(out, hello),
             Self::Scan(scan) | Self::StaleScan(scan) => encode_scan(out, scan),
+            Self::MultiGet(keys) | Self::StaleMultiGet(keys) => keys.encode(out),
         }
         open.finish(out)
     }
@@ -442,6 +453,20 @@ fn decode_get(body: &[u8]) -> Result<Request<'_>, RequestError> {
         _ => return Ok(Request::Get { key, snapshot }),
     };
     Err(RequestError::Key { opcode, source })
+}
+
+fn decode_multi_get(body: &[u8]) -> Result<MultiGetRequest<'_>, RequestError> {
+    let opcode = Opcode::MultiGet;
+    let Some((snapshot, _)) = body.split_first_chunk::<8>() else {
+        return Err(bad_length(opcode, body, "at least 16"));
+    };
+    let snapshot = snapshot_field(opcode, u64::from_be_bytes(*snapshot))?;
+    MultiGetRequest::decode(snapshot, body).map_err(|fault| match fault {
+        RequestFault::Key(source) => RequestError::Key { opcode, source },
+        RequestFault::Body { field, offset, expected, found } => {
+            bad_body(opcode)(field, offset, expected, found)
+        }
+    })
 }
 
 fn decode_hello(body: &[u8]) -> Result<HelloRequest<'_>, RequestError> {

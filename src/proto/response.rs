@@ -7,6 +7,7 @@
 //! | GET | key's sequence (8), 0 = not found; applied sequence (8); value |
 //! | PUT, DELETE, WRITE, ADMIN | log index, first sequence, last sequence (8 each) |
 //! | SCAN | snapshot, applied (8 each); count (4), flags, resume length (2 each); resume, padded; entries, padded |
+//! | MULTI_GET | sequence (8); number of values, 0 (4 each); values: sequence (8), length, 0 (4 each), value, padded |
 //! | STATUS, STATS, MEMBERS | a JSON document |
 //! | REGISTER | client id, applied sequence (8 each); window, 0 (4 each) |
 //! | GET, SCAN with flag STALE | applied index, age in ms or ffffffffffffffff = never (8 each); then as without the flag |
@@ -16,6 +17,7 @@
 use super::body::{BodyError, Reader, padding, put_padded, put_u64s};
 use super::error::{ConditionFailed, Effect, ErrorCode, ErrorReply};
 use super::frame::{self, FLAG_STALE, FrameHeader};
+use super::multi_get::MultiGetReply;
 use super::request::{MAX_BOUND_BYTES, MAX_NAME_BYTES};
 use super::{CONNECTION_OPCODE, Opcode, REPLY_BIT};
 use crate::base::conditions::FailedCondition;
@@ -66,11 +68,13 @@ pub enum Response {
     },
     /// To SCAN.
     Scan(ScanReply),
-    /// To GET and SCAN with flag STALE: the answer, and how old it is.
+    /// To MULTI_GET.
+    Values(MultiGetReply),
+    /// To GET, MULTI_GET, and SCAN with flag STALE: the answer, and how old it is.
     Stale {
         /// How old.
         staleness: Staleness,
-        /// A `Value`, `NotFound`, or `Scan`.
+        /// A `Value`, `NotFound`, `Values`, or `Scan`.
         answer: Box<Response>,
     },
     /// To STATUS: a JSON document.
@@ -248,6 +252,7 @@ impl Response {
                 out.extend_from_slice(&[0; 4]);
             }
             Self::Scan(scan) => encode_scan(out, scan),
+            Self::Values(values) => values.encode(out),
             Self::Hello(hello) => encode_hello(out, hello),
             Self::Status(json) | Self::Stats(json) | Self::Members(json) => {
                 out.extend_from_slice(json.as_bytes())
@@ -293,6 +298,7 @@ impl Response {
                 decode_written(&r)
             }
             Some(Opcode::Scan) => decode_scan(&r).map(Self::Scan),
+            Some(Opcode::MultiGet) => MultiGetReply::decode(&r).map(Self::Values),
             Some(Opcode::Hello) => decode_hello(&r).map(Self::Hello),
             Some(Opcode::Status) => r.text(0, body.len(), "document").map(Self::Status),
             Some(Opcode::Stats) => r.text(0, body.len(), "document").map(Self::Stats),
@@ -304,9 +310,10 @@ impl Response {
 }
 
 fn decode_stale(header: &FrameHeader, r: &Reader<'_>) -> Result<Response, BodyError> {
-    let reads = [Opcode::Get, Opcode::Scan].map(|opcode| opcode.byte() | REPLY_BIT);
+    let reads =
+        [Opcode::Get, Opcode::MultiGet, Opcode::Scan].map(|opcode| opcode.byte() | REPLY_BIT);
     if header.word != 0 || !reads.contains(&header.opcode) {
-        let expected = "flag STALE on an answer to GET or SCAN only";
+        let expected = "flag STALE on an answer to GET, MULTI_GET, or SCAN only";
         return Err(r.bad("frame flags", 0, expected, header.flags.into()));
     }
     r.len_at_least(STALE_FIXED_BYTES, "at least 16 more with flag STALE")?;

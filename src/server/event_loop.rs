@@ -583,8 +583,13 @@ impl<S: Service> EventLoop<S> {
             return;
         };
         let (held, unsent) = (link.connection.held_bytes(), link.connection.output().len());
-        let large =
-            matches!(response, Response::Value { .. } | Response::Scan(_) | Response::Stale { .. });
+        let large = matches!(
+            response,
+            Response::Value { .. }
+                | Response::Values(_)
+                | Response::Scan(_)
+                | Response::Stale { .. }
+        );
         if large && self.unsent_bytes > MAX_OUTPUT_BYTES {
             let message = "too many bytes of replies wait for clients that do not take them";
             let mut busy = ErrorReply::new(ErrorCode::Busy, WriteEffect::None, message);

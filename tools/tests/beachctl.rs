@@ -111,8 +111,6 @@ fn wrong_usage_and_later_commands_exit_2() {
     }
     for args in [
         &["scan", "--reverse"][..],
-        &["put", "k", "v", "--if-absent"],
-        &["del", "k", "--if-seq", "3"],
         &["compact"],
         &["checkpoint", "/tmp/x"],
         &["delete-range", "a", "b"],

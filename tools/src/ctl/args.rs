@@ -90,6 +90,8 @@ pub enum Command {
     Put(Put),
     /// Print the value of a key; exit 1 when there is none
     Get(Get),
+    /// Print the values of several keys at one moment; exit 1 when one has none
+    Mget(Mget),
     /// Delete a key
     Del(Del),
     /// Print the keys of a range or prefix, at one moment
@@ -131,6 +133,7 @@ impl Command {
         match self {
             Self::Put(_) => "put",
             Self::Get(_) => "get",
+            Self::Mget(_) => "mget",
             Self::Del(_) => "del",
             Self::Scan(_) => "scan",
             Self::Batch(_) => "batch",
@@ -175,19 +178,19 @@ pub struct Put {
     /// KEY and VALUE are hex digits
     #[arg(long)]
     pub hex: bool,
-    /// Conditions of a later version.
+    /// What must be true of the key.
     #[command(flatten)]
     pub conditions: Conditions,
 }
 
-/// Conditions on a write; not in this version.
+/// What must be true of the key for the write to happen; else it exits 1 and nothing is written.
 #[derive(ClapArgs, Debug)]
 pub struct Conditions {
-    /// Not in this version
-    #[arg(long, hide = true)]
+    /// Only if the key has no value
+    #[arg(long, conflicts_with = "if_seq")]
     pub if_absent: bool,
-    /// Not in this version
-    #[arg(long, hide = true, value_name = "N")]
+    /// Only if the key's value is still the one of this sequence number, which get --with-seq prints
+    #[arg(long, value_name = "SEQ", value_parser = clap::value_parser!(u64).range(1..))]
     pub if_seq: Option<u64>,
 }
 
@@ -221,9 +224,23 @@ pub struct Del {
     /// KEY is hex digits
     #[arg(long)]
     pub hex: bool,
-    /// Conditions of a later version.
+    /// What must be true of the key.
     #[command(flatten)]
     pub conditions: Conditions,
+}
+
+/// `mget`.
+#[derive(ClapArgs, Debug)]
+pub struct Mget {
+    /// The keys, text with escapes
+    #[arg(required = true, value_name = "KEY")]
+    pub keys: Vec<String>,
+    /// Read as of this sequence number
+    #[arg(long, value_name = "SEQ")]
+    pub snapshot: Option<u64>,
+    /// The keys are hex digits, and so is what is printed
+    #[arg(long)]
+    pub hex: bool,
 }
 
 /// `scan`.

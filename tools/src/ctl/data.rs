@@ -2,11 +2,12 @@
 #![allow(clippy::disallowed_methods, reason = "a tool writes the user's files and times itself")]
 
 use super::Session;
-use super::args::{Batch, Conditions, Del, Get, Put, Scan};
+use super::args::{Batch, Conditions, Del, Get, Mget, Put, Scan};
 use super::bytes::{open, parse, read_all, show, show_into};
 use super::output::Failure;
 use beachdb::base::SequenceNumber;
 use beachdb::base::batch::{BatchError, WriteBatch};
+use beachdb::base::conditions::Expect;
 use beachdb::client::{ScanOptions, Staleness, Written};
 use beachdb::limits::{MAX_KEY_BYTES, MAX_VALUE_BYTES};
 use beachdb::proto::text;
@@ -17,12 +18,25 @@ use std::time::Instant;
 /// Longest line of a batch file: every byte of a key and a value as `\xNN`, and the word.
 const MAX_BATCH_LINE: usize = 4 * (MAX_KEY_BYTES + MAX_VALUE_BYTES) + 64;
 
-fn check_conditions(conditions: &Conditions) -> Result<(), Failure> {
+/// What a write expects of its key.
+fn expected(conditions: &Conditions) -> Option<Expect> {
     match conditions {
-        Conditions { if_absent: true, .. } => Err(Failure::not_available("--if-absent")),
-        Conditions { if_seq: Some(_), .. } => Err(Failure::not_available("--if-seq")),
-        _ => Ok(()),
+        Conditions { if_absent: true, .. } => Some(Expect::Absent),
+        Conditions { if_seq, .. } => if_seq.map(|seq| Expect::Seq(SequenceNumber(seq))),
     }
+}
+
+/// Says why a write with a condition did not happen, in terms of its flags.
+fn explain_condition(error: Failure, key: &[u8]) -> Failure {
+    let Failure::Client(client_error) = &error else { return error };
+    let Some(failed) = client_error.failed_condition() else { return error };
+    let key = text::quote(key);
+    let has = match failed.present {
+        Some(seq) => format!("key {key} has sequence number {seq}"),
+        None => format!("key {key} is absent"),
+    };
+    eprintln!("beachctl: {has}: nothing was written");
+    error
 }
 
 fn report_written(session: &Session, written: Written, ops: usize) -> Result<(), Failure> {
@@ -40,22 +54,30 @@ fn report_written(session: &Session, written: Written, ops: usize) -> Result<(),
 
 /// `put`.
 pub fn put(session: &mut Session, put: &Put) -> Result<(), Failure> {
-    check_conditions(&put.conditions)?;
     let key = parse("KEY", &put.key, put.hex)?;
     let value = match (&put.file, &put.value) {
         (Some(file), _) => read_all(file, MAX_VALUE_BYTES)?,
         (None, Some(value)) => parse("VALUE", value, put.hex)?,
         (None, None) => return Err(Failure::Usage("put needs a VALUE or --file".into())),
     };
-    let written = session.write_once(|s| s.put(&key, &value), |c| c.put(&key, &value))?;
+    let written = match expected(&put.conditions) {
+        None => session.write_once(|s| s.put(&key, &value), |c| c.put(&key, &value))?,
+        Some(expect) => session
+            .write_once(|s| s.put_if(&key, &value, expect), |c| c.put_if(&key, &value, expect))
+            .map_err(|e| explain_condition(e.into(), &key))?,
+    };
     report_written(session, written, 1)
 }
 
 /// `del`.
 pub fn del(session: &mut Session, del: &Del) -> Result<(), Failure> {
-    check_conditions(&del.conditions)?;
     let key = parse("KEY", &del.key, del.hex)?;
-    let written = session.write_once(|s| s.delete(&key), |c| c.delete(&key))?;
+    let written = match expected(&del.conditions) {
+        None => session.write_once(|s| s.delete(&key), |c| c.delete(&key))?,
+        Some(expect) => session
+            .write_once(|s| s.delete_if(&key, expect), |c| c.delete_if(&key, expect))
+            .map_err(|e| explain_condition(e.into(), &key))?,
+    };
     report_written(session, written, 1)
 }
 
@@ -104,6 +126,41 @@ pub fn get(session: &mut Session, get: &Get) -> Result<(), Failure> {
         writeln!(out)?;
     }
     Ok(())
+}
+
+/// `mget`.
+pub fn mget(session: &mut Session, mget: &Mget) -> Result<(), Failure> {
+    let keys: Vec<Vec<u8>> =
+        mget.keys.iter().map(|key| parse("KEY", key, mget.hex)).collect::<Result<_, _>>()?;
+    let snapshot = SequenceNumber(mget.snapshot.unwrap_or(0));
+    let reply = session.client()?.multi_get_at(keys.iter().map(|key| &key[..]), snapshot)?;
+    let mut out = BufWriter::new(io::stdout().lock());
+    let mut missing = 0;
+    for (key, found) in keys.iter().zip(&reply.values) {
+        let shown = show(key, mget.hex);
+        match found {
+            None => {
+                missing += 1;
+                if session.out.json {
+                    writeln!(out, "{}", json!({"key": shown, "found": false}))?;
+                } else {
+                    eprintln!("beachctl: key {} not found", text::quote(key));
+                }
+            }
+            Some((seq, value)) if session.out.json => {
+                let value = show(value, mget.hex);
+                let document = json!({"key": shown, "found": true, "value": value, "seq": seq.0});
+                writeln!(out, "{document}")?;
+            }
+            Some((_, value)) => writeln!(out, "{shown}\t{}", show(value, mget.hex))?,
+        }
+    }
+    if session.out.json {
+        let end = json!({"type": "end", "count": keys.len(), "snapshot": reply.at.0});
+        writeln!(out, "{end}")?;
+    }
+    out.flush()?;
+    if missing > 0 { Err(Failure::Silent) } else { Ok(()) }
 }
 
 /// Says on stderr how old a stale read was.

@@ -123,6 +123,7 @@ pub fn run(session: &mut Session, command: &Command) -> Result<(), Failure> {
     match command {
         Command::Put(put) => data::put(session, put),
         Command::Get(get) => data::get(session, get),
+        Command::Mget(mget) => data::mget(session, mget),
         Command::Del(del) => data::del(session, del),
         Command::Scan(scan) => data::scan(session, scan),
         Command::Batch(batch) => data::batch(session, batch),
