@@ -129,6 +129,20 @@ impl EngineError {
         }
     }
 
+    /// The file that the error is about, when it is about one.
+    #[must_use]
+    pub fn path(&self) -> Option<&Path> {
+        match self {
+            Self::Table(error) => error.path(),
+            Self::MissingTable { path }
+            | Self::WrongTable { path, .. }
+            | Self::CurrentMissing { path, .. }
+            | Self::Corrupt { path, .. }
+            | Self::Unsupported { path, .. } => Some(path),
+            other => other.io().map(|error| error.path.as_path()),
+        }
+    }
+
     /// Data on the disk is not what was written, or is not there.
     #[must_use]
     pub const fn is_corruption(&self) -> bool {

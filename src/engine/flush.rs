@@ -5,13 +5,12 @@
 //!            (memtable stays readable all the while)              (table + applied + sequence numbers, atomically)
 //! ```
 //!
-//! A version of a key that no reader can want any more is left out: of each key, all versions above the *horizon*
-//! stay, and the newest at or below it; the horizon is the oldest pinned snapshot, or the last sequence number. When one
-//! is left out, `oldest_readable_seq` rises to the horizon in the very edit that names the table, so there is no
-//! moment at which a read below it could get an incomplete answer.
+//! Versions of a key that no reader can want any more are left out ([`Keep`]). Tombstones stay: a flush does not know what older
+//! tables hold.
 
 use super::edit::TableMeta;
 use super::error::EngineError;
+use super::gc::{Clears, Keep, Verdict};
 use super::manifest::{Change, Manifest, remove_or_warn, table_file_name};
 use super::memtable::{MemIter, Memtable};
 use super::version::LiveTable;
@@ -74,31 +73,24 @@ fn add_visible(
     builder: &mut TableBuilder,
 ) -> Result<u64, EngineError> {
     let mut dropped = 0;
-    // The last key of which a version at or below the horizon was added: its older versions are hidden.
-    let mut settled: Vec<u8> = Vec::new();
+    let clears = Clears::default();
+    let mut keep = Keep::new(horizon, &clears);
     let mut iter = MemIter::new(Arc::clone(memtable));
     iter.seek_to_first();
     while let Some(entry) = iter.entry() {
-        if entry.trailer >> 8 <= horizon.0 {
-            if settled == entry.key {
-                dropped += 1;
-                iter.next();
-                continue;
-            }
-            settled.clear();
-            settled.extend_from_slice(entry.key);
+        let lost = planted!(TombstonesDropped) && entry.trailer & 0xff == ValueKind::Delete as u64;
+        match keep.judge(entry.key, entry.trailer, || true) {
+            Verdict::Hidden | Verdict::Spent => dropped += 1,
+            Verdict::Keep if lost => {}
+            Verdict::Keep => builder.add(entry.key, entry.trailer, entry.value)?,
         }
-        if planted!(TombstonesDropped) && entry.trailer & 0xff == ValueKind::Delete as u64 {
-            iter.next();
-            continue;
-        }
-        builder.add(entry.key, entry.trailer, entry.value)?;
         iter.next();
     }
     Ok(dropped)
 }
 
-fn meta_of(number: u64, summary: &TableSummary) -> TableMeta {
+/// What the manifest says about a new table of level 0.
+pub(super) fn meta_of(number: u64, summary: &TableSummary) -> TableMeta {
     let p = &summary.properties;
     TableMeta {
         level: 0,

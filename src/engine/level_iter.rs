@@ -3,7 +3,7 @@
 
 use super::error::EngineError;
 use super::version::Tables;
-use crate::sstable::TableIter;
+use crate::sstable::{Fetch, TableIter};
 use std::ops::Range;
 
 /// Walks tables that are disjoint and sorted by key, in internal-key order.
@@ -16,14 +16,15 @@ pub struct LevelIter {
     /// The one of the position.
     at: usize,
     iter: Option<TableIter>,
+    fetch: Fetch,
 }
 
 impl LevelIter {
     /// Of `tables[range]`, nowhere: seek first.
     #[must_use]
-    pub const fn new(tables: Tables, range: Range<usize>) -> Self {
+    pub const fn new(tables: Tables, range: Range<usize>, fetch: Fetch) -> Self {
         let at = range.end;
-        Self { tables, range, at, iter: None }
+        Self { tables, range, at, iter: None, fetch }
     }
 
     /// Goes to the first entry at or after (`key`, `trailer`).
@@ -73,7 +74,7 @@ impl LevelIter {
             self.iter = None;
         } else if at != self.at || self.iter.is_none() {
             self.iter = None;
-            self.iter = Some(self.tables[at].open()?.iter());
+            self.iter = Some(self.tables[at].open()?.iter_with(self.fetch));
         }
         self.at = at;
         Ok(())

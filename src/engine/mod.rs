@@ -3,7 +3,8 @@
 //! ```text
 //!  apply(index, term, ops) ──▶ active memtable ──freeze──▶ frozen memtables ──flush (jobs)──▶ tables, level 0
 //!                                     │                          │                               │
-//!  get / scan at a sequence number ◀──┴────────── newest first ──┴───────────────────────────────┘
+//!  get / scan at a sequence number ◀──┴────────── newest first ──┴───────────────────────────────┤
+//!                                                                   tables, levels 1 to 6 ◀── compaction (jobs)
 //! ```
 //!
 //! | file | what |
@@ -12,8 +13,12 @@
 //! | [`memtable`] | every version since the last freeze, sorted, in memory |
 //! | [`edit`] | version edits and the state they add up to: bytes ↔ types |
 //! | [`manifest`] | edits on the disk, `CURRENT` |
-//! | [`version`] | the set of live tables |
+//! | `state` | what edits add up to |
+//! | [`version`] | the set of live tables, by levels |
 //! | `flush` | the jobs that turn a memtable into an installed table |
+//! | [`compaction`] | merging tables into deeper levels: policy, job, install, and the pressure on writers |
+//! | `gc` | which versions may go: the one rule of flush and compaction |
+//! | `level_iter` | the tables of a level as one source |
 //! | `merge`, `run`, `scan` | iterators over all sources, in bounded slices |
 //! | `recovery` | opening a directory |
 //! | [`snapshot`] | sending the tables to another replica, installing those of another |
@@ -28,21 +33,19 @@
 //! Invariants:
 //! - `flushed_applied <= applied`, and `oldest_readable_seq <= last_seq`; none ever goes back.
 //! - Sequence numbers are assigned at apply, one an operation, in log order, and depend on nothing else.
-//! - The sources are disjoint in time: everything in a table is older than everything in a frozen memtable, and that
-//!   is older than everything in the active one; among tables, a higher number is newer. So the first hit counts.
+//! - Everything in a table is older than everything in a frozen memtable, and that is older than everything in the active
+//!   one; tables are in order as [`version`] says. So the first hit counts.
 //! - A read at a sequence number sees exactly the versions at or before it, or gets `SnapshotTooOld`.
 //! - apply never refuses; [`Engine::write_room`] tells the owner when to stop asking.
-//!
-//! **Where compaction will be** (issue 5): a [`Lane::Compact`] job that merges tables of [`version::Version`] with
-//! `merge::Merge`, drops what `flush`'s horizon rule allows, and is installed by an edit that removes its inputs.
-//! Until then level 0 only grows: a get asks each table's filter, newest first.
 
 pub mod checkpoint;
+pub mod compaction;
 mod conditions;
 pub mod db;
 pub mod edit;
 pub mod error;
 mod flush;
+mod gc;
 mod level_iter;
 pub mod manifest;
 pub mod memtable;
@@ -58,6 +61,7 @@ mod stats;
 mod tests;
 pub mod version;
 
+pub use compaction::{CompactionOptions, MAX_WRITE_STALL_NS, Pressure, RunningCompaction};
 pub use db::{
     Db, DbError, DbIter, DbOptions, DbStats, Effect, ReadOnlyDb, ReadOnlyIter, Snapshot,
     WriteOptions,
@@ -66,7 +70,7 @@ pub use error::EngineError;
 pub use scan::{Scan, ScanEntry, ScanJob, ScanOptions, ScanSlice};
 pub use scrub::{Scrub, ScrubReport};
 pub use snapshot::{FileSnapshot, InstallFault, SnapshotFiles};
-pub use stats::{EngineStats, FrozenSize};
+pub use stats::{EngineStats, FrozenSize, LevelStats, Work};
 
 use crate::base::batch::{BatchRef, Op, RESERVED_KEY_END, RESERVED_KEY_PREFIX};
 use crate::base::internal_key::ValueKind;
@@ -79,6 +83,7 @@ use crate::limits::{
 use crate::sstable::builder::BLOCK_BYTES_RANGE;
 use crate::sstable::{BloomPolicy, BuildOptions, Compression, Fetch, Probe, TableCache};
 use bytes::Bytes;
+use compaction::Compaction;
 use edit::{State, VersionEdit};
 use flush::{BuildJob, Built, InstallJob, Installed};
 use manifest::{Change, Manifest};
@@ -110,6 +115,8 @@ pub struct EngineOptions {
     pub max_open_tables: usize,
     /// Size at which the manifest is replaced by a new one.
     pub manifest_rotate_bytes: u64,
+    /// Sizes of levels and tables.
+    pub compaction: CompactionOptions,
 }
 
 impl EngineOptions {
@@ -125,6 +132,7 @@ impl EngineOptions {
             cache_bytes: DEFAULT_CACHE_BYTES,
             max_open_tables: MAX_OPEN_TABLES,
             manifest_rotate_bytes: MANIFEST_ROTATE_BYTES,
+            compaction: CompactionOptions::default(),
         }
     }
 
@@ -195,8 +203,8 @@ impl GetJob {
 pub enum WriteRoom {
     /// Yes.
     Ok,
-    /// No: [`MAX_FROZEN_MEMTABLES`] wait for their flush and the active one is full. Apply would still work, and
-    /// memory would grow.
+    /// No: [`MAX_FROZEN_MEMTABLES`] wait for their flush and the active one is full, or compaction is far behind
+    /// ([`Engine::pressure`]). Apply would still work, and memory or what reads have to look at would grow.
     Stalled,
 }
 
@@ -238,6 +246,7 @@ pub type InternalRows = Vec<(Vec<u8>, Bytes)>;
 enum EngineOutput {
     Built(Result<Built, EngineError>),
     Installed(Box<Installed>),
+    Compacted(Result<compaction::Compacted, compaction::Fault>),
     Snapshot(snapshot::Step),
     /// Memory or files that nobody needs are gone.
     Dropped,
@@ -266,6 +275,12 @@ enum Flush {
     Building {
         job: JobId,
         number: u64,
+        horizon: SequenceNumber,
+    },
+    /// What is to be installed is there; somebody else has the manifest.
+    Built {
+        table: Option<Arc<LiveTable>>,
+        dropped: u64,
         horizon: SequenceNumber,
     },
     Installing {
@@ -299,6 +314,7 @@ pub struct Engine {
     /// `None` while a job has it.
     manifest: Option<Manifest>,
     flush: Flush,
+    compaction: Compaction,
     incoming: Option<snapshot::Incoming>,
     holds: snapshot::Holds,
     read_only: Option<String>,
@@ -465,6 +481,7 @@ impl Engine {
         match self.snapshots.get_mut(&seq) {
             Some(1) => {
                 self.snapshots.remove(&seq);
+                self.look_for_compactions();
             }
             Some(count) => *count -= 1,
             None => debug_assert!(false, "snapshot {seq} is released and not pinned"),
@@ -488,7 +505,12 @@ impl Engine {
     /// Whether a job of a flush is under way.
     #[must_use]
     pub const fn is_working(&self) -> bool {
-        matches!(self.flush, Flush::Building { .. } | Flush::Installing { .. })
+        match self.flush {
+            Flush::Building { .. } | Flush::Installing { .. } => true,
+            // A compaction is being installed, and brings the manifest back.
+            Flush::Built { .. } => self.manifest.is_none(),
+            Flush::Idle | Flush::Waiting { .. } | Flush::Failed => false,
+        }
     }
 
     /// Whether everything applied is in tables.
@@ -500,11 +522,8 @@ impl Engine {
     /// Whether more writes should be admitted.
     #[must_use]
     pub fn write_room(&self) -> WriteRoom {
-        if self.frozen.len() >= MAX_FROZEN_MEMTABLES && self.active_is_full() {
-            WriteRoom::Stalled
-        } else {
-            WriteRoom::Ok
-        }
+        let full = self.frozen.len() >= MAX_FROZEN_MEMTABLES && self.active_is_full();
+        if full || self.pressure().is_full() { WriteRoom::Stalled } else { WriteRoom::Ok }
     }
 
     /// Why writes should be refused for now, when the disk was full at the last flush.
@@ -550,8 +569,8 @@ impl Engine {
         }
         let Some(oldest) = self.frozen.front() else { return false };
         if oldest.memtable.is_empty() {
-            let install = self.prepare_install(None, 0, SequenceNumber::ZERO);
-            self.submit_install(install);
+            self.flush = Flush::Built { table: None, dropped: 0, horizon: SequenceNumber::ZERO };
+            self.go_on();
             return true;
         }
         let oldest_pin = self.oldest_pin().unwrap_or(self.last_seq);
@@ -599,12 +618,44 @@ impl Engine {
             },
             output => match self.flush_step(id, output, (started_at, finished_at))? {
                 Ok(outcome) => outcome,
-                Err(output) => return not_mine(Box::new(output)),
+                Err(output) => {
+                    match self.compaction_step(id, output, (started_at, finished_at))? {
+                        Ok(outcome) => outcome,
+                        Err(output) => return not_mine(Box::new(output)),
+                    }
+                }
             },
         };
-        self.go_on_installing();
+        self.go_on();
         self.sweep();
         Ok(outcome)
+    }
+
+    /// Whether an edit may be written: the manifest is here, and none waits in it for space.
+    const fn manifest_is_free(&self) -> bool {
+        self.manifest.is_some()
+            && !matches!(self.flush, Flush::Waiting { then: Some(_), .. })
+            && !self.compaction.holds_manifest()
+    }
+
+    /// Submits the next edit that waits for the manifest: a flush's first, which frees memory and log.
+    fn go_on(&mut self) {
+        self.install_flush();
+        self.install_compaction();
+        self.go_on_installing();
+    }
+
+    fn install_flush(&mut self) {
+        if !self.manifest_is_free() {
+            return;
+        }
+        match std::mem::replace(&mut self.flush, Flush::Idle) {
+            Flush::Built { table, dropped, horizon } => {
+                let install = self.prepare_install(table, dropped, horizon);
+                self.submit_install(install);
+            }
+            flush => self.flush = flush,
+        }
     }
 
     /// Takes a finished step of a flush; gives it back when it is another engine's.
@@ -618,7 +669,9 @@ impl Engine {
             (EngineOutput::Built(result), Flush::Building { job, number, horizon })
                 if job == id =>
             {
-                self.counters.flush_ns += finished_at.since(started_at);
+                let ns = finished_at.since(started_at);
+                self.counters.flush_ns += ns;
+                self.counters.last_flush_ns = ns;
                 self.built(result, number, horizon, finished_at).map(Ok)
             }
             (EngineOutput::Installed(done), Flush::Installing { job, install }) if job == id => {
@@ -643,8 +696,8 @@ impl Engine {
         match result {
             Ok(built) => {
                 debug_assert_eq!(built.table.meta.number, number);
-                let install = self.prepare_install(Some(built.table), built.dropped, horizon);
-                self.submit_install(install);
+                let Built { table, dropped } = built;
+                self.flush = Flush::Built { table: Some(table), dropped, horizon };
                 Ok(JobOutcome::Nothing)
             }
             Err(e) => self.flush_failed(e, None, now),
@@ -675,25 +728,41 @@ impl Engine {
 
     fn change_for(
         &mut self,
-        mut edit: VersionEdit,
+        edit: VersionEdit,
         table: Option<Arc<LiveTable>>,
         pops: bool,
     ) -> Install {
+        Install { change: self.change_of(edit), table, pops }
+    }
+
+    /// The change that `edit` makes to what the manifest says.
+    fn change_of(&mut self, mut edit: VersionEdit) -> Change {
         let rotate_number = self.next_file;
         self.next_file += 1;
         edit.next_file = Some(self.next_file);
         let mut state = self.durable.clone();
         state.apply(&edit).expect("the engine's own edits fit its state");
-        Install { change: Change { edit, state, rotate_number }, table, pops }
+        Change { edit, state, rotate_number }
+    }
+
+    /// A new number for the manifest that a change may begin, when it is tried again.
+    const fn renumber(&mut self, change: &mut Change) {
+        change.rotate_number = self.next_file;
+        self.next_file += 1;
+        change.state.next_file = self.next_file;
+    }
+
+    /// The job that makes a change durable. It has the manifest until it is done.
+    fn submit_change(&mut self, change: &Change) -> JobId {
+        let manifest = self.manifest.take().expect("one installation at a time");
+        let change = change.clone();
+        let work =
+            InstallJob { manifest, change, rotate_bytes: self.options.manifest_rotate_bytes };
+        self.submit(Lane::Manifest, move || EngineOutput::Installed(Box::new(work.run())))
     }
 
     fn submit_install(&mut self, install: Install) {
-        let manifest = self.manifest.take().expect("one installation at a time");
-        let change = install.change.clone();
-        let work =
-            InstallJob { manifest, change, rotate_bytes: self.options.manifest_rotate_bytes };
-        let job =
-            self.submit(Lane::Manifest, move || EngineOutput::Installed(Box::new(work.run())));
+        let job = self.submit_change(&install.change);
         self.flush = Flush::Installing { job, install };
     }
 
@@ -713,7 +782,8 @@ impl Engine {
         if let Some(table) = install.table {
             self.counters.flushes += 1;
             self.counters.flushed_bytes += table.meta.bytes;
-            self.version = Arc::new(self.version.with(&[], vec![table]));
+            self.counters.note_flush(&table.meta);
+            self.put_version(self.version.with(&[], vec![table]));
         }
         if !install.pops {
             return Ok(JobOutcome::Nothing);
@@ -750,6 +820,7 @@ impl Engine {
     /// now and then.
     pub fn tick(&mut self, now: Nanos) {
         self.sweep();
+        self.tick_compaction(now);
         match &self.flush {
             Flush::Waiting { until, .. } if *until <= now => self.retry_now(),
             _ => {}
@@ -761,12 +832,11 @@ impl Engine {
         if self.incoming.is_some() {
             return;
         }
+        self.retry_compaction();
         match std::mem::replace(&mut self.flush, Flush::Idle) {
             Flush::Waiting { then: Some(mut install), .. } => {
                 // A new number: a file of the old one may have been left behind.
-                install.change.rotate_number = self.next_file;
-                self.next_file += 1;
-                install.change.state.next_file = self.next_file;
+                self.renumber(&mut install.change);
                 self.submit_install(install);
             }
             Flush::Waiting { then: None, .. } => {
@@ -787,11 +857,15 @@ impl Engine {
 
     /// When [`Engine::tick`] has something to do.
     #[must_use]
-    pub const fn next_wakeup(&self) -> Option<Nanos> {
-        match &self.flush {
-            Flush::Waiting { until, .. } if self.incoming.is_none() => Some(*until),
-            _ => None,
+    pub fn next_wakeup(&self) -> Option<Nanos> {
+        if self.incoming.is_some() {
+            return None;
         }
+        let flush = match &self.flush {
+            Flush::Waiting { until, .. } => Some(*until),
+            _ => None,
+        };
+        flush.into_iter().chain(self.compaction_wakeup()).min()
     }
 }
 

@@ -10,6 +10,7 @@
 //!
 //! Time and memory grow with the number of tables (its lines in the manifest and in the directory), not with the data.
 
+use super::compaction::{Compaction, Leveled};
 use super::edit::State;
 use super::error::EngineError;
 use super::manifest::{self, Manifest, TMP_SUFFIX, parse_table_file_name, remove_or_warn};
@@ -83,11 +84,11 @@ impl Engine {
         (tables, version): (Arc<TableCache>, Version),
         manifest: Manifest,
     ) -> Self {
-        Self {
+        let mut engine = Self {
             env: env.clone(),
             active: Memtable::new(),
             frozen: VecDeque::new(),
-            version: Arc::new(version),
+            version: Arc::default(),
             tables,
             applied: state.applied,
             last_seq: state.last_seq,
@@ -96,13 +97,16 @@ impl Engine {
             snapshots: BTreeMap::new(),
             manifest: Some(manifest),
             flush: Flush::Idle,
+            compaction: Compaction::new(Box::new(Leveled)),
             incoming: None,
             holds: snapshot::Holds::default(),
             read_only: None,
             counters: stats::Counters::default(),
             last_frozen: stats::FrozenSize::default(),
             options,
-        }
+        };
+        engine.put_version(version);
+        engine
     }
 }
 

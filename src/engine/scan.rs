@@ -16,6 +16,7 @@ use super::version::{LiveTable, Tables, Version};
 use crate::base::SequenceNumber;
 use crate::base::internal_key::{ValueKind, seek_trailer, unpack_trailer};
 use crate::limits::{MAX_SCAN_BYTES, MAX_SCAN_ENTRIES, SCAN_SLICE_STEPS};
+use crate::sstable::Fetch;
 use bytes::Bytes;
 use std::ops::Range;
 use std::sync::Arc;
@@ -105,7 +106,9 @@ impl ScanJob {
             sources.push(Source::Table(table.open()?.iter()));
         }
         let levels = self.levels.into_iter();
-        sources.extend(levels.map(|(tables, range)| Source::Level(LevelIter::new(tables, range))));
+        sources.extend(
+            levels.map(|(tables, range)| Source::Level(LevelIter::new(tables, range, Fetch::Scan))),
+        );
         let end = match (&self.options.end, &self.run_end) {
             (Some(end), Some(run_end)) => Some(end.min(run_end)),
             (end, run_end) => end.as_ref().or(run_end.as_ref()),

@@ -186,6 +186,7 @@ impl StateMachine for EngineMachine {
         if (self.engine.needs_flush() || for_the_log) && self.engine.start_flush() {
             self.flush_started_at = now;
         }
+        self.engine.start_compaction();
         self.note_freeze();
     }
 

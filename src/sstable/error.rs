@@ -161,6 +161,23 @@ impl TableError {
         matches!(self, Self::Io(e) if e.is_disk_full())
     }
 
+    /// The file that it is about.
+    #[must_use]
+    pub fn path(&self) -> Option<&Path> {
+        match self {
+            Self::Io(error) => Some(&error.path),
+            Self::NotATable { path, .. }
+            | Self::Unsupported { path, .. }
+            | Self::Corrupt { path, .. }
+            | Self::OutOfOrder { path, .. }
+            | Self::UnknownKind { path, .. }
+            | Self::EntryTooLarge { path, .. }
+            | Self::Empty { path }
+            | Self::Poisoned { path } => Some(path),
+            Self::NotInMemory => None,
+        }
+    }
+
     /// The read may be repeated where it may touch the disk.
     #[must_use]
     pub const fn needs_disk(&self) -> bool {

@@ -17,7 +17,7 @@ use super::{DbError, Effect, Inner};
 use crate::base::batch::{BatchRef, Op};
 use crate::base::conditions::{FailedCondition, KnownKeys, first_failed};
 use crate::base::{LogIndex, Term};
-use crate::engine::{Applied, EngineError, JobOutcome};
+use crate::engine::{Applied, EngineError, JobOutcome, MAX_WRITE_STALL_NS};
 use crate::env::{Completion, JobOutput, Lane};
 use crate::limits::MAX_GROUP_BYTES;
 use crate::wal::{self, AppendId, MaintenanceDone, RecordKind, WalError};
@@ -29,6 +29,14 @@ use std::time::Duration;
 
 /// How long a stalled caller waits for a completion before it looks again.
 pub(super) const WAIT: Duration = Duration::from_millis(100);
+/// What a writer is told that was refused for lack of room.
+const BUSY_RETRY: Duration = Duration::from_millis(100);
+/// A shorter delay is owed and not yet waited for: timers are no finer.
+const DELAY_NS_MIN: u64 = 1_000_000;
+/// The longest that one group is held up by what is owed. A long pause is many short ones.
+const DELAY_NS_MAX: u64 = 10_000_000;
+/// The most that may be owed: what one batch earned is not held against those after it for longer.
+const OWED_NS_MAX: u64 = 200_000_000;
 /// How often a dropped or closed database waits for its jobs before it gives up on them.
 const CLOSE_WAITS: usize = 600;
 
@@ -51,6 +59,8 @@ struct State {
     stopped: Option<String>,
     /// Why the log could not be written, while a group waits for space.
     log_full: Option<String>,
+    /// The delay that the groups so far have earned and not waited for.
+    owed_ns: u64,
 }
 
 struct Waiting {
@@ -73,6 +83,8 @@ enum Outcome {
 #[derive(Clone, Debug)]
 enum Failure {
     NoSpace(String, Effect),
+    /// Not applied.
+    Busy,
     Stopped(String, Effect),
 }
 
@@ -85,6 +97,7 @@ impl From<Outcome> for Result<Applied, DbError> {
             Outcome::Failed(Failure::NoSpace(reason, effect)) => {
                 Err(DbError::NoSpace { reason, effect })
             }
+            Outcome::Failed(Failure::Busy) => Err(DbError::Busy { retry_after: BUSY_RETRY }),
             Outcome::Failed(Failure::Stopped(first, effect)) => {
                 Err(DbError::Stopped { first, effect })
             }
@@ -282,12 +295,40 @@ impl Inner {
         }
     }
 
+    /// See [`Db::compact`](super::Db::compact).
+    pub(super) fn compact(&self, start: &[u8], end: Option<&[u8]>) -> Result<(), DbError> {
+        self.check_open()?;
+        self.flush()?;
+        self.engine_mut().compact(start, end);
+        loop {
+            self.lead().pump()?;
+            let (asked_for, busy, waits) = {
+                let engine = self.engine();
+                let busy = engine.is_compacting() || engine.is_working();
+                (engine.is_compacting_range(), busy, engine.compaction_waits())
+            };
+            if !asked_for {
+                return Ok(());
+            }
+            if let Some(first) = self.commit.lock().stopped.clone() {
+                return Err(DbError::Stopped { first, effect: Effect::NotApplied });
+            }
+            self.check_open()?;
+            if waits && !busy {
+                let reason = "the disk is full: the compaction goes on when there is space".into();
+                return Err(DbError::NoSpace { reason, effect: Effect::NotApplied });
+            }
+            self.env.jobs.wait(WAIT);
+        }
+    }
+
     /// See [`Db::close`](super::Db::close). The second time it does nothing.
     pub(super) fn close(&self) -> Result<(), DbError> {
         let lead = self.lead();
         if self.closed.swap(true, Ordering::AcqRel) {
             return Ok(());
         }
+        self.engine_mut().cancel_compaction();
         let mut result = lead.take_completions();
         for _ in 0..CLOSE_WAITS {
             if self.env.jobs.outstanding() == 0 {
@@ -330,7 +371,7 @@ impl Lead<'_> {
 
     /// Writes, syncs, and applies a group, and whatever waited for space before it.
     fn commit(&self, group: Vec<Waiting>) -> Vec<(u64, Outcome)> {
-        if let Err(outcome) = self.make_room(&group) {
+        if let Err(outcome) = self.make_room(&group).and_then(|()| self.slow_down(&group)) {
             return group.iter().map(|w| (w.ticket, Outcome::Failed(outcome.clone()))).collect();
         }
         let sync = group.iter().any(|w| w.sync);
@@ -375,6 +416,39 @@ impl Lead<'_> {
         outcomes
     }
 
+    /// Holds the group up for as long as the pressure on writers asks: the leader waits, and takes in what is finished meanwhile.
+    fn slow_down(&self, group: &[Waiting]) -> Result<(), Failure> {
+        let inner = self.inner;
+        let pressure = inner.engine().pressure();
+        let bytes: usize = group.iter().map(|w| w.batch.len()).sum();
+        let owed = {
+            let mut state = inner.commit.lock();
+            if pressure.bytes_per_s().is_none() {
+                state.owed_ns = 0;
+                return Ok(());
+            }
+            let more = pressure.ns_for(bytes as u64);
+            state.owed_ns = state.owed_ns.saturating_add(more).min(OWED_NS_MAX);
+            state.owed_ns
+        };
+        if owed < DELAY_NS_MIN {
+            return Ok(());
+        }
+        let begun = inner.env.clock.now();
+        let until = begun.plus(owed.min(DELAY_NS_MAX));
+        let mut now = begun;
+        while now < until && inner.env.jobs.outstanding() > 0 {
+            if !inner.env.jobs.wait(Duration::from_nanos(until.since(now))) {
+                break;
+            }
+            self.pump().map_err(|e| Failure::Stopped(e.to_string(), Effect::NotApplied))?;
+            now = inner.env.clock.now();
+        }
+        let mut state = inner.commit.lock();
+        state.owed_ns = state.owed_ns.saturating_sub(now.since(begun));
+        Ok(())
+    }
+
     /// Waits while the memtables are full; refuses what needs space while there is none.
     fn make_room(&self, group: &[Waiting]) -> Result<(), Failure> {
         let inner = self.inner;
@@ -382,9 +456,17 @@ impl Lead<'_> {
         if let Some(first) = inner.commit.lock().stopped.clone() {
             return Err(stopped(first));
         }
+        let begun = inner.env.clock.now();
         while inner.is_blocked() {
             self.pump().map_err(|e| stopped(e.to_string()))?;
-            if inner.engine().is_working() {
+            let (working, compacting) = {
+                let engine = inner.engine();
+                (engine.is_working(), engine.is_compacting())
+            };
+            if working || (compacting && inner.is_stalled()) {
+                if inner.env.clock.now().since(begun) > MAX_WRITE_STALL_NS {
+                    return Err(Failure::Busy);
+                }
                 inner.env.jobs.wait(WAIT);
                 continue;
             }
@@ -472,7 +554,14 @@ impl Lead<'_> {
             self.inner.engine_mut().tick(now);
         }
         self.start_flush();
+        self.start_compaction();
         Ok(())
+    }
+
+    fn start_compaction(&self) {
+        if !self.inner.closed.load(Ordering::Acquire) {
+            self.inner.engine_mut().start_compaction();
+        }
     }
 
     fn start_flush(&self) {
@@ -503,6 +592,7 @@ impl Lead<'_> {
             }
             first_error = first_error.and(result);
         }
+        self.start_compaction();
         first_error
     }
 

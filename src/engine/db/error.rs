@@ -8,6 +8,7 @@ use crate::engine::checkpoint::CheckpointError;
 use crate::env::IoError;
 use crate::wal::{LogPos, WalError};
 use std::path::PathBuf;
+use std::time::Duration;
 
 /// What happened to the write that got an error.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -61,6 +62,14 @@ pub enum DbError {
         reason: String,
         /// What happened to the write.
         effect: Effect,
+    },
+    /// Flush and compaction are far behind: nothing was written. Try again later; reads go on.
+    #[error(
+        "writes wait for flush and compaction; nothing was written, try again in {} ms", retry_after.as_millis()
+    )]
+    Busy {
+        /// When to try again.
+        retry_after: Duration,
     },
     /// A write or sync failed earlier: the database takes no more writes. Reads go on. Reopen it to recover.
     #[error(

@@ -43,8 +43,9 @@
 //! # How it runs
 //! It has no thread of its own: writers lead by turns, flushes run in the lanes of [`Env::jobs`], and their completions
 //! are taken in by whoever calls next. So with simulated [`Env`] it is deterministic. The jobs must be its own: two
-//! databases do not share one [`Env::jobs`]. When [`MAX_FROZEN_MEMTABLES`](crate::limits::MAX_FROZEN_MEMTABLES)
-//! memtables wait for their flush, writers wait too.
+//! databases do not share one [`Env::jobs`]. Compaction runs in a lane of its own and starts by itself. Writers that are faster than
+//! flush and compaction are slowed down smoothly, by a few milliseconds a group, as the [pressure](super::Pressure) rises; when it is full they wait for at most
+//! [`MAX_WRITE_STALL_NS`](super::MAX_WRITE_STALL_NS), then get [`DbError::Busy`].
 //!
 //! Memory: the active memtable and the frozen ones, a copy of the largest log group, and the block cache
 //! ([`DbOptions::cache_bytes`]), which indexes and filters of open tables count against. Opening replays the log since the last flush, and flushes where writing would have.
@@ -53,7 +54,7 @@
 //! PATH/LOCK   PATH/wal/<segment>.wal (+ spares, reserve)   PATH/engine/{CURRENT,<n>.manifest,<n>.sst}
 //! ```
 //!
-//! Not here: compaction, reverse iteration, transactions, column families.
+//! Not here: reverse iteration, transactions, column families.
 
 mod commit;
 mod error;
@@ -68,7 +69,9 @@ pub use read_only::{ReadOnlyDb, ReadOnlyIter};
 
 use super::ScrubReport;
 use super::checkpoint::Checkpoint;
-use super::{Applied, Engine, EngineError, EngineOptions, EngineStats, Get, WriteRoom};
+use super::{
+    Applied, CompactionOptions, Engine, EngineError, EngineOptions, EngineStats, Get, WriteRoom,
+};
 use crate::base::batch::{BatchRef, WriteBatch};
 use crate::base::{SequenceNumber, Term};
 use crate::env::{Env, LockGuard, os};
@@ -106,6 +109,8 @@ pub struct DbOptions {
     pub cache_bytes: u64,
     /// Most tables that are open at once.
     pub max_open_tables: usize,
+    /// Sizes of levels and tables. There is nothing to tune: the defaults are for use.
+    pub compaction: CompactionOptions,
 }
 
 impl Default for DbOptions {
@@ -120,6 +125,7 @@ impl Default for DbOptions {
             compression: Compression::None,
             cache_bytes: DEFAULT_CACHE_BYTES,
             max_open_tables: MAX_OPEN_TABLES,
+            compaction: CompactionOptions::default(),
         }
     }
 }
@@ -196,6 +202,7 @@ impl Db {
                 compression: options.compression,
                 cache_bytes: options.cache_bytes,
                 max_open_tables: options.max_open_tables,
+                compaction: options.compaction,
                 ..EngineOptions::new(path.join("engine"))
             },
         )?;
@@ -325,6 +332,13 @@ impl Db {
     /// Writes everything so far into tables and waits for that. The log that held it is released.
     pub fn flush(&self) -> Result<(), DbError> {
         self.inner.flush()
+    }
+
+    /// Writes everything so far into tables, and merges all that is in `start..end` (`None`: from the first key, to the last one)
+    /// down to the bottom level, without what no reader can want any more. Waits for that. Never needed: compaction does as much by itself, in
+    /// time. Writers and readers go on meanwhile.
+    pub fn compact(&self, start: Option<&[u8]>, end: Option<&[u8]>) -> Result<(), DbError> {
+        self.inner.compact(start.unwrap_or_default(), end)
     }
 
     /// Makes a copy of everything that was written before, at one sequence number, in the new directory `dir`: by hard links
@@ -473,7 +487,8 @@ fn replay_one(engine: &mut Engine, record: &wal::Record<'_>) -> Result<(), DbErr
 fn make_room(env: &Env, engine: &mut Engine) -> Result<(), EngineError> {
     while engine.write_room() == WriteRoom::Stalled {
         engine.start_flush();
-        if !engine.is_working() {
+        engine.start_compaction();
+        if !engine.is_working() && !engine.is_compacting() {
             return Ok(());
         }
         env.jobs.wait(commit::WAIT);

@@ -28,6 +28,13 @@ fn options(env: &Env) -> DbOptions {
         memtable_bytes: 64 << 10,
         segment_bytes: 128 << 10,
         preallocate: false,
+        compaction: CompactionOptions {
+            table_bytes: 2 << 10,
+            base_bytes: 16,
+            l0_tables: 2,
+            min_age: 50,
+            automatic: true,
+        },
         ..DbOptions::default()
     }
 }

@@ -332,6 +332,7 @@ impl Engine {
     /// last write must be done. Until then the owner applies nothing.
     pub fn install(&mut self, files: SnapshotFiles) {
         assert!(self.incoming.is_none(), "one install at a time");
+        self.cancel_compaction();
         let refusal = self.refuses(&files.body);
         // In the lane of table builds: a build that runs ends first, and none begins meanwhile.
         let job = self.submit(Lane::Flush, move || {
@@ -393,7 +394,9 @@ impl Engine {
 
     /// Writes the manifest of a checked snapshot, once no flush has the old one.
     pub(in crate::engine) fn go_on_installing(&mut self) {
-        if self.is_working() || !matches!(self.incoming, Some(Incoming::Checked(_))) {
+        let building = matches!(self.flush, Flush::Building { .. });
+        let free = self.manifest.is_some() && !building;
+        if !free || !matches!(self.incoming, Some(Incoming::Checked(_))) {
             return;
         }
         let (Some(mut manifest), Some(Incoming::Checked(staged))) =
@@ -417,14 +420,16 @@ impl Engine {
     /// The snapshot is durably the state: so it is in memory from here on.
     fn replace_all(&mut self, staged: Staged, state: State) -> JobOutcome {
         let Staged { version, rows, .. } = staged;
-        let old_version = std::mem::replace(&mut self.version, Arc::new(version));
+        let old_version = Arc::clone(&self.version);
+        self.put_version(version);
         self.retire(old_version.tables().cloned().collect::<Vec<_>>());
-        if let Flush::Waiting { then: Some(install), .. } =
-            std::mem::replace(&mut self.flush, Flush::Idle)
-        {
+        match std::mem::replace(&mut self.flush, Flush::Idle) {
             // Built for the old state, and never installed.
-            self.retire(install.table);
+            Flush::Waiting { then: Some(install), .. } => self.retire(install.table),
+            Flush::Built { table, .. } => self.retire(table),
+            _ => {}
         }
+        self.forget_compaction();
         drop(old_version);
         let memtables = (std::mem::take(&mut self.active), std::mem::take(&mut self.frozen));
         self.submit(Lane::Maintenance, move || {

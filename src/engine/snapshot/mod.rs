@@ -209,7 +209,7 @@ impl Engine {
     }
 
     /// The tables are replaced: their files go when nobody holds them any more.
-    fn retire(&mut self, tables: impl IntoIterator<Item = Arc<LiveTable>>) {
+    pub(super) fn retire(&mut self, tables: impl IntoIterator<Item = Arc<LiveTable>>) {
         self.holds.obsolete.extend(tables);
     }
 

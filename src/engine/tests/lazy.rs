@@ -10,7 +10,7 @@ impl Rig {
     fn with_tables(seed: u64, count: u64, options: &EngineOptions) -> Self {
         let (env, sim) = sim::env(seed);
         let engine = Engine::open(&env, options.clone()).unwrap();
-        let mut rig = Self { env, sim, engine, next_index: 1 };
+        let mut rig = Self { env, sim, engine, options: options.clone(), next_index: 1 };
         for i in 0..count {
             let value = format!("value of {i}");
             rig.write(&[(&format!("key{i:04}"), Some(&value)), ("all", Some(&value))]);

@@ -1,5 +1,7 @@
 //! Tests of the engine on the simulated world. `Db` has its own beside it.
 
+mod compaction;
+mod compaction_faults;
 mod core;
 mod lazy;
 mod open_crash;
@@ -14,18 +16,36 @@ struct Rig {
     env: Env,
     sim: SimHandles,
     engine: Engine,
+    options: EngineOptions,
     next_index: u64,
 }
 
+/// Nothing is compacted unless a test asks for it.
 fn options() -> EngineOptions {
-    EngineOptions { memtable_bytes: 256 << 10, ..EngineOptions::new("db/engine") }
+    let compaction = CompactionOptions { automatic: false, ..CompactionOptions::default() };
+    EngineOptions { memtable_bytes: 256 << 10, compaction, ..EngineOptions::new("db/engine") }
+}
+
+/// Levels and tables so small that a few hundred writes fill all of them.
+fn tiny() -> CompactionOptions {
+    CompactionOptions {
+        automatic: true,
+        table_bytes: 2 << 10,
+        base_bytes: 4,
+        l0_tables: 2,
+        min_age: 50,
+    }
 }
 
 impl Rig {
     fn new(seed: u64) -> Self {
+        Self::with(seed, options())
+    }
+
+    fn with(seed: u64, options: EngineOptions) -> Self {
         let (env, sim) = sim::env(seed);
-        let engine = Engine::open(&env, options()).unwrap();
-        Self { env, sim, engine, next_index: 1 }
+        let engine = Engine::open(&env, options.clone()).unwrap();
+        Self { env, sim, engine, options, next_index: 1 }
     }
 
     fn write(&mut self, ops: &[(&str, Option<&str>)]) -> Applied {
@@ -101,7 +121,7 @@ impl Rig {
     /// What a new process finds.
     fn reopen(&mut self) -> Result<(), EngineError> {
         self.sim.jobs.abandon();
-        self.engine = Engine::open(&self.env, options())?;
+        self.engine = Engine::open(&self.env, self.options.clone())?;
         self.next_index = self.engine.applied().0.0 + 1;
         Ok(())
     }

@@ -542,7 +542,7 @@ impl Scene {
         let env = Env { disk: Arc::new(disk.clone()), ..env };
         let engine = Engine::open(&env, options())?;
         let next_index = engine.applied().0.0 + 1;
-        Ok(Rig { env, sim, engine, next_index })
+        Ok(Rig { env, sim, engine, options: options(), next_index })
     }
 
     /// Entry 2 again, and the whole transfer and install.

@@ -191,7 +191,15 @@ fn writers_wait_for_a_slow_flush_instead_of_filling_memory() {
             rig.sim.jobs.hold(Lane::Flush, false);
         });
         for i in 0..400 {
-            rig.db().write(batch(&[(format!("{i}").as_bytes(), Some(&value))]), UNSYNCED).unwrap();
+            // A writer that has waited for a second is told so, and comes again.
+            let write = || {
+                let batch = batch(&[(format!("{i}").as_bytes(), Some(&value))]);
+                rig.db().write(batch, UNSYNCED)
+            };
+            while let Err(e) = write() {
+                assert!(matches!(e, DbError::Busy { .. }), "{e}");
+                assert_eq!(e.effect(), Effect::NotApplied);
+            }
             let stats = rig.db().stats().engine;
             most = most.max(stats.memtable_bytes + stats.frozen_bytes);
         }
