@@ -15,6 +15,7 @@
 
 use super::edit::RangeDelete;
 use crate::base::SequenceNumber;
+use crate::base::batch::RESERVED_KEY_PREFIX;
 use crate::base::internal_key::ValueKind;
 
 /// What becomes of a version.
@@ -81,6 +82,10 @@ impl Clears {
 
     /// Whether one of them hides the version of `key` at `seq`.
     pub fn hides(&self, key: &[u8], seq: u64) -> bool {
+        // Internal rows are under no range delete, however wide.
+        if self.deletes.is_empty() || key.starts_with(RESERVED_KEY_PREFIX) {
+            return false;
+        }
         self.deletes.iter().any(|d| {
             seq < d.seq && d.start.as_slice() <= key && (d.end.is_empty() || key < d.end.as_slice())
         })
@@ -146,6 +151,9 @@ mod tests {
         assert_eq!(judged(8, &clears(8), false, &puts), "khh", "7 is hidden by 8");
         assert_eq!(judged(7, &clears(7), false, &puts), "kkh", "8 is above the horizon");
         assert_eq!(judged(5, &clears(5), false, &puts), "kkk", "6 is above the horizon");
+        let everything = Clears::new([delete(9, b"", b"")].iter(), SequenceNumber(9));
+        assert!(everything.hides(b"\0", 5) && everything.hides(b"k", 5));
+        assert!(!everything.hides(b"\x00beach\x00m", 5), "sessions and members stay");
         assert_eq!((clears(100).up_to(), clears(7).up_to(), clears(5).up_to()), (50, 6, 0));
     }
 }

@@ -522,8 +522,17 @@ impl Engine {
     /// Whether more writes should be admitted.
     #[must_use]
     pub fn write_room(&self) -> WriteRoom {
-        let full = self.frozen.len() >= MAX_FROZEN_MEMTABLES && self.active_is_full();
-        if full || self.pressure().is_full() { WriteRoom::Stalled } else { WriteRoom::Ok }
+        if self.memtables_are_full() || self.pressure().is_full() {
+            WriteRoom::Stalled
+        } else {
+            WriteRoom::Ok
+        }
+    }
+
+    /// Whether [`MAX_FROZEN_MEMTABLES`] wait for their flush and the active one is full.
+    #[must_use]
+    pub fn memtables_are_full(&self) -> bool {
+        self.frozen.len() >= MAX_FROZEN_MEMTABLES && self.active_is_full()
     }
 
     /// Why writes should be refused for now, when the disk was full at the last flush.
@@ -736,13 +745,17 @@ impl Engine {
     }
 
     /// The change that `edit` makes to what the manifest says.
-    fn change_of(&mut self, mut edit: VersionEdit) -> Change {
+    fn change_of(&mut self, edit: VersionEdit) -> Change {
+        self.try_change_of(edit).expect("the engine's own edits fit its state")
+    }
+
+    fn try_change_of(&mut self, mut edit: VersionEdit) -> Result<Change, String> {
         let rotate_number = self.next_file;
         self.next_file += 1;
         edit.next_file = Some(self.next_file);
         let mut state = self.durable.clone();
-        state.apply(&edit).expect("the engine's own edits fit its state");
-        Change { edit, state, rotate_number }
+        state.apply(&edit)?;
+        Ok(Change { edit, state, rotate_number })
     }
 
     /// A new number for the manifest that a change may begin, when it is tried again.
@@ -832,7 +845,9 @@ impl Engine {
         if self.incoming.is_some() {
             return;
         }
-        self.retry_compaction();
+        if self.compaction.holds_manifest() {
+            self.retry_compaction();
+        }
         match std::mem::replace(&mut self.flush, Flush::Idle) {
             Flush::Waiting { then: Some(mut install), .. } => {
                 // A new number: a file of the old one may have been left behind.

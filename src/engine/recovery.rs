@@ -106,6 +106,7 @@ impl Engine {
             options,
         };
         engine.put_version(version);
+        engine.forgive_debt();
         engine
     }
 }

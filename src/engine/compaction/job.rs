@@ -18,7 +18,7 @@ use super::super::version::{LiveTable, Tables, Version};
 use super::policy::{MAX_GRANDPARENT_TABLES, Pick};
 use crate::base::SequenceNumber;
 use crate::env::{Disk, OpenMode};
-use crate::sstable::{BuildOptions, Fetch, TableBuilder, TableCache};
+use crate::sstable::{BuildOptions, Fetch, TableBuilder, TableCache, TableError};
 use std::ops::Range;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -68,6 +68,13 @@ pub(in crate::engine) struct Compacted {
 pub(in crate::engine) enum Fault {
     /// An input cannot be read.
     Input(EngineError),
+    /// The outputs might not fit on the disk: nothing was written.
+    NoRoom {
+        /// Bytes that may be needed.
+        needed: u64,
+        /// Bytes that are free.
+        free: u64,
+    },
     /// An output cannot be written.
     Output(EngineError),
     /// The owner did not want it any more.
@@ -77,6 +84,12 @@ pub(in crate::engine) enum Fault {
 impl CompactJob {
     /// Does it. Blocks on the disk.
     pub fn run(self) -> Result<Compacted, Fault> {
+        let needed = self.pick.bytes() + self.table_bytes;
+        if let Ok(free) = self.disk.free_bytes(&self.dir)
+            && free < needed
+        {
+            return Err(Fault::NoRoom { needed, free });
+        }
         let mut outputs = Outputs {
             job: &self,
             next: self.numbers.start,
@@ -101,7 +114,7 @@ impl CompactJob {
             // The process stops: what it leaves is evidence until the next open.
             Err(Fault::Output(e) | Fault::Input(e)) if e.is_simulated_crash() => true,
             Err(Fault::Output(e)) => !e.is_disk_full(),
-            Err(Fault::Input(_) | Fault::Cancelled) => false,
+            Err(Fault::Input(_) | Fault::Cancelled | Fault::NoRoom { .. }) => false,
         };
         if !keep {
             for number in written {
@@ -144,13 +157,25 @@ fn merge(job: &CompactJob, outputs: &mut Outputs<'_>) -> Result<(u64, u64), Faul
                     last_key.clear();
                     last_key.extend_from_slice(key);
                 }
-                outputs.add(key, trailer, &merge.value(), new_key).map_err(Fault::Output)?;
+                outputs.add(key, trailer, &merge.value(), new_key).map_err(fault_of_output)?;
             }
         }
         merge.next().map_err(Fault::Input)?;
     }
     job.progress.merged_bytes.store(merged_bytes, Ordering::Relaxed);
     Ok((hidden, spent))
+}
+
+/// What the builder refuses came from inputs that contradict each other: that is not the disk's fault.
+fn fault_of_output(error: EngineError) -> Fault {
+    match error {
+        EngineError::Table(
+            TableError::OutOfOrder { .. }
+            | TableError::UnknownKind { .. }
+            | TableError::EntryTooLarge { .. },
+        ) => Fault::Input(error),
+        error => Fault::Output(error),
+    }
 }
 
 /// Tables of level 0 overlap and are merged one by one; those of other levels are walked one after the other.

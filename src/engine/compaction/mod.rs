@@ -127,6 +127,8 @@ pub(super) struct Compaction {
     settled: bool,
     /// Full disks in a row.
     fulls: u32,
+    /// Tables of level 0 and debt that were there at the start, beyond what would be felt: writers are not held up for them.
+    old: (usize, u64),
 }
 
 impl Compaction {
@@ -139,7 +141,13 @@ impl Compaction {
             manual: None,
             settled: false,
             fulls: 0,
+            old: (0, 0),
         }
+    }
+
+    /// What there is of tables in level 0 and debt, beyond what would be felt.
+    fn felt(&self, options: &CompactionOptions) -> (usize, u64) {
+        pressure::felt(&self.shape, options)
     }
 
     /// Whether an edit of a compaction met a full disk: no other may be written before it.
@@ -180,6 +188,14 @@ impl Engine {
         self.compaction.shape =
             self.compaction.policy.shape(&self.version, &self.options.compaction);
         self.compaction.settled = false;
+        let felt = self.compaction.felt(&self.options.compaction);
+        let old = &mut self.compaction.old;
+        *old = (old.0.min(felt.0), old.1.min(felt.1));
+    }
+
+    /// What waits to be compacted now was there before this process, or came with a snapshot: writers are not held up for it.
+    pub(super) fn forgive_debt(&mut self) {
+        self.compaction.old = self.compaction.felt(&self.options.compaction);
     }
 
     /// Something that kept versions alive is gone.
@@ -199,7 +215,10 @@ impl Engine {
         let active = self.active.memory_bytes() as f64 / self.options.memtable_bytes.max(1) as f64;
         let memtables = self.frozen.len() as f64 + active.min(1.0);
         // What cannot be compacted must not hold up writers for ever.
-        let shape = self.compaction.is_busy().then_some(&self.compaction.shape);
+        let mut shape = self.compaction.shape;
+        shape.levels[0].tables -= self.compaction.old.0;
+        shape.debt -= self.compaction.old.1;
+        let shape = self.compaction.is_busy().then_some(&shape);
         Pressure::of(memtables, shape, &self.options.compaction)
     }
 
@@ -268,13 +287,14 @@ impl Engine {
         pick
     }
 
-    fn view(&self, horizon: SequenceNumber) -> View<'_> {
+    pub(super) fn view(&self, horizon: SequenceNumber) -> View<'_> {
         View {
             version: &self.version,
             shape: &self.compaction.shape,
             options: &self.options.compaction,
             horizon,
             last_seq: self.durable.last_seq,
+            range_deletes: &self.durable.range_deletes,
             avoided: &self.compaction.avoided,
         }
     }
@@ -329,8 +349,12 @@ impl Engine {
                     t.meta.number < first_number
                         && t.meta.overlaps(&manual.start, manual.end.as_deref())
                 };
-                let pick =
-                    view.version.level(0).iter().any(old).then(|| view.level_0(Reason::Manual));
+                let pick = view
+                    .version
+                    .level(0)
+                    .iter()
+                    .any(old)
+                    .then(|| view.level_0(Reason::Manual, true));
                 if let Some(pick) = pick.flatten()
                     && pick.upper.iter().any(old)
                 {
@@ -435,6 +459,16 @@ impl Engine {
                 self.avoid(&pick, &e, now);
                 Ok(())
             }
+            Err(Fault::NoRoom { needed, free }) => {
+                let wait = RETRY_NS << self.compaction.fulls.min(RETRY_DOUBLINGS);
+                self.compaction.fulls += 1;
+                log::warn!(
+                    "compaction: {needed} bytes of tables may be written and {free} are free; next try in {} s",
+                    wait / RETRY_NS
+                );
+                self.compaction.stage = Stage::Waiting { until: now.plus(wait), then: None };
+                Ok(())
+            }
             Err(Fault::Output(e)) if e.is_disk_full() => {
                 let wait = RETRY_NS << self.compaction.fulls.min(RETRY_DOUBLINGS);
                 self.compaction.fulls += 1;
@@ -459,7 +493,12 @@ impl Engine {
         let named =
             error.path().and_then(|path| parse_table_file_name(path.file_name()?.to_str()?));
         let all = pick.inputs().map(|t| t.meta.number);
-        let numbers: Vec<u64> = all.filter(|n| named.is_none_or(|named| *n == named)).collect();
+        let all: Vec<u64> = all.collect();
+        let numbers = match named {
+            Some(number) if all.contains(&number) => vec![number],
+            // The inputs contradict each other.
+            _ => all,
+        };
         log::error!(
             "compaction of level {} into level {}: {error}; nothing was changed, and {} left alone {}; verify the database, \
              and restore the table from a replica or a checkpoint",
@@ -495,8 +534,22 @@ impl Engine {
         if raise && ready.hidden > 0 && ready.horizon > self.durable.oldest_readable {
             edit.oldest_readable = Some(ready.horizon);
         }
-        let change = self.change_of(edit);
-        self.submit_compaction(ready, change);
+        match self.try_change_of(edit) {
+            Ok(change) => self.submit_compaction(ready, change),
+            Err(why) => {
+                // A mistake of ours or a level that is not what it claims to be: nothing is worth a wrong tree.
+                log::error!(
+                    "compaction: not installed: {why}; its tables are left alone until the next start"
+                );
+                for table in ready.pick.inputs() {
+                    let avoided = Avoided { until: None, why: why.clone() };
+                    self.compaction.avoided.insert(table.meta.number, avoided);
+                }
+                if !ready.pick.moves {
+                    self.retire(ready.tables);
+                }
+            }
+        }
     }
 
     fn submit_compaction(&mut self, ready: Box<Ready>, change: Change) {
@@ -593,6 +646,7 @@ impl Engine {
 
     /// All tables were replaced by those of another replica: what was made of the old ones counts for nothing.
     pub(super) fn forget_compaction(&mut self) {
+        self.forgive_debt();
         self.compaction.manual = None;
         self.compaction.avoided.clear();
         match std::mem::replace(&mut self.compaction.stage, Stage::Idle) {

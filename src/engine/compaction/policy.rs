@@ -20,11 +20,16 @@
 //!    all tables: so that every tombstone gets to the bottom and vanishes there, for a bounded share of the work, and with
 //!    no clock.
 //!
+//! 4. A table in which a range delete at or below the horizon may hide something, so that the range delete can be forgotten.
+//!
+//! A compaction of level 0 takes its oldest tables, at most [`MAX_L0_TABLES`] times the number that starts one: a directory with hundreds of
+//! them is worked off in bounded steps.
+//!
 //! Tables that overlap with nothing in the next level are *moved*: an edit, and no I/O.
 //!
 //! A policy is a function of what it is shown: the same tables, the same pick.
 
-use super::super::edit::MAX_LEVELS;
+use super::super::edit::{MAX_LEVELS, RangeDelete};
 use super::super::version::{LiveTable, Version};
 use crate::base::SequenceNumber;
 use std::collections::BTreeMap;
@@ -39,6 +44,8 @@ pub const BOTTOM: u8 = MAX_LEVELS - 1;
 /// A table of the next level but one may not be overlapped by more than this many tables' worth, or the compaction of the
 /// output would become too large later.
 pub const MAX_GRANDPARENT_TABLES: u64 = 10;
+/// Most tables of level 0 in one compaction, in units of those that start one.
+pub const MAX_L0_TABLES: usize = 4;
 /// Share of tombstones, one of so many, at which a table above the bottom is picked for them.
 const TOMBSTONE_SHARE: u64 = 2;
 /// The same in the bottom level, where it is rewritten.
@@ -83,6 +90,8 @@ pub enum Reason {
     Tombstones,
     /// Old tombstones.
     Age,
+    /// A range delete may hide something in it.
+    RangeDelete,
     /// It was asked for.
     Manual,
 }
@@ -130,6 +139,8 @@ pub struct View<'a> {
     pub horizon: SequenceNumber,
     /// The last sequence number in a table.
     pub last_seq: SequenceNumber,
+    /// The range deletes that are live.
+    pub range_deletes: &'a BTreeMap<u64, RangeDelete>,
     /// Tables that cannot be read, by number: they are left alone.
     pub avoided: &'a BTreeMap<u64, super::Avoided>,
 }
@@ -219,10 +230,10 @@ impl CompactionPolicy for Leveled {
         let score = |level: &u8| view.shape.levels[usize::from(*level)].score;
         levels.sort_by(|a, b| score(b).total_cmp(&score(a)));
         let by_score = levels.into_iter().find_map(|level| match level {
-            0 => view.level_0(Reason::Score),
+            0 => view.level_0(Reason::Score, true),
             level => view.least_overlap(level),
         });
-        by_score.or_else(|| view.tombstones())
+        by_score.or_else(|| view.tombstones()).or_else(|| view.to_clear())
     }
 }
 
@@ -269,9 +280,10 @@ impl View<'_> {
         start..start + len
     }
 
-    /// All of level 0, or what is older than the first table that cannot be read: a newer one may not pass it.
-    pub(super) fn level_0(&self, reason: Reason) -> Option<Pick> {
-        let oldest_first = self.version.level(0).iter().rev();
+    /// The oldest of level 0, up to the first table that cannot be read: a newer one may not pass it.
+    pub(super) fn level_0(&self, reason: Reason, may_move: bool) -> Option<Pick> {
+        let most = MAX_L0_TABLES * self.options.l0_tables.max(1);
+        let oldest_first = self.version.level(0).iter().rev().take(most);
         let mut upper: Vec<_> = oldest_first.take_while(|t| !self.is_avoided(t)).cloned().collect();
         upper.reverse();
         let from = upper.iter().map(|t| &t.meta.smallest_key).min()?;
@@ -289,7 +301,7 @@ impl View<'_> {
         let alone = upper
             .iter()
             .all(|t| self.sharing(output, &t.meta.smallest_key, &t.meta.largest_key).is_empty());
-        let moves = disjoint && alone && fits;
+        let moves = may_move && disjoint && alone && fits;
         let lower = if moves { Vec::new() } else { lower };
         Some(Pick { reason, level: 0, output, upper, lower, moves })
     }
@@ -345,8 +357,9 @@ impl View<'_> {
             && !self.is_avoided(next)
             && bytes + next.meta.bytes <= 4 * self.options.table_bytes
         {
-            let more = self.sharing(level + 1, &next.meta.smallest_key, &next.meta.largest_key);
-            if !more.is_empty() && more.end > below.end {
+            // Also of the keys between the two: the output will span them.
+            let all = self.sharing(level + 1, &meta.smallest_key, &next.meta.largest_key);
+            if all != below {
                 break;
             }
             bytes += next.meta.bytes;
@@ -409,18 +422,48 @@ impl View<'_> {
         }
         let (_, reason, level, at) = best?;
         let pick = match level {
-            0 => self.level_0(reason)?,
+            0 => self.level_0(reason, self.shape.base < BOTTOM)?,
             BOTTOM => self.rewrite(level, at, reason),
             _ => self.down(level, at, reason),
         };
-        // At the bottom they vanish, if the table is written anew.
+        // At the bottom they vanish, if the table is written anew. (`down` has one table then: nothing lies between.)
         Some(Pick { moves: pick.moves && pick.output < BOTTOM, ..pick })
+    }
+
+    /// A table in which a range delete may hide something that nobody may see.
+    fn to_clear(&self) -> Option<Pick> {
+        if self.range_deletes.is_empty() {
+            return None;
+        }
+        let wants = |table: &LiveTable| {
+            let meta = &table.meta;
+            let from = meta.smallest_seq.max(meta.cleared_to) + 1;
+            from <= self.horizon.0
+                && self.range_deletes.range(from..=self.horizon.0).any(|(_, delete)| {
+                    let end = (!delete.end.is_empty()).then_some(delete.end.as_slice());
+                    meta.overlaps(&delete.start, end)
+                })
+        };
+        for level in (0..=BOTTOM).rev() {
+            let tables = self.version.level(level);
+            let found = tables.iter().enumerate().find(|(at, table)| {
+                !self.is_avoided(table) && wants(table) && self.can_go_down(level, *at)
+            });
+            let Some((at, _)) = found else { continue };
+            let reason = Reason::RangeDelete;
+            return match level {
+                0 => self.level_0(reason, false),
+                BOTTOM => Some(self.rewrite(level, at, reason)),
+                _ => Some(Pick { moves: false, ..self.down(level, at, reason) }),
+            };
+        }
+        None
     }
 
     /// Whether nothing that cannot be read is in the way.
     pub(super) fn can_go_down(&self, level: u8, at: usize) -> bool {
         match level {
-            0 => self.level_0(Reason::Score).is_some_and(|pick| {
+            0 => self.level_0(Reason::Score, true).is_some_and(|pick| {
                 let table = &self.version.level(0)[at];
                 pick.upper.iter().any(|t| t.meta.number == table.meta.number)
             }),

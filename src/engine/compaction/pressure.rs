@@ -11,6 +11,9 @@
 //! At pressure `p` writes are let in at [`RATE_AT_FULL`] / p² bytes per second: so the first steps are not felt, a writer that
 //! is a little faster than the disk is slowed to just that, and none is ever stopped with a jerk.
 //!
+//! What waited when the process started does not count as long as it is there: a directory with much to compact, of an older
+//! version for one, takes writes at once.
+//!
 //! ```text
 //!  p       0.1       0.2       0.3      0.5      0.7      1
 //!  MiB/s   800       200        89       32       16      8, then none
@@ -71,6 +74,13 @@ impl Pressure {
         let rate = self.bytes_per_s().unwrap_or(u64::MAX).max(1);
         u64::try_from(u128::from(bytes) * 1_000_000_000 / u128::from(rate)).unwrap_or(u64::MAX)
     }
+}
+
+/// How much of level 0 and of the debt is above where it begins to be felt.
+pub(super) fn felt(shape: &Shape, options: &CompactionOptions) -> (usize, u64) {
+    let tables = (L0.0 * options.l0_tables.max(1) as f64) as usize;
+    let debt = (DEBT.0 * options.base_bytes.max(1) as f64) as u64;
+    (shape.levels[0].tables.saturating_sub(tables), shape.debt.saturating_sub(debt))
 }
 
 #[cfg(test)]

@@ -485,10 +485,9 @@ fn replay_one(engine: &mut Engine, record: &wal::Record<'_>) -> Result<(), DbErr
 /// Waits for flushes while the memtables are full, so that a long log costs no more memory than writing it did. On a full
 /// disk it goes on in memory.
 fn make_room(env: &Env, engine: &mut Engine) -> Result<(), EngineError> {
-    while engine.write_room() == WriteRoom::Stalled {
+    while engine.memtables_are_full() {
         engine.start_flush();
-        engine.start_compaction();
-        if !engine.is_working() && !engine.is_compacting() {
+        if !engine.is_working() {
             return Ok(());
         }
         env.jobs.wait(commit::WAIT);
