@@ -233,7 +233,7 @@ impl CompactionPolicy for Leveled {
             0 => view.level_0(Reason::Score, true),
             level => view.least_overlap(level),
         });
-        by_score.or_else(|| view.tombstones()).or_else(|| view.to_clear())
+        by_score.or_else(|| view.tombstones()).or_else(|| view.clearing())
     }
 }
 
@@ -431,7 +431,7 @@ impl View<'_> {
     }
 
     /// A table in which a range delete may hide something that nobody may see.
-    fn to_clear(&self) -> Option<Pick> {
+    fn clearing(&self) -> Option<Pick> {
         if self.range_deletes.is_empty() {
             return None;
         }
