@@ -112,7 +112,6 @@ fn wrong_usage_and_later_commands_exit_2() {
     for args in [
         &["scan", "--reverse"][..],
         &["compact"],
-        &["checkpoint", "/tmp/x"],
         &["delete-range", "a", "b"],
     ] {
         let ran = beachctl(args, b"");
