@@ -85,7 +85,7 @@ fn requests_before_a_broken_frame_are_still_answered() {
 fn a_good_frame_with_a_bad_request_is_answered_and_the_connection_goes_on() {
     let (_dir, mut daemon) = daemon();
     let mut client = daemon.connect();
-    for opcode in [0x0d, 0x7f, 0x00] {
+    for opcode in [0x0e, 0x7f, 0x00] {
         client.send_raw(&patched(5, &[opcode]));
         let reply = client.reply();
         assert_eq!(reply.error(), ErrorCode::UnknownOpcode);
