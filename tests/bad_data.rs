@@ -90,9 +90,8 @@ fn assert_refused(data: &Path, file: &str, words: &[&str]) {
 fn assert_found_by_reading(data: &Path, file: &str, words: &[&str]) {
     let mut daemon = Daemon::start(data, ARGS);
     let mut client = daemon.connect();
-    let replies = (0..KEYS).map(|n| {
-        client.ask(&Request::Get { key: &key(n), snapshot: Default::default() }).response
-    });
+    let replies = (0..KEYS)
+        .map(|n| client.ask(&Request::Get { key: &key(n), snapshot: Default::default() }).response);
     let failed: Vec<_> = replies
         .filter_map(|response| match response {
             Response::Value { .. } => None,

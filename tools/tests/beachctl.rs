@@ -109,11 +109,7 @@ fn wrong_usage_and_later_commands_exit_2() {
         assert_eq!((ran.code, ran.stdout.as_str()), (Some(2), ""), "{args:?}: {ran:?}");
         assert!(!ran.stderr.is_empty());
     }
-    for args in [
-        &["scan", "--reverse"][..],
-        &["compact"],
-        &["delete-range", "a", "b"],
-    ] {
+    for args in [&["scan", "--reverse"][..], &["compact"], &["delete-range", "a", "b"]] {
         let ran = beachctl(args, b"");
         assert_eq!(ran.code, Some(2), "{args:?}: {ran:?}");
         assert!(ran.stderr.contains("not available in this version"), "{ran:?}");
