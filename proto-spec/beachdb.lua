@@ -42,7 +42,7 @@ local EFFECTS = { [0] = "none", [1] = "not_applied", [2] = "applied", [3] = "unk
 local ADMIN = { [1] = "add", [2] = "promote", [3] = "remove", [4] = "transfer",
   [5] = "checkpoint", [6] = "verify" }
 local KINDS = {
-  [0x01] = "PUT", [0x02] = "DELETE", [0x80] = "no-op", [0x81] = "REGISTER", [0x82] = "membership",
+  [0x01] = "PUT", [0x02] = "DELETE", [0x03] = "DELETE_RANGE", [0x80] = "no-op", [0x81] = "REGISTER", [0x82] = "membership",
 }
 local CONDITIONS = { [0x01] = "absent", [0x02] = "exists", [0x03] = "written under a sequence number" }
 local ROLES = { [1] = "voter", [2] = "learner" }
@@ -298,6 +298,18 @@ local function batch(tvb, at, tree)
         bytes(op, f.value, tvb, at, len)
         at = at + len
       end
+    elseif kind == 0x03 then
+      local len
+      len, at = varint(tvb, at)
+      if not len or at + len > size then return nil end
+      local start = text(op, f.start, tvb, at, len)
+      at = at + len
+      len, at = varint(tvb, at)
+      if not len or at + len > size then return nil end
+      local stop = text(op, f.stop, tvb, at, len)
+      at = at + len
+      op:append_text(" " .. start .. ".." .. stop)
+      first = first or (start .. ".." .. stop)
     elseif kind == 0x82 then
       local len
       len, at = varint(tvb, at)

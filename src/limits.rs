@@ -9,6 +9,15 @@ pub const MAX_KEY_BYTES: usize = 8 << 10;
 pub const MAX_VALUE_BYTES: usize = 8 << 20;
 /// Most operations in one batch. More are refused with `BATCH_TOO_LARGE`; nothing is applied.
 pub const MAX_BATCH_OPS: usize = 100_000;
+/// Most range deletes in one batch. More are refused with `BATCH_TOO_LARGE`; nothing is applied.
+pub const MAX_BATCH_RANGE_DELETES: usize = 32;
+/// Range deletes that are live at once, in memtables and in the manifest: those that may still hide something in a table. One
+/// counts once, and once more for each [`RANGE_DELETE_UNIT_BYTES`] of its bounds: they are all in one record of the manifest, and
+/// in memory. At the limit a write that holds one is answered `BUSY` (`Db`: an error that may be tried again) until
+/// compaction has applied some. Reads look into one structure of them all, whose size grows with the square of those that overlap.
+pub const MAX_RANGE_DELETES: usize = 1_024;
+/// See [`MAX_RANGE_DELETES`].
+pub const RANGE_DELETE_UNIT_BYTES: usize = 1 << 10;
 /// Largest encoded batch. A larger one is refused with `BATCH_TOO_LARGE`; nothing is applied.
 pub const MAX_BATCH_BYTES: usize = 12 << 20;
 /// Most conditions of one batch; what they ask for is read when it is applied. More are refused with `BATCH_TOO_LARGE`.
@@ -195,7 +204,7 @@ pub const MANIFEST_ROTATE_BYTES: u64 = 4 << 20;
 pub const MAX_SNAPSHOT_BODY_BYTES: usize = 8 << 20;
 /// Range deletes that are believed when they are read from a manifest or a description. Far more than admission lets come
 /// about at once.
-pub const MAX_STORED_RANGE_DELETES: usize = 1 << 16;
+pub const MAX_STORED_RANGE_DELETES: usize = 4 * MAX_RANGE_DELETES;
 /// How far above every term that a node has seen the new cluster of `beachd recover` begins: the others may have gone on
 /// without it, and no (index, term) of theirs may mean another entry here. Elections as fast as they can be take days to it.
 pub const RECOVERED_TERM_STEP: u64 = 1 << 20;
@@ -231,6 +240,15 @@ const _: () = assert!(MAX_APPEND_BYTES / 24 < MAX_APPEND_ENTRIES);
 const _: () = assert!(
     MAX_APPEND_BYTES + MAX_BATCH_BYTES + 32 * (MAX_APPEND_BYTES / 24 + 1) + 1024 <= MAX_FRAME_BYTES
 );
+// Every legal batch of range deletes fits when none is live, and all that may be live take a small part of a full edit, and
+// of a snapshot's description.
+const _: () = assert!(
+    MAX_BATCH_RANGE_DELETES * (1 + 2 * MAX_KEY_BYTES / RANGE_DELETE_UNIT_BYTES)
+        <= MAX_RANGE_DELETES
+);
+const _: () =
+    assert!(MAX_RANGE_DELETES * (RANGE_DELETE_UNIT_BYTES + 32) <= MAX_SNAPSHOT_BODY_BYTES / 4);
+const _: () = assert!(MAX_SNAPSHOT_BODY_BYTES < MAX_RECORD_BYTES);
 // The first piece of a snapshot.
 const _: () = assert!(
     MAX_SNAPSHOT_BODY_BYTES + MAX_MEMBERSHIP_BYTES + DEFAULT_SNAPSHOT_CHUNK_BYTES + 1024

@@ -83,6 +83,13 @@ fn write_batch() -> WriteBatch {
     batch
 }
 
+fn range_batch() -> WriteBatch {
+    let mut batch = WriteBatch::new();
+    batch.delete_range(b"log/1", b"log/4").unwrap();
+    batch.put(b"log/2", b"kept").unwrap();
+    batch
+}
+
 fn session_batch() -> WriteBatch {
     let mut batch = put_batch();
     batch.set_client(7, 9, 6);
@@ -336,6 +343,7 @@ fn every_worked_batch_in_the_page_is_what_the_codec_says() {
     let expected = [
         ("three-operations", write_batch().into_bytes()),
         ("no-op", WriteBatch::no_op().into_bytes()),
+        ("range-delete", range_batch().into_bytes()),
         ("session", session_batch().into_bytes()),
         ("conditions", conditional_batch().into_bytes()),
         ("register", WriteBatch::register().into_bytes()),

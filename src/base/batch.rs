@@ -6,13 +6,14 @@
 //! ```text
 //! OFFSET SIZE DESCRIPTION (integers big-endian)
 //! 0      1    format version, 1
-//! 1      1    flags: bit 0 = conditions, others 0
+//! 1      1    flags: bit 0 = conditions, bit 1 = holds a range delete, others 0
 //! 2      2    session window: client sequence - acked below; 0 without a client id
 //! 4      4    number of operations
 //! 8      8    client id, 0 = none
 //! 16     8    client sequence, 0 without a client id, else from 1
 //! 24     …    with conditions: their number (2), and them (`conditions` draws them)
-//!        …    operations: kind (1) | varint key length | key | for Put: varint value length | value
+//!        …    operations: kind (1) | varint key length | key | for Put: varint value length | value;
+//!             for DeleteRange: varint end length | end
 //! ```
 //!
 //! A session's write says which of its outcomes the client still waits for: those from *acked below* on, which is the
@@ -21,6 +22,8 @@
 //! Invariants:
 //! - Encoding is deterministic: equal batches have equal bytes, and there is one spelling of each ([`BatchRef::parse`]
 //!   refuses the others).
+//! - The flag of range deletes is set exactly when there is one: whoever must treat such a batch differently need not
+//!   walk it, and software that knows no range deletes refuses it at its header.
 //! - A parsed [`BatchRef`] is fully validated; iterating it cannot fail.
 //! - An internal operation is alone in its batch, and the batch has no client and no conditions: a write cannot carry a change of the
 //!   membership past raft.
@@ -29,8 +32,8 @@
 use super::conditions::{self, Conditions, Expect};
 use super::varint;
 use crate::limits::{
-    MAX_BATCH_BYTES, MAX_BATCH_CONDITIONS, MAX_BATCH_OPS, MAX_KEY_BYTES, MAX_MEMBERSHIP_BYTES,
-    MAX_SESSION_WINDOW, MAX_VALUE_BYTES,
+    MAX_BATCH_BYTES, MAX_BATCH_CONDITIONS, MAX_BATCH_OPS, MAX_BATCH_RANGE_DELETES, MAX_KEY_BYTES,
+    MAX_MEMBERSHIP_BYTES, MAX_SESSION_WINDOW, MAX_VALUE_BYTES, RANGE_DELETE_UNIT_BYTES,
 };
 use byteorder::{BigEndian, ByteOrder};
 
@@ -42,6 +45,8 @@ const SMALL_BATCH_BYTES: usize = 192;
 pub const BATCH_VERSION: u8 = 1;
 /// The header's flag of a batch with conditions.
 pub const FLAG_CONDITIONS: u8 = 0x01;
+/// Flag: at least one operation deletes a range.
+pub const FLAG_RANGE_DELETES: u8 = 0x02;
 /// Keys with this prefix hold replicated internal state (sessions, membership); user requests cannot name them.
 pub const RESERVED_KEY_PREFIX: &[u8] = b"\x00beach\x00";
 /// The first key after all of those.
@@ -53,6 +58,8 @@ pub mod kind {
     pub const PUT: u8 = 0x01;
     /// Delete a key.
     pub const DELETE: u8 = 0x02;
+    /// Delete every key of a range.
+    pub const DELETE_RANGE: u8 = 0x03;
     /// The no-op that a new leader appends (Raft §8).
     pub const NO_OP: u8 = 0x80;
     /// A client's session begins; its id is the entry's index.
@@ -193,6 +200,15 @@ pub enum BatchError {
     /// A batch without operations.
     #[error("empty batch")]
     Empty,
+    /// A range delete whose end is not above its start.
+    #[error("a range delete whose end is not above its start deletes nothing")]
+    EmptyRange,
+    /// More than [`MAX_BATCH_RANGE_DELETES`] range deletes.
+    #[error("batch of {found} range deletes, the limit is {MAX_BATCH_RANGE_DELETES}")]
+    TooManyRangeDeletes {
+        /// How many.
+        found: usize,
+    },
     /// A client sent an internal operation kind.
     #[error("operation kind {kind:#04x} is internal")]
     InternalKind {
@@ -219,6 +235,13 @@ pub enum Op<'a> {
         /// The key.
         key: &'a [u8],
     },
+    /// Delete every key from `start` up to and without `end`, except those under [`RESERVED_KEY_PREFIX`].
+    DeleteRange {
+        /// The first key; empty = the first of all.
+        start: &'a [u8],
+        /// The first key past the range; empty = there is none.
+        end: &'a [u8],
+    },
     /// Nothing; see [`kind::NO_OP`].
     NoOp,
     /// A session begins; see [`kind::REGISTER`].
@@ -236,6 +259,7 @@ pub struct WriteBatch {
     /// Where the operations begin.
     ops_at: usize,
     conditions: u16,
+    range_deletes: usize,
 }
 
 impl Default for WriteBatch {
@@ -252,7 +276,7 @@ impl WriteBatch {
         let mut bytes = Vec::with_capacity(SMALL_BATCH_BYTES);
         bytes.resize(BATCH_HEADER_BYTES, 0);
         bytes[0] = BATCH_VERSION;
-        Self { bytes, ops: 0, ops_at: BATCH_HEADER_BYTES, conditions: 0 }
+        Self { bytes, ops: 0, ops_at: BATCH_HEADER_BYTES, conditions: 0, range_deletes: 0 }
     }
 
     /// The batch of a new leader's no-op entry.
@@ -360,6 +384,27 @@ impl WriteBatch {
         self.conditions.into()
     }
 
+    /// Adds "delete every key from `start` up to and without `end`"; an empty `start` is the first key of all, an empty
+    /// `end` is past the last one. Keys that the batch sets before it go as well, those it sets behind it stay. On an error
+    /// the batch is unchanged.
+    pub fn delete_range(&mut self, start: &[u8], end: &[u8]) -> Result<(), BatchError> {
+        check_range(start, end)?;
+        if self.range_deletes == MAX_BATCH_RANGE_DELETES {
+            return Err(BatchError::TooManyRangeDeletes { found: self.range_deletes + 1 });
+        }
+        let len = |key: &[u8]| varint::len_u64(key.len() as u64) + key.len();
+        self.check_room(1 + len(start) + len(end))?;
+        self.bytes.push(kind::DELETE_RANGE);
+        for bound in [start, end] {
+            varint::put_u64(&mut self.bytes, bound.len() as u64);
+            self.bytes.extend_from_slice(bound);
+        }
+        self.bytes[1] |= FLAG_RANGE_DELETES;
+        self.range_deletes += 1;
+        self.set_ops(self.ops + 1);
+        Ok(())
+    }
+
     /// Operations so far.
     #[must_use]
     pub const fn len(&self) -> usize {
@@ -389,6 +434,7 @@ impl WriteBatch {
         self.bytes.truncate(BATCH_HEADER_BYTES);
         self.bytes[1] = 0;
         (self.ops_at, self.conditions) = (BATCH_HEADER_BYTES, 0);
+        self.range_deletes = 0;
         self.set_ops(0);
     }
 
@@ -431,7 +477,7 @@ impl<'a> BatchRef<'a> {
             }
         };
         expect("version", bytes[0].into(), BATCH_VERSION.into())?;
-        expect("flags", (bytes[1] & !FLAG_CONDITIONS).into(), 0)?;
+        expect("flags", (bytes[1] & !(FLAG_CONDITIONS | FLAG_RANGE_DELETES)).into(), 0)?;
         let ops = BigEndian::read_u32(&bytes[4..8]);
         if ops as usize > MAX_BATCH_OPS {
             return Err(BatchError::TooLarge { ops: ops.into(), bytes: bytes.len() as u64 });
@@ -443,16 +489,23 @@ impl<'a> BatchRef<'a> {
         }
         let mut offset = batch.ops_at;
         let is_plain = batch.client_id() == 0 && !batch.has_conditions();
+        let mut range_deletes = 0;
         for _ in 0..ops {
             let (_, next) = decode_op(bytes, offset)?;
             if bytes[offset] >= kind::INTERNAL && (ops > 1 || !is_plain) {
                 return Err(BatchError::NotAlone { kind: bytes[offset] });
             }
+            range_deletes += usize::from(bytes[offset] == kind::DELETE_RANGE);
             offset = next;
         }
         if offset != bytes.len() {
             return Err(BatchError::TrailingBytes { extra: bytes.len() - offset });
         }
+        if range_deletes > MAX_BATCH_RANGE_DELETES {
+            return Err(BatchError::TooManyRangeDeletes { found: range_deletes });
+        }
+        let flag = if range_deletes > 0 { FLAG_RANGE_DELETES } else { 0 };
+        expect("flags", bytes[1].into(), (bytes[1] & FLAG_CONDITIONS | flag).into())?;
         Ok(batch)
     }
 
@@ -469,6 +522,12 @@ impl<'a> BatchRef<'a> {
             match op {
                 Op::Put { key, .. } | Op::Delete { key } => {
                     if key.starts_with(RESERVED_KEY_PREFIX) {
+                        return Err(BatchError::ReservedKey);
+                    }
+                }
+                // One that spans the reserved keys passes over them; its bounds do not name them.
+                Op::DeleteRange { start, end } => {
+                    if [start, end].iter().any(|key| key.starts_with(RESERVED_KEY_PREFIX)) {
                         return Err(BatchError::ReservedKey);
                     }
                 }
@@ -498,6 +557,26 @@ impl<'a> BatchRef<'a> {
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.len() == 0
+    }
+
+    /// Whether an operation deletes a range.
+    #[must_use]
+    pub const fn has_range_deletes(&self) -> bool {
+        self.bytes[1] & FLAG_RANGE_DELETES != 0
+    }
+
+    /// What its range deletes count of [`MAX_RANGE_DELETES`](crate::limits::MAX_RANGE_DELETES). Walks the batch only when it
+    /// holds one.
+    #[must_use]
+    pub fn range_deletes(&self) -> usize {
+        if !self.has_range_deletes() {
+            return 0;
+        }
+        let cost = |op: Op<'_>| match op {
+            Op::DeleteRange { start, end } => range_delete_cost(start, end),
+            _ => 0,
+        };
+        self.ops().map(cost).sum()
     }
 
     /// The session's client id, 0 = none.
@@ -570,6 +649,15 @@ impl<'a> Iterator for Ops<'a> {
     }
 }
 
+/// The first key after every key with this prefix; `None` when there is none (the prefix is empty or all `ff`).
+#[must_use]
+pub fn prefix_end(prefix: &[u8]) -> Option<Vec<u8>> {
+    let keep = prefix.iter().rposition(|&b| b != 0xff)?;
+    let mut end = prefix[..=keep].to_vec();
+    end[keep] += 1;
+    Some(end)
+}
+
 fn check_session(client_id: u64, client_sequence: u64, window: u16) -> Result<(), BatchError> {
     let problem = match (client_id, client_sequence, window) {
         (0, 0, 0) => return Ok(()),
@@ -614,6 +702,23 @@ pub(super) fn check_key_len(len: u64) -> Result<(), BatchError> {
     }
 }
 
+/// What a range delete with these bounds counts of [`MAX_RANGE_DELETES`](crate::limits::MAX_RANGE_DELETES).
+#[must_use]
+pub const fn range_delete_cost(start: &[u8], end: &[u8]) -> usize {
+    1 + (start.len() + end.len()) / RANGE_DELETE_UNIT_BYTES
+}
+
+fn check_bound_len(len: u64) -> Result<(), BatchError> {
+    if len > MAX_KEY_BYTES as u64 { Err(BatchError::KeyTooLarge { len }) } else { Ok(()) }
+}
+
+/// Whether `start..end` can hold a key; an empty `end` is past the last key.
+fn check_range(start: &[u8], end: &[u8]) -> Result<(), BatchError> {
+    check_bound_len(start.len() as u64)?;
+    check_bound_len(end.len() as u64)?;
+    if end.is_empty() || start < end { Ok(()) } else { Err(BatchError::EmptyRange) }
+}
+
 fn check_value_len(len: u64) -> Result<(), BatchError> {
     if len > MAX_VALUE_BYTES as u64 { Err(BatchError::ValueTooLarge { len }) } else { Ok(()) }
 }
@@ -632,6 +737,12 @@ fn decode_op(bytes: &[u8], at: usize) -> Result<(Op<'_>, usize), BatchError> {
         kind::DELETE => {
             let (key, next) = decode_slice(bytes, at + 1, check_key_len)?;
             Ok((Op::Delete { key }, next))
+        }
+        kind::DELETE_RANGE => {
+            let (start, next) = decode_slice(bytes, at + 1, check_bound_len)?;
+            let (end, next) = decode_slice(bytes, next, check_bound_len)?;
+            check_range(start, end)?;
+            Ok((Op::DeleteRange { start, end }, next))
         }
         kind::NO_OP => Ok((Op::NoOp, at + 1)),
         kind::REGISTER => Ok((Op::Register, at + 1)),
@@ -723,6 +834,56 @@ mod tests {
         assert!(matches!(BatchRef::parse(&with(25, 0)), Err(BatchError::EmptyKey)));
         assert!(matches!(BatchRef::parse(&with(7, 2)), Err(BatchError::TrailingBytes { .. })));
         assert!(matches!(BatchRef::parse(&with(4, 0xff)), Err(BatchError::TooLarge { .. })));
+    }
+
+    #[test]
+    fn range_deletes_have_bounds_a_flag_and_a_limit() {
+        let mut batch = WriteBatch::new();
+        batch.put(b"b", b"1").unwrap();
+        assert_eq!(batch.as_bytes()[1], 0);
+        for (start, end) in [(&b"b"[..], &b"b"[..]), (b"c", b"b")] {
+            assert_eq!(batch.delete_range(start, end), Err(BatchError::EmptyRange));
+        }
+        let long = vec![b'a'; MAX_KEY_BYTES + 1];
+        assert!(matches!(batch.delete_range(b"", &long), Err(BatchError::KeyTooLarge { .. })));
+        batch.delete_range(b"a", b"c").unwrap();
+        batch.delete_range(b"", b"").unwrap();
+        assert_eq!(batch.as_bytes()[1], FLAG_RANGE_DELETES);
+        let parsed = BatchRef::parse(batch.as_bytes()).unwrap();
+        assert!(parsed.has_range_deletes());
+        assert_eq!((parsed.len(), parsed.range_deletes()), (3, 2));
+        let ops: Vec<_> = parsed.ops().skip(1).collect();
+        let all = Op::DeleteRange { start: b"", end: b"" };
+        assert_eq!(ops, [Op::DeleteRange { start: b"a", end: b"c" }, all]);
+        parsed.check_user().unwrap();
+        let mut unflagged = batch.as_bytes().to_vec();
+        unflagged[1] = 0;
+        let wrong = Err(BatchError::Header { field: "flags", found: 0, expected: 2 });
+        assert_eq!(BatchRef::parse(&unflagged), wrong);
+        let mut flagged = sample().into_bytes();
+        flagged[1] = 2;
+        let wrong = Err(BatchError::Header { field: "flags", found: 2, expected: 0 });
+        assert_eq!(BatchRef::parse(&flagged), wrong);
+        batch.clear();
+        assert_eq!(batch, WriteBatch::new());
+        for _ in 0..MAX_BATCH_RANGE_DELETES {
+            batch.delete_range(b"a", b"").unwrap();
+        }
+        let full = Err(BatchError::TooManyRangeDeletes { found: MAX_BATCH_RANGE_DELETES + 1 });
+        assert_eq!(batch.delete_range(b"a", b""), full);
+    }
+
+    #[test]
+    fn a_range_delete_spans_reserved_keys_and_does_not_name_them() {
+        let check = |start: &[u8], end: &[u8]| {
+            let mut batch = WriteBatch::new();
+            batch.delete_range(start, end).unwrap();
+            BatchRef::parse(batch.as_bytes()).unwrap().check_user()
+        };
+        assert_eq!(check(b"", b""), Ok(()));
+        assert_eq!(check(b"\x00", b"\x01"), Ok(()));
+        assert_eq!(check(b"\x00beach\x00s", b"z"), Err(BatchError::ReservedKey));
+        assert_eq!(check(b"\x00", b"\x00beach\x00s"), Err(BatchError::ReservedKey));
     }
 
     #[test]

@@ -32,6 +32,7 @@ use super::varint;
 use crate::limits::MAX_BATCH_CONDITIONS;
 use std::collections::BTreeMap;
 use std::fmt;
+use std::ops::Bound;
 
 /// Condition kind bytes.
 pub mod kind {
@@ -151,11 +152,23 @@ impl KnownKeys {
             let (key, present) = match op {
                 Op::Put { key, .. } => (key, Some(SequenceNumber(seq))),
                 Op::Delete { key } => (key, None),
+                Op::DeleteRange { start, end } => {
+                    self.delete_range(start, end);
+                    continue;
+                }
                 Op::NoOp | Op::Register | Op::Membership(_) => continue,
             };
             if let Some(known) = self.0.get_mut(key) {
                 *known = present;
             }
+        }
+    }
+
+    /// The keys of the range have no value any more. No condition is about a reserved key.
+    fn delete_range(&mut self, start: &[u8], end: &[u8]) {
+        let end = if end.is_empty() { Bound::Unbounded } else { Bound::Excluded(end) };
+        for (_, known) in self.0.range_mut::<[u8], _>((Bound::Included(start), end)) {
+            *known = None;
         }
     }
 
@@ -289,7 +302,7 @@ mod tests {
             }
             BatchRef::parse(&bytes).map(|_| ())
         };
-        assert!(matches!(with(&[(1, 2)]), Err(BatchError::Header { field: "flags", .. })));
+        assert!(matches!(with(&[(1, 4)]), Err(BatchError::Header { field: "flags", .. })));
         assert_eq!(with(&[(25, 0)]), Err(BatchError::ConditionCount { count: 0 }));
         assert_eq!(with(&[(24, 0xff)]), Err(BatchError::ConditionCount { count: 0xff02 }));
         assert_eq!(with(&[(26, 9)]), Err(BatchError::UnknownCondition { kind: 9, offset: 26 }));

@@ -108,6 +108,9 @@ bugs! {
     BlockEdgeSkipped: "an iterator that goes from one block of a table into the next one, either way, skips the entry at the edge",
     CheckpointDirNotSynced: "a checkpoint's directory is not synced before it gets its name",
     CheckpointMissesFlush: "a checkpoint lacks the table of the newest flush",
+    RangeDeleteIgnoresSnapshot: "a range delete hides values from readers of older snapshots",
+    RangeDeleteTakesItsEnd: "a range delete hides the key at its end as well",
+    RangeDeleteForgottenEarly: "a range delete is forgotten when it is flushed, whatever the tables hold",
     SequenceGap: "a sequence number is skipped when a memtable is full: replicas differ",
 }
 

@@ -3,6 +3,7 @@
 use super::{Client, ClientError, Staleness};
 use crate::base::SequenceNumber;
 use crate::proto::{ScanEntry, ScanRange, ScanRequest};
+use bytes::Bytes;
 use std::collections::VecDeque;
 
 /// What to scan.
@@ -18,6 +19,8 @@ pub struct ScanOptions {
     pub limit: Option<u64>,
     /// Leave the values out.
     pub keys_only: bool,
+    /// By descending key, from the end of the range.
+    pub reverse: bool,
     /// Read as of this sequence number; 0 = now.
     pub snapshot: SequenceNumber,
     /// Most entries in a page; 0 = the server's limit.
@@ -40,7 +43,7 @@ impl ScanOptions {
     }
 }
 
-/// An iterator over the entries of a scan, by key. All pages are read at the snapshot of the first. Ends after an error;
+/// An iterator over the entries of a scan, by key, of a reverse one by descending key. All pages are read at the snapshot of the first. Ends after an error;
 /// `SNAPSHOT_TOO_OLD` means that the caller took longer than the server keeps an unused snapshot.
 #[derive(Debug)]
 pub struct Scan<'c> {
@@ -51,13 +54,15 @@ pub struct Scan<'c> {
     left: u64,
     more: bool,
     staleness: Option<Staleness>,
+    /// The key that was shown last.
+    last: Option<Bytes>,
 }
 
 impl<'c> Scan<'c> {
     pub(super) fn new(client: &'c mut Client, options: ScanOptions) -> Self {
         let left = options.limit.unwrap_or(u64::MAX);
         let (page, resume, more) = (VecDeque::new(), Vec::new(), left > 0);
-        Self { client, options, page, resume, left, more, staleness: None }
+        Self { client, options, page, resume, left, more, staleness: None, last: None }
     }
 
     /// The sequence number the scan reads at; 0 before the first page of a scan that began with "now".
@@ -72,9 +77,13 @@ impl<'c> Scan<'c> {
         self.staleness
     }
 
-    /// Where the next page would begin; `None` when the range is exhausted. After a limit: where to go on.
+    /// Where the next page would begin; `None` when the range is exhausted. After a limit: where to go on, of a reverse scan with
+    /// the keys before it.
     #[must_use]
     pub fn resume_key(&self) -> Option<&[u8]> {
+        if self.options.reverse && !self.page.is_empty() {
+            return self.last.as_deref();
+        }
         if let Some(entry) = self.page.front() {
             return Some(&entry.key);
         }
@@ -97,6 +106,7 @@ impl<'c> Scan<'c> {
             limit: u64::from(page_entries).min(self.left) as u32,
             max_bytes: 0,
             keys_only: self.options.keys_only,
+            reverse: self.options.reverse,
         };
         let reply = if self.options.stale {
             let (reply, staleness) = self.client.scan_page_stale(&request)?;
@@ -130,6 +140,10 @@ impl Iterator for Scan<'_> {
             return None;
         }
         self.left -= 1;
-        self.page.pop_front().map(Ok)
+        let entry = self.page.pop_front()?;
+        if self.options.reverse {
+            self.last = Some(entry.key.clone());
+        }
+        Some(Ok(entry))
     }
 }

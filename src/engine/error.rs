@@ -2,6 +2,7 @@
 
 use crate::base::SequenceNumber;
 use crate::env::IoError;
+use crate::limits::MAX_RANGE_DELETES;
 use crate::sstable::TableError;
 use crate::wal::WalError;
 use std::path::{Path, PathBuf};
@@ -36,6 +37,16 @@ pub enum EngineError {
         seq: SequenceNumber,
         /// The last one assigned.
         last_seq: SequenceNumber,
+    },
+    /// A batch with more range deletes than may be live at once. Nothing was applied; try again when compaction has applied
+    /// some of those that are.
+    #[error(
+        "{live} of range deletes are live, the limit is {MAX_RANGE_DELETES}: they wait for flushes and compactions that apply \
+         them; try again later"
+    )]
+    TooManyRangeDeletes {
+        /// How many are live.
+        live: usize,
     },
     /// A table that the manifest names is not there. Nothing was changed.
     #[error(
@@ -156,6 +167,7 @@ impl EngineError {
             Self::Io(_)
             | Self::SnapshotTooOld { .. }
             | Self::SnapshotInFuture { .. }
+            | Self::TooManyRangeDeletes { .. }
             | Self::Unsupported { .. } => false,
         }
     }

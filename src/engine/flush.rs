@@ -13,6 +13,7 @@ use super::error::EngineError;
 use super::gc::{Clears, Keep, Verdict};
 use super::manifest::{Change, Manifest, remove_or_warn, table_file_name};
 use super::memtable::{MemIter, Memtable};
+use super::range_delete::RangeDeletes;
 use super::version::LiveTable;
 use crate::base::SequenceNumber;
 use crate::base::internal_key::ValueKind;
@@ -28,13 +29,16 @@ pub(super) struct BuildJob {
     pub dir: PathBuf,
     pub number: u64,
     pub memtable: Arc<Memtable>,
+    /// Those live when the flush began, all of the memtable's among them.
+    pub deletes: Arc<RangeDeletes>,
     pub horizon: SequenceNumber,
     pub options: BuildOptions,
 }
 
 /// A table that is on the disk and in no manifest yet.
 pub(super) struct Built {
-    pub table: Arc<LiveTable>,
+    /// `None`: everything was left out.
+    pub table: Option<Arc<LiveTable>>,
     /// Versions left out.
     pub dropped: u64,
 }
@@ -53,28 +57,31 @@ impl BuildJob {
     fn build(&self, path: &Path) -> Result<Built, EngineError> {
         let file = self.disk.open(path, OpenMode::CreateNew)?;
         let mut builder = TableBuilder::new(file, self.options.clone());
-        let dropped = add_visible(&self.memtable, self.horizon, &mut builder)?;
+        let dropped = add_visible(self, &mut builder)?;
+        if dropped == self.memtable.len() as u64 {
+            drop(builder);
+            remove_or_warn(&*self.disk, path);
+            return Ok(Built { table: None, dropped });
+        }
         let summary = builder.finish()?;
         if !planted!(TableDirNotSynced) {
             self.disk.sync_dir(&self.dir)?;
         }
-        let meta = meta_of(self.number, &summary);
+        let mut meta = meta_of(self.number, &summary);
+        meta.cleared_to = self.deletes.cleared_to(&meta, self.horizon.0);
         let table = LiveTable::new(&self.tables, &self.dir, &meta);
         // What cannot be read back is not installed.
         table.open()?;
-        Ok(Built { table: Arc::new(table), dropped })
+        Ok(Built { table: Some(Arc::new(table)), dropped })
     }
 }
 
 /// Adds what a reader at or above `horizon` can see; returns how many versions were left out.
-fn add_visible(
-    memtable: &Arc<Memtable>,
-    horizon: SequenceNumber,
-    builder: &mut TableBuilder,
-) -> Result<u64, EngineError> {
+fn add_visible(job: &BuildJob, builder: &mut TableBuilder) -> Result<u64, EngineError> {
+    let BuildJob { memtable, horizon, .. } = job;
     let mut dropped = 0;
-    let clears = Clears::default();
-    let mut keep = Keep::new(horizon, &clears);
+    let clears = Clears::new(job.deletes.iter().map(|delete| &**delete), *horizon);
+    let mut keep = Keep::new(*horizon, &clears);
     let mut iter = MemIter::new(Arc::clone(memtable));
     iter.seek_to_first();
     while let Some(entry) = iter.entry() {

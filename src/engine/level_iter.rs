@@ -6,7 +6,7 @@ use super::version::Tables;
 use crate::sstable::{Fetch, TableIter};
 use std::ops::Range;
 
-/// Walks tables that are disjoint and sorted by key, in internal-key order.
+/// Walks tables that are disjoint and sorted by key, in internal-key order, both ways.
 ///
 /// After an error it is at no position; seek again to use it.
 pub struct LevelIter {
@@ -40,6 +40,56 @@ impl LevelIter {
         if iter.valid() { Ok(()) } else { self.first_of(self.at + 1) }
     }
 
+    /// Goes to the last entry at or before (`key`, `trailer`).
+    pub fn seek_for_prev(&mut self, key: &[u8], trailer: u64) -> Result<(), EngineError> {
+        let tables = &self.tables[self.range.clone()];
+        let through = tables.partition_point(|t| t.meta.smallest_key.as_slice() <= key);
+        let Some(at) = through.checked_sub(1) else {
+            self.iter = None;
+            return Ok(());
+        };
+        self.open(self.range.start + at)?;
+        let Some(iter) = &mut self.iter else { return Ok(()) };
+        if let Err(e) = iter.seek_for_prev(key, trailer) {
+            self.iter = None;
+            return Err(e.into());
+        }
+        if iter.valid() { Ok(()) } else { self.last_before(self.at) }
+    }
+
+    /// Goes to the last entry.
+    pub fn seek_to_last(&mut self) -> Result<(), EngineError> {
+        self.last_before(self.range.end)
+    }
+
+    /// Goes to the entry before. No-op at no position.
+    pub fn prev(&mut self) -> Result<(), EngineError> {
+        let Some(iter) = &mut self.iter else { return Ok(()) };
+        if let Err(e) = iter.prev() {
+            self.iter = None;
+            return Err(e.into());
+        }
+        if iter.valid() { Ok(()) } else { self.last_before(self.at) }
+    }
+
+    /// Passes over what lies below `end` (`None` = everything) in the *present table*: the tables behind it may hold newer versions.
+    pub fn pass(&mut self, end: Option<&[u8]>) -> Result<(), EngineError> {
+        let largest = self.tables[self.at].meta.largest_key.as_slice();
+        match end.filter(|end| largest >= *end) {
+            Some(end) => self.seek(end, u64::MAX),
+            None => self.first_of(self.at + 1),
+        }
+    }
+
+    /// Backwards: passes over what lies at or after `start` in the *present table*.
+    pub fn pass_back(&mut self, start: &[u8]) -> Result<(), EngineError> {
+        if self.tables[self.at].meta.smallest_key.as_slice() < start {
+            self.seek_for_prev(start, u64::MAX)
+        } else {
+            self.last_before(self.at)
+        }
+    }
+
     /// Goes to the next entry. No-op at the end.
     pub fn next(&mut self) -> Result<(), EngineError> {
         let Some(iter) = &mut self.iter else { return Ok(()) };
@@ -62,6 +112,21 @@ impl LevelIter {
         let found = iter.seek_to_first();
         if found.is_err() || !iter.valid() {
             // Every table has an entry; an end here would be one of an error.
+            self.iter = None;
+        }
+        found.map_err(EngineError::from)
+    }
+
+    /// Goes to the last entry before table `at`.
+    fn last_before(&mut self, at: usize) -> Result<(), EngineError> {
+        if at <= self.range.start {
+            self.iter = None;
+            return Ok(());
+        }
+        self.open(at - 1)?;
+        let Some(iter) = &mut self.iter else { return Ok(()) };
+        let found = iter.seek_to_last();
+        if found.is_err() || !iter.valid() {
             self.iter = None;
         }
         found.map_err(EngineError::from)

@@ -19,7 +19,9 @@
 //! | [`compaction`] | merging tables into deeper levels: policy, job, install, and the pressure on writers |
 //! | `gc` | which versions may go: the one rule of flush and compaction |
 //! | `level_iter` | the tables of a level as one source |
-//! | `merge`, `run`, `scan` | iterators over all sources, in bounded slices |
+//! | `merge`, `run`, `visible` | what a reader sees of all sources, forwards and backwards |
+//! | `scan`, `walk` | that in bounded slices, and key by key |
+//! | [`range_delete`] | range deletes: what they hide, and when they are forgotten |
 //! | `recovery` | opening a directory |
 //! | [`snapshot`] | sending the tables to another replica, installing those of another |
 //! | `scrub` | checks every block, while it is in use |
@@ -50,6 +52,7 @@ mod level_iter;
 pub mod manifest;
 pub mod memtable;
 mod merge;
+pub mod range_delete;
 mod recovery;
 mod run;
 mod scan;
@@ -60,10 +63,12 @@ mod stats;
 #[cfg(test)]
 mod tests;
 pub mod version;
+mod visible;
+mod walk;
 
 pub use compaction::{CompactionOptions, MAX_WRITE_STALL_NS, Pressure, RunningCompaction};
 pub use db::{
-    Db, DbError, DbIter, DbOptions, DbStats, Effect, ReadOnlyDb, ReadOnlyIter, Snapshot,
+    Db, DbCursor, DbError, DbIter, DbOptions, DbStats, Effect, ReadOnlyDb, ReadOnlyIter, Snapshot,
     WriteOptions,
 };
 pub use error::EngineError;
@@ -88,6 +93,7 @@ use edit::{State, VersionEdit};
 use flush::{BuildJob, Built, InstallJob, Installed};
 use manifest::{Change, Manifest};
 use memtable::{Lookup, Memtable};
+use range_delete::RangeDeletes;
 use std::collections::{BTreeMap, VecDeque};
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -179,6 +185,8 @@ pub struct GetJob {
     key: Vec<u8>,
     probe: Probe,
     seq: SequenceNumber,
+    /// Older versions are hidden by a range delete.
+    hidden_below: SequenceNumber,
     /// Tables that may hold the key, newest first.
     tables: Vec<Arc<LiveTable>>,
 }
@@ -191,7 +199,8 @@ impl GetJob {
             if let Some((seq, kind, value)) =
                 live.open()?.get(&self.key, self.seq, &self.probe, Fetch::Point)?
             {
-                return Ok((kind == ValueKind::Put).then_some((seq, value)));
+                let visible = kind == ValueKind::Put && seq >= self.hidden_below;
+                return Ok(visible.then_some((seq, value)));
             }
         }
         Ok(None)
@@ -319,6 +328,8 @@ pub struct Engine {
     holds: snapshot::Holds,
     read_only: Option<String>,
     counters: stats::Counters,
+    /// Those that are live, of the memtables and the manifest.
+    range_deletes: Arc<RangeDeletes>,
     last_frozen: FrozenSize,
 }
 
@@ -376,6 +387,7 @@ impl Engine {
                 Op::Delete { key } => {
                     self.active.insert(key, self.last_seq, ValueKind::Delete, &[]);
                 }
+                Op::DeleteRange { start, end } => self.delete_range(start, end),
                 // What these change comes as `internal`.
                 Op::NoOp | Op::Register | Op::Membership(_) => {}
             }
@@ -408,10 +420,12 @@ impl Engine {
     /// of open tables, and the block cache cannot answer is a job.
     pub fn get(&self, key: &[u8], seq: Option<SequenceNumber>) -> Result<Get, EngineError> {
         let seq = self.check_seq(seq)?;
+        let hidden_below = self.range_deletes.covering(key, seq);
         let memtables = std::iter::once(&self.active)
             .chain(self.frozen.iter().rev().map(|frozen| &*frozen.memtable));
         for memtable in memtables.filter(|m| !m.is_empty()) {
             match memtable.get(key, seq) {
+                Lookup::Found(seq, _) if seq < hidden_below => return Ok(Get::Missing),
                 Lookup::Found(seq, value) => {
                     return Ok(Get::Found { seq, value: Bytes::copy_from_slice(value) });
                 }
@@ -423,16 +437,21 @@ impl Engine {
             return Ok(Get::Missing);
         }
         let probe = Probe::of(key);
-        let mut tables = self.version.around(key).filter(|t| t.meta.smallest_seq <= seq.0);
+        let mut tables = self
+            .version
+            .around(key)
+            .filter(|t| t.meta.smallest_seq <= seq.0 && t.meta.largest_seq >= hidden_below.0);
         while let Some(live) = tables.next() {
             match live.get_in_memory(key, seq, &probe) {
                 Ok(None) => {}
+                Ok(Some((seq, ..))) if seq < hidden_below => return Ok(Get::Missing),
                 Ok(Some((seq, ValueKind::Put, value))) => return Ok(Get::Found { seq, value }),
                 Ok(Some((_, ValueKind::Delete, _))) => return Ok(Get::Missing),
                 Err(e) if e.needs_disk() => {
                     let rest = tables.filter(|t| t.may_hold(key, &probe, seq));
                     let tables = std::iter::once(live).chain(rest).cloned().collect();
-                    return Ok(Get::NeedsDisk(GetJob { key: key.to_vec(), probe, seq, tables }));
+                    let key = key.to_vec();
+                    return Ok(Get::NeedsDisk(GetJob { key, probe, seq, hidden_below, tables }));
                 }
                 Err(e) => return Err(e.into()),
             }
@@ -447,7 +466,7 @@ impl Engine {
             seq = self.last_seq;
         }
         let frozen = self.frozen.iter().map(|frozen| &frozen.memtable);
-        scan::start(&self.active, frozen, &self.version, options, seq)
+        scan::start(&self.active, frozen, &self.version, &self.range_deletes, options, seq)
     }
 
     fn check_seq(&self, seq: Option<SequenceNumber>) -> Result<SequenceNumber, EngineError> {
@@ -493,7 +512,9 @@ impl Engine {
     pub fn needs_flush(&self) -> bool {
         matches!(self.flush, Flush::Idle)
             && self.incoming.is_none()
-            && (!self.frozen.is_empty() || self.active_is_full())
+            && (!self.frozen.is_empty()
+                || self.active_is_full()
+                || self.range_deletes_want_a_flush())
     }
 
     /// Whether a flush is under way, waiting for space included.
@@ -542,9 +563,10 @@ impl Engine {
     }
 
     fn active_is_full(&self) -> bool {
-        !self.active.is_empty()
-            && (self.active.memory_bytes() >= self.options.memtable_bytes
-                || !self.active.has_room())
+        self.active_is_full_of_range_deletes()
+            || (!self.active.is_empty()
+                && (self.active.memory_bytes() >= self.options.memtable_bytes
+                    || !self.active.has_room()))
     }
 
     /// Freezes the active memtable, so that the flushes from here on hold everything applied so far. No-op when
@@ -556,6 +578,7 @@ impl Engine {
             return;
         }
         let memtable = Arc::new(std::mem::take(&mut self.active));
+        self.counters.generations += 1;
         if !memtable.is_empty() {
             self.counters.freezes += 1;
             self.last_frozen = FrozenSize {
@@ -592,6 +615,7 @@ impl Engine {
             dir: self.options.dir.clone(),
             number,
             memtable: Arc::clone(&oldest.memtable),
+            deletes: Arc::clone(&self.range_deletes),
             horizon,
             options: self.options.build_options(),
         };
@@ -704,9 +728,9 @@ impl Engine {
     ) -> Result<JobOutcome, EngineError> {
         match result {
             Ok(built) => {
-                debug_assert_eq!(built.table.meta.number, number);
+                debug_assert!(built.table.as_ref().is_none_or(|t| t.meta.number == number));
                 let Built { table, dropped } = built;
-                self.flush = Flush::Built { table: Some(table), dropped, horizon };
+                self.flush = Flush::Built { table, dropped, horizon };
                 Ok(JobOutcome::Nothing)
             }
             Err(e) => self.flush_failed(e, None, now),
@@ -731,6 +755,7 @@ impl Engine {
             edit.oldest_readable = Some(horizon);
         }
         edit.added.extend(table.iter().map(|t| t.meta.clone()));
+        edit.range_deletes.extend(oldest.memtable.range_deletes().iter().map(|d| (**d).clone()));
         self.counters.versions_dropped += dropped;
         self.change_for(edit, table, true)
     }
@@ -753,6 +778,7 @@ impl Engine {
         let rotate_number = self.next_file;
         self.next_file += 1;
         edit.next_file = Some(self.next_file);
+        self.settle_range_deletes(&mut edit);
         let mut state = self.durable.clone();
         state.apply(&edit)?;
         Ok(Change { edit, state, rotate_number })
@@ -798,6 +824,8 @@ impl Engine {
             self.counters.note_flush(&table.meta);
             self.put_version(self.version.with(&[], vec![table]));
         }
+        self.range_deletes_settled();
+        self.look_for_compactions();
         if !install.pops {
             return Ok(JobOutcome::Nothing);
         }
@@ -896,9 +924,11 @@ fn read_internal_rows(
         end: Some(RESERVED_KEY_END.to_vec()),
         ..ScanOptions::default()
     };
+    // No range delete hides an internal row.
+    let none = Arc::default();
     let mut rows = Vec::new();
     loop {
-        let slice = match scan::start(active, frozen.iter(), version, &options, seq)? {
+        let slice = match scan::start(active, frozen.iter(), version, &none, &options, seq)? {
             Scan::Done(slice) => slice,
             Scan::NeedsDisk(job) => job.run()?,
         };

@@ -15,6 +15,7 @@ use super::edit::State;
 use super::error::EngineError;
 use super::manifest::{self, Manifest, TMP_SUFFIX, parse_table_file_name, remove_or_warn};
 use super::memtable::Memtable;
+use super::range_delete::RangeDeletes;
 use super::version::Version;
 use super::{Engine, EngineOptions, Flush, snapshot, stats};
 use crate::env::{DirEntry, Disk, Env};
@@ -84,6 +85,7 @@ impl Engine {
         (tables, version): (Arc<TableCache>, Version),
         manifest: Manifest,
     ) -> Self {
+        let range_deletes = RangeDeletes::new(state.range_deletes.values());
         let mut engine = Self {
             env: env.clone(),
             active: Memtable::new(),
@@ -102,6 +104,7 @@ impl Engine {
             holds: snapshot::Holds::default(),
             read_only: None,
             counters: stats::Counters::default(),
+            range_deletes: Arc::new(range_deletes),
             last_frozen: stats::FrozenSize::default(),
             options,
         };

@@ -4,7 +4,6 @@
 use super::memtable::{EntryRef, MemIter, Memtable};
 use crate::base::SequenceNumber;
 use crate::base::internal_key::{self, ValueKind, seek_trailer, unpack_trailer};
-use crate::limits::SCAN_SLICE_STEPS;
 use std::cmp::Ordering;
 use std::sync::Arc;
 
@@ -17,6 +16,10 @@ pub struct RunLimits {
     pub bytes: usize,
     /// Whether values are left out.
     pub keys_only: bool,
+    /// Most keys.
+    pub keys: usize,
+    /// From the end of the range down.
+    pub reverse: bool,
 }
 
 /// See the module. The newest version at or before the reader's sequence number of each key, tombstones included.
@@ -35,10 +38,43 @@ struct Item {
 }
 
 impl Run {
-    /// Copies what a reader at `seq` sees of `table` in `start..end`, up to the limits and
-    /// [`SCAN_SLICE_STEPS`] keys. Also returns the first key that is not covered, when a limit was met.
+    /// Copies what a reader at `seq` sees of `table` in `start..end`, up to the limits. Also returns where it stopped when
+    /// a limit was met: forward the first key that is not covered, in reverse the last one that is.
     #[must_use]
     pub fn copy(
+        table: &Memtable,
+        start: &[u8],
+        end: Option<&[u8]>,
+        seq: SequenceNumber,
+        limits: RunLimits,
+    ) -> (Self, Option<Vec<u8>>) {
+        if limits.reverse {
+            return Self::copy_back(table, start, end, seq, limits);
+        }
+        let mut run = Self::default();
+        let mut live = 0;
+        let mut iter = MemIter::new(table);
+        iter.seek(start, seek_trailer(seq));
+        for step in 0.. {
+            let Some(entry) = iter.entry_ref().filter(|e| end.is_none_or(|end| e.key < end)) else {
+                return (run, None);
+            };
+            if step >= limits.keys || run.is_full(live, entry, limits) {
+                return (run, Some(entry.key.to_vec()));
+            }
+            if entry.trailer > seek_trailer(seq) {
+                iter.seek(entry.key, seek_trailer(seq));
+                // Its key may have no version that old: then this is the next key already.
+                continue;
+            }
+            live += usize::from(is_put(entry));
+            run.push(entry, limits.keys_only);
+            skip_key(&mut iter, entry.key);
+        }
+        unreachable!("the loop returns")
+    }
+
+    fn copy_back(
         table: &Memtable,
         start: &[u8],
         end: Option<&[u8]>,
@@ -48,28 +84,35 @@ impl Run {
         let mut run = Self::default();
         let mut live = 0;
         let mut iter = MemIter::new(table);
-        iter.seek(start, seek_trailer(seq));
+        match end {
+            Some(end) => iter.seek_for_prev(end, u64::MAX),
+            None => iter.seek_to_last(),
+        }
+        let mut last: &[u8] = &[];
         for step in 0.. {
-            let Some(entry) = iter.entry_ref().filter(|e| end.is_none_or(|end| e.key < end)) else {
+            let Some(oldest) = iter.entry_ref().filter(|e| e.key >= start) else {
+                run.items.reverse();
                 return (run, None);
             };
-            let size = entry.key.len() + if limits.keys_only { 0 } else { entry.value.len() };
-            let full = live >= limits.live
-                || (!run.items.is_empty() && run.bytes.len() + size > limits.bytes);
-            if step >= SCAN_SLICE_STEPS || full {
-                return (run, Some(entry.key.to_vec()));
+            let visible = newest_back(&mut iter, oldest, seek_trailer(seq));
+            let full = visible.is_some_and(|entry| run.is_full(live, entry, limits));
+            if step >= limits.keys || full {
+                run.items.reverse();
+                return (run, Some(last.to_vec()));
             }
-            if entry.trailer > seek_trailer(seq) {
-                iter.seek(entry.key, seek_trailer(seq));
-                // Its key may have no version that old: then this is the next key already.
-                continue;
+            last = oldest.key;
+            if let Some(entry) = visible {
+                live += usize::from(is_put(entry));
+                run.push(entry, limits.keys_only);
             }
-            let is_put = matches!(unpack_trailer(entry.trailer), Some((_, ValueKind::Put)));
-            live += usize::from(is_put);
-            run.push(entry, limits.keys_only);
-            skip_key(&mut iter, entry.key);
         }
         unreachable!("the loop returns")
+    }
+
+    /// Whether `entry` does not fit any more.
+    fn is_full(&self, live: usize, entry: EntryRef<'_>, limits: RunLimits) -> bool {
+        let size = entry.key.len() + if limits.keys_only { 0 } else { entry.value.len() };
+        live >= limits.live || (!self.items.is_empty() && self.bytes.len() + size > limits.bytes)
     }
 
     fn push(&mut self, entry: EntryRef<'_>, keys_only: bool) {
@@ -93,6 +136,32 @@ impl Run {
     }
 }
 
+fn is_put(entry: EntryRef<'_>) -> bool {
+    matches!(unpack_trailer(entry.trailer), Some((_, ValueKind::Put)))
+}
+
+/// From the oldest version of a key, goes to the last entry of the key before; returns the newest version at or behind
+/// `newest`. A few steps, then seeks.
+fn newest_back<'a>(
+    iter: &mut MemIter<&'a Memtable>,
+    oldest: EntryRef<'a>,
+    newest: u64,
+) -> Option<EntryRef<'a>> {
+    let mut visible = None;
+    for _ in 0..4 {
+        let entry = iter.entry_ref().filter(|e| e.key == oldest.key);
+        let Some(entry) = entry else { return visible };
+        if entry.trailer <= newest {
+            visible = Some(entry);
+        }
+        iter.prev();
+    }
+    iter.seek(oldest.key, newest);
+    let visible = iter.entry_ref().filter(|e| e.key == oldest.key);
+    iter.seek_for_prev(oldest.key, u64::MAX);
+    visible
+}
+
 /// Goes to the first entry of the next key: a few steps, then a seek, so that a hot key costs no more than that.
 fn skip_key(iter: &mut MemIter<&Memtable>, key: &[u8]) {
     for _ in 0..4 {
@@ -104,7 +173,7 @@ fn skip_key(iter: &mut MemIter<&Memtable>, key: &[u8]) {
     iter.seek(key, 0);
 }
 
-/// Walks a run in internal-key order.
+/// Walks a run in internal-key order, both ways.
 #[derive(Debug)]
 pub struct RunIter {
     run: Arc<Run>,
@@ -126,6 +195,27 @@ impl RunIter {
             let own = (&run.bytes[item.start..][..item.key_len], item.trailer);
             internal_key::compare(own, (key, trailer)) == Ordering::Less
         });
+    }
+
+    /// Goes to the last entry.
+    pub fn seek_to_last(&mut self) {
+        let len = self.run.items.len();
+        self.at = len.checked_sub(1).unwrap_or(len);
+    }
+
+    /// Goes to the last entry at or before (`key`, `trailer`).
+    pub fn seek_for_prev(&mut self, key: &[u8], trailer: u64) {
+        let run = &self.run;
+        let through = run.items.partition_point(|item| {
+            let own = (&run.bytes[item.start..][..item.key_len], item.trailer);
+            internal_key::compare(own, (key, trailer)) != Ordering::Greater
+        });
+        self.at = through.checked_sub(1).unwrap_or(run.items.len());
+    }
+
+    /// Goes to the entry before; from the first one to no position.
+    pub fn prev(&mut self) {
+        self.at = self.at.checked_sub(1).unwrap_or(self.run.items.len());
     }
 
     /// Goes to the next entry. No-op at the end.

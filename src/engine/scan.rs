@@ -3,6 +3,11 @@
 //! A slice looks at no more than [`SCAN_SLICE_STEPS`] keys and ends when its entries or bytes are full; it then says
 //! at which key the next slice resumes. Every slice moves on by at least one key, so a scan always ends.
 //!
+//! | | forward | in reverse |
+//! |---|---|---|
+//! | order | ascending keys from the start of the range | descending keys from its end |
+//! | [`ScanSlice::resume`] | a key at or after which everything left lies: the next slice's start | one *before* which it lies: the next slice's end |
+//!
 //! When a table may hold a key of the range, the slice becomes a [`ScanJob`]: a copied [`Run`] of the active memtable,
 //! the frozen memtables, and the tables, all immutable. Otherwise it is answered from memory at once.
 
@@ -11,10 +16,11 @@ use super::error::EngineError;
 use super::level_iter::LevelIter;
 use super::memtable::{MemIter, Memtable};
 use super::merge::{Merge, Source};
+use super::range_delete::RangeDeletes;
 use super::run::{Run, RunIter, RunLimits};
 use super::version::{LiveTable, Tables, Version};
+use super::visible::{Found, Visible};
 use crate::base::SequenceNumber;
-use crate::base::internal_key::{ValueKind, seek_trailer, unpack_trailer};
 use crate::limits::{MAX_SCAN_BYTES, MAX_SCAN_ENTRIES, SCAN_SLICE_STEPS};
 use crate::sstable::Fetch;
 use bytes::Bytes;
@@ -34,8 +40,17 @@ pub struct ScanOptions {
     pub max_bytes: usize,
     /// Whether values are left out (and not counted).
     pub keys_only: bool,
+    /// From the end of the range down, by descending key.
+    pub reverse: bool,
     /// The sequence number to read at; `None` = the last one.
     pub seq: Option<SequenceNumber>,
+}
+
+impl ScanOptions {
+    /// Makes it the next slice, which begins where the one before said.
+    pub fn go_on(&mut self, resume: Vec<u8>) {
+        if self.reverse { self.end = Some(resume) } else { self.start = resume }
+    }
 }
 
 impl Default for ScanOptions {
@@ -46,6 +61,7 @@ impl Default for ScanOptions {
             limit: MAX_SCAN_ENTRIES,
             max_bytes: MAX_SCAN_BYTES,
             keys_only: false,
+            reverse: false,
             seq: None,
         }
     }
@@ -67,9 +83,10 @@ pub struct ScanEntry {
 pub struct ScanSlice {
     /// The sequence number it was read at. Pin it to read the following slices of the same state.
     pub seq: SequenceNumber,
-    /// The entries, by ascending key. May be empty although there is more: the slice met only tombstones.
+    /// The entries, by ascending key, in reverse by descending key. May be empty although there is more: the slice met only
+    /// tombstones.
     pub entries: Vec<ScanEntry>,
-    /// Where the next slice starts; `None` when the range is done.
+    /// Where the next slice starts, in reverse where it ends; `None` when the range is done.
     pub resume: Option<Vec<u8>>,
 }
 
@@ -88,8 +105,9 @@ pub struct ScanJob {
     options: ScanOptions,
     seq: SequenceNumber,
     run: Run,
-    /// Keys from here on are not in `run`.
+    /// Keys from here on are not in `run`; in reverse, keys before this one.
     run_end: Option<Vec<u8>>,
+    deletes: Arc<RangeDeletes>,
     frozen: Vec<Arc<Memtable>>,
     /// Of level 0.
     tables: Vec<Arc<LiveTable>>,
@@ -109,12 +127,16 @@ impl ScanJob {
         sources.extend(
             levels.map(|(tables, range)| Source::Level(LevelIter::new(tables, range, Fetch::Scan))),
         );
-        let end = match (&self.options.end, &self.run_end) {
-            (Some(end), Some(run_end)) => Some(end.min(run_end)),
-            (end, run_end) => end.as_ref().or(run_end.as_ref()),
-        };
-        let mut slice =
-            slice(Merge::new(sources), &self.options, end.map(Vec::as_slice), self.seq)?;
+        let mut options = self.options;
+        if let Some(bound) = &self.run_end {
+            if options.reverse {
+                options.start.clone_from(bound);
+            } else {
+                options.end = Some(bound.clone());
+            }
+        }
+        let visible = Visible::new(Merge::new(sources), self.deletes, self.seq);
+        let mut slice = slice(visible, &options, self.seq)?;
         if slice.resume.is_none() {
             slice.resume = self.run_end;
         }
@@ -127,6 +149,7 @@ pub(super) fn start<'a>(
     active: &Memtable,
     frozen: impl Iterator<Item = &'a Arc<Memtable>>,
     version: &Version,
+    deletes: &Arc<RangeDeletes>,
     options: &ScanOptions,
     seq: SequenceNumber,
 ) -> Result<Scan, EngineError> {
@@ -152,63 +175,56 @@ pub(super) fn start<'a>(
     if tables.is_empty() && levels.is_empty() {
         let mut sources = vec![Source::Active(MemIter::new(active))];
         sources.extend(frozen.map(|t| Source::Frozen(MemIter::new(Arc::clone(t)))));
-        return slice(Merge::new(sources), &options, end, seq).map(Scan::Done);
+        let visible = Visible::new(Merge::new(sources), Arc::clone(deletes), seq);
+        return slice(visible, &options, seq).map(Scan::Done);
     }
-    let limits =
-        RunLimits { live: options.limit, bytes: options.max_bytes, keys_only: options.keys_only };
+    let limits = RunLimits {
+        live: options.limit,
+        bytes: options.max_bytes,
+        keys_only: options.keys_only,
+        keys: SCAN_SLICE_STEPS,
+        reverse: options.reverse,
+    };
     let (run, run_end) = Run::copy(active, &options.start, end, seq, limits);
-    let frozen = frozen.cloned().collect();
-    Ok(Scan::NeedsDisk(ScanJob { options, seq, run, run_end, frozen, tables, levels }))
+    let (frozen, deletes) = (frozen.cloned().collect(), Arc::clone(deletes));
+    Ok(Scan::NeedsDisk(ScanJob { options, seq, run, run_end, deletes, frozen, tables, levels }))
 }
 
-/// Reads one slice of `merge` from the options' start to `end`.
+/// Reads one slice of the options' range.
 fn slice(
-    mut merge: Merge<'_>,
+    mut visible: Visible<'_>,
     options: &ScanOptions,
-    end: Option<&[u8]>,
     seq: SequenceNumber,
 ) -> Result<ScanSlice, EngineError> {
     let mut out = ScanSlice { seq, ..ScanSlice::default() };
-    let newest = seek_trailer(seq);
-    let mut bytes = 0;
-    let mut key = Vec::new();
-    merge.seek(&options.start, newest)?;
-    for step in 0.. {
-        let Some((found, trailer)) = merge.key() else { return Ok(out) };
-        if end.is_some_and(|end| found >= end) {
+    let (start, end) = (options.start.as_slice(), options.end.as_deref());
+    let (mut bytes, mut steps) = (0, SCAN_SLICE_STEPS);
+    if options.reverse {
+        visible.seek_back(end)?;
+    } else {
+        visible.seek(start)?;
+    }
+    loop {
+        match visible.find(start, end, &mut steps)? {
+            Found::End => return Ok(out),
+            Found::Limit => {
+                out.resume = Some(visible.resume());
+                return Ok(out);
+            }
+            Found::Entry => {}
+        }
+        let key = visible.key();
+        let size = key.len() + if options.keys_only { 0 } else { visible.value().len() };
+        if let Some(last) = out.entries.last()
+            && (out.entries.len() >= options.limit || bytes + size > options.max_bytes)
+        {
+            let resume = if options.reverse { &last.key } else { key };
+            out.resume = Some(resume.to_vec());
             return Ok(out);
         }
-        let size = found.len() + if options.keys_only { 0 } else { merge.value_len() };
-        let full = out.entries.len() >= options.limit
-            || (!out.entries.is_empty() && bytes + size > options.max_bytes);
-        if step >= SCAN_SLICE_STEPS || full {
-            out.resume = Some(found.to_vec());
-            return Ok(out);
-        }
-        key.clear();
-        key.extend_from_slice(found);
-        if trailer > newest {
-            merge.seek_forward(&key, newest)?;
-            continue;
-        }
-        // A kind that is not known cannot pass a memtable or a table's reader; a tombstone hides what is older.
-        if let Some((seq, ValueKind::Put)) = unpack_trailer(trailer) {
-            let value = if options.keys_only { Bytes::new() } else { merge.value() };
-            bytes += size;
-            out.entries.push(ScanEntry { key: key.clone(), seq, value });
-        }
-        skip_key(&mut merge, &key)?;
+        bytes += size;
+        let value = if options.keys_only { Bytes::new() } else { visible.value_bytes() };
+        out.entries.push(ScanEntry { key: key.to_vec(), seq: visible.seq(), value });
+        visible.pass();
     }
-    unreachable!("the loop returns")
-}
-
-/// Goes to the first entry of the next key: a few steps, then a seek, so that a hot key costs no more than that.
-fn skip_key(merge: &mut Merge<'_>, key: &[u8]) -> Result<(), EngineError> {
-    for _ in 0..4 {
-        merge.next()?;
-        if merge.key().is_none_or(|(k, _)| k != key) {
-            return Ok(());
-        }
-    }
-    merge.seek_forward(key, 0)
 }

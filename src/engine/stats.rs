@@ -17,6 +17,8 @@ pub(super) struct Counters {
     pub flush_ns: u64,
     pub versions_dropped: u64,
     pub freezes: u64,
+    /// Freezes of memtables without entries counted too.
+    pub generations: u64,
     pub installs: u64,
     pub installs_failed: u64,
     /// The time that the flush took which is installed next.
@@ -167,6 +169,10 @@ pub struct EngineStats {
     pub cache: CacheStats,
     /// Tables that are open.
     pub open_tables: TableCacheStats,
+    /// Range deletes that are live: in a memtable, or needed by a table.
+    pub range_deletes: u64,
+    /// Of these, those in the manifest.
+    pub flushed_range_deletes: u64,
     /// Pinned snapshots.
     pub snapshots: u64,
     /// The oldest pinned snapshot.
@@ -265,6 +271,8 @@ impl Engine {
             table_tombstones: sum(|t| t.deletes),
             cache: self.tables.blocks().stats(),
             open_tables: self.tables.stats(),
+            range_deletes: self.range_deletes.len() as u64,
+            flushed_range_deletes: self.durable.range_deletes.len() as u64,
             snapshots: self.snapshots.values().map(|&n| n as u64).sum(),
             oldest_snapshot: self.snapshots.keys().next().map(|s| s.0),
             flushes: self.counters.flushes,

@@ -24,6 +24,8 @@ pub(super) struct Ticket {
     pub deadline: Nanos,
     received_at: Nanos,
     pub admitted_at: Nanos,
+    /// Of a write: how many range deletes it holds.
+    pub range_deletes: u32,
 }
 
 impl Ticket {
@@ -168,7 +170,16 @@ impl Desk {
         self.earliest_deadline = self.earliest_deadline.min(deadline);
         self.counters.admitted += 1;
         self.stages.span(Stage::Parse, received_at, now);
-        Ok(Ticket { number, origin, opcode, bytes, deadline, received_at, admitted_at: now })
+        Ok(Ticket {
+            number,
+            origin,
+            opcode,
+            bytes,
+            deadline,
+            received_at,
+            admitted_at: now,
+            range_deletes: 0,
+        })
     }
 
     /// The `BUSY` answer.

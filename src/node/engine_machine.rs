@@ -97,6 +97,10 @@ impl StateMachine for EngineMachine {
         Ok(self.engine.internal_rows()?)
     }
 
+    fn range_deletes(&self) -> usize {
+        self.engine.range_deletes()
+    }
+
     fn get(
         &self,
         key: &[u8],
@@ -116,6 +120,7 @@ impl StateMachine for EngineMachine {
             limit: range.limit,
             max_bytes: range.max_bytes,
             keys_only: range.keys_only,
+            reverse: range.reverse,
             seq: Some(range.at),
         };
         Ok(match self.engine.scan(&options)? {

@@ -31,7 +31,7 @@
 //! It adds nobody to a cluster that exists: that is a change of the membership ([`admin`](super::admin)). That two
 //! nodes were started with *different* lists is found out by the handshake (`server::peers`), which refuses them to each other.
 
-use super::types::{FEATURE_CONDITIONS, FEATURE_SESSIONS, PeerFacts};
+use super::types::{FEATURE_CONDITIONS, FEATURE_RANGE_DELETES, FEATURE_SESSIONS, PeerFacts};
 use super::{Bootstrap, Effect, Node, Phase, StateMachine};
 use crate::base::{
     ClusterUid, LogIndex, Member, MemberRole, Membership, Nanos, NodeId, ReplicaId, Term, checksum,
@@ -314,6 +314,14 @@ impl<L: LogStore, S: StateMachine> Node<L, S> {
             return None;
         }
         self.lacks(FEATURE_CONDITIONS)
+    }
+
+    /// Why batches cannot hold range deletes yet, likewise.
+    pub(super) fn lacks_range_deletes(&self) -> Option<Lack> {
+        if self.replicated.features() & FEATURE_RANGE_DELETES != 0 {
+            return None;
+        }
+        self.lacks(FEATURE_RANGE_DELETES)
     }
 
     fn lacks(&self, feature: u64) -> Option<Lack> {

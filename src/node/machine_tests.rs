@@ -121,7 +121,15 @@ impl<M: Kind> Place<M> {
     fn all(&self) -> Vec<(Bytes, Bytes)> {
         let at = self.machine.last_seq();
         let (limit, max_bytes) = (1_000, usize::MAX);
-        let range = SliceRange { start: b"a", end: None, limit, max_bytes, keys_only: false, at };
+        let range = SliceRange {
+            start: b"a",
+            end: None,
+            limit,
+            max_bytes,
+            keys_only: false,
+            reverse: false,
+            at,
+        };
         let slice = match self.machine.scan(&range).unwrap() {
             Lookup::Ready(slice) => slice,
             Lookup::Disk(job) => job().unwrap(),

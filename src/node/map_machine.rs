@@ -118,6 +118,18 @@ impl MapMachine {
         versions.push((self.content.last_seq, value));
     }
 
+    /// A tombstone on every key of the range, all under the next sequence number.
+    fn delete_range(&mut self, start: &[u8], end: &[u8]) {
+        self.content.last_seq = self.content.last_seq.next();
+        let end = if end.is_empty() { Bound::Unbounded } else { Bound::Excluded(end) };
+        let keys = self.content.versions.range_mut::<[u8], _>((Bound::Included(start), end));
+        for (_, versions) in keys.filter(|(key, _)| !key.starts_with(RESERVED_KEY_PREFIX)) {
+            if versions.last().is_some_and(|(_, value)| value.is_some()) {
+                versions.push((self.content.last_seq, None));
+            }
+        }
+    }
+
     fn check(&self, at: SequenceNumber) -> Result<(), ReadFault> {
         if at < self.content.oldest_readable {
             return Err(ReadFault::SnapshotTooOld { at, oldest: self.content.oldest_readable });
@@ -141,14 +153,18 @@ impl MapMachine {
         let mut slice = Slice::default();
         let mut bytes = 0;
         let keys = self.content.versions.range::<[u8], _>((Bound::Included(range.start), end));
-        for (steps, (key, versions)) in keys.enumerate() {
+        let mut keys: Box<dyn Iterator<Item = _>> =
+            if range.reverse { Box::new(keys.rev()) } else { Box::new(keys) };
+        let mut last = Vec::new();
+        for (steps, (key, versions)) in (&mut keys).enumerate() {
             if steps >= SCAN_SLICE_STEPS
                 || slice.entries.len() >= range.limit
                 || bytes >= range.max_bytes
             {
-                slice.resume = Some(key.to_vec());
+                slice.resume = Some(if range.reverse { last } else { key.to_vec() });
                 break;
             }
+            last = key.to_vec();
             let Some((seq, value)) = Self::visible(versions, range.at) else { continue };
             let value = if range.keys_only { Bytes::new() } else { value };
             bytes += key.len() + value.len();
@@ -241,6 +257,7 @@ impl StateMachine for MapMachine {
             match op {
                 Op::Put { key, value } => self.add(key, Some(Bytes::copy_from_slice(value))),
                 Op::Delete { key } => self.add(key, None),
+                Op::DeleteRange { start, end } => self.delete_range(start, end),
                 // What these change comes as `internal`.
                 Op::NoOp | Op::Register | Op::Membership(_) => {
                     self.content.last_seq = self.content.last_seq.next()
@@ -263,6 +280,11 @@ impl StateMachine for MapMachine {
         let newest =
             range.filter_map(|(key, versions)| Some((key.to_vec(), versions.last()?.1.clone()?)));
         Ok(newest.collect())
+    }
+
+    fn range_deletes(&self) -> usize {
+        // They become tombstones at once.
+        0
     }
 
     fn get(

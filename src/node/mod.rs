@@ -107,8 +107,8 @@ pub use status::{
     ReceiveStatus, SnapshotStatus, Stages, Stats, Status,
 };
 pub use types::{
-    Admin, Effect, EntryOutcome, Event, FEATURE_CONDITIONS, FEATURE_SESSIONS, FEATURES, FatalError,
-    Observed, Origin, PeerFacts,
+    Admin, Effect, EntryOutcome, Event, FEATURE_CONDITIONS, FEATURE_RANGE_DELETES,
+    FEATURE_SESSIONS, FEATURES, FatalError, Observed, Origin, PeerFacts,
 };
 pub use upkeep::{CheckpointStatus, VerifyStatus};
 pub use verify::{DirKind, VerifyError, verify_dir};
@@ -533,6 +533,7 @@ impl<L: LogStore, S: StateMachine> Node<L, S> {
                         return Err(Response::Error(ErrorReply::condition_failed(at)));
                     }
                 }
+                self.check_range_deletes(&batch)?;
                 let ticket = self.desk.admit(now, arrival)?;
                 self.writes.add(ticket, batch);
             }

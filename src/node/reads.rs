@@ -45,15 +45,14 @@ impl ReadWork {
     }
 
     pub fn scan(request: &ScanRequest<'_>) -> Self {
-        let first = request.first_key();
-        let reserved = first.starts_with(RESERVED_KEY_PREFIX);
         Self::Scan(Box::new(ScanPlan {
-            next: if reserved { RESERVED_KEY_END } else { first }.to_vec(),
+            start: request.first_key().to_vec(),
             end: request.end_key(),
             snapshot: request.snapshot,
             limit: request.effective_limit(),
             max_bytes: request.effective_max_bytes(),
             keys_only: request.keys_only,
+            reverse: request.reverse,
         }))
     }
 }
@@ -61,32 +60,45 @@ impl ReadWork {
 /// What is left of a scan's page.
 #[derive(Debug)]
 pub(super) struct ScanPlan {
-    next: Vec<u8>,
+    start: Vec<u8>,
     end: Option<Vec<u8>>,
     /// 0 until the scan starts, if it reads the present.
     snapshot: SequenceNumber,
     limit: usize,
     max_bytes: usize,
     keys_only: bool,
+    reverse: bool,
 }
 
 impl ScanPlan {
-    /// Whether reserved keys lie between the next key and the end of the range.
-    fn crosses_reserved(&self) -> bool {
-        let ends_behind = self.end.as_deref().is_none_or(|end| end > RESERVED_KEY_PREFIX);
-        self.next.as_slice() < RESERVED_KEY_PREFIX && ends_behind
+    /// What is left, without the reserved keys: the part before them and the part behind them.
+    fn parts(&self) -> [Option<(&[u8], Option<&[u8]>)>; 2] {
+        let (start, end) = (self.start.as_slice(), self.end.as_deref());
+        let before = end.map_or(RESERVED_KEY_PREFIX, |end| end.min(RESERVED_KEY_PREFIX));
+        let behind = start.max(RESERVED_KEY_END);
+        [
+            (start < before).then_some((start, Some(before))),
+            end.is_none_or(|end| behind < end).then_some((behind, end)),
+        ]
     }
 
-    /// The end of what can be scanned from the next key on: the range's, or the first reserved key.
-    fn slice_end(&self) -> Option<&[u8]> {
-        if self.crosses_reserved() { Some(RESERVED_KEY_PREFIX) } else { self.end.as_deref() }
+    /// The range of the next slice: the part of what is left that comes first. An empty one when nothing is left.
+    fn bounds(&self) -> (&[u8], Option<&[u8]>) {
+        let [before, behind] = self.parts();
+        let first = if self.reverse { behind.or(before) } else { before.or(behind) };
+        first.unwrap_or((RESERVED_KEY_END, Some(RESERVED_KEY_END)))
     }
 
-    /// Where to go on when everything up to [`ScanPlan::slice_end`] was looked at: behind the reserved keys, if the
-    /// range goes on there.
-    fn behind_reserved(&self) -> Option<Vec<u8>> {
-        let goes_on = self.end.as_deref().is_none_or(|end| end > RESERVED_KEY_END);
-        (self.crosses_reserved() && goes_on).then(|| RESERVED_KEY_END.to_vec())
+    /// Where to go on when everything of [`ScanPlan::bounds`] was looked at: on the other side of the reserved keys, if
+    /// something of the range is there.
+    fn across_reserved(&self) -> Option<Vec<u8>> {
+        let [Some(_), Some(_)] = self.parts() else { return None };
+        Some(if self.reverse { RESERVED_KEY_PREFIX } else { RESERVED_KEY_END }.to_vec())
+    }
+
+    /// Goes on there.
+    fn go_on(&mut self, resume: Vec<u8>) {
+        if self.reverse { self.end = Some(resume) } else { self.start = resume }
     }
 }
 
@@ -516,9 +528,9 @@ impl<L: LogStore, S: StateMachine> Node<L, S> {
         } else {
             scan.entries.extend(slice.entries);
         }
-        match slice.resume.or_else(|| scan.plan.behind_reserved()) {
+        match slice.resume.or_else(|| scan.plan.across_reserved()) {
             Some(next) if scan.plan.limit > 0 && scan.plan.max_bytes > 0 => {
-                scan.plan.next = next;
+                scan.plan.go_on(next);
                 self.reads.scans.push_back(scan);
             }
             resume => {
@@ -635,12 +647,14 @@ impl<L: LogStore, S: StateMachine> Node<L, S> {
 impl Scan {
     fn range(&self) -> SliceRange<'_> {
         let plan = &self.plan;
+        let (start, end) = plan.bounds();
         SliceRange {
-            start: &plan.next,
-            end: plan.slice_end(),
+            start,
+            end,
             limit: plan.limit,
             max_bytes: plan.max_bytes,
             keys_only: plan.keys_only,
+            reverse: plan.reverse,
             at: plan.snapshot,
         }
     }

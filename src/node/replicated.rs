@@ -26,7 +26,7 @@ use super::sessions::{
     Refusal, RowError, SessionOutcome, SessionStats, SessionWrite, Sessions, Verdict,
 };
 use super::state_machine::{Applied, StateMachine};
-use super::types::{EntryOutcome, FEATURE_CONDITIONS};
+use super::types::{EntryOutcome, FEATURE_CONDITIONS, FEATURE_RANGE_DELETES};
 use crate::base::batch::{BatchRef, Op, RESERVED_KEY_PREFIX};
 use crate::base::conditions::FailedCondition;
 use crate::base::{InternalOp, LogIndex, Membership, MembershipHistory, SequenceNumber, Term};
@@ -216,14 +216,22 @@ impl Replicated {
                 Ok(Outcome::Membership { index, seq })
             }
             _ => {
-                if batch.has_conditions() {
-                    self.uses(FEATURE_CONDITIONS);
-                }
+                self.note_features(&batch);
                 let user = Some(batch).filter(|_| failed.is_none());
                 let Applied { first_seq, last_seq } = machine.apply(index, term, user, &self.rows);
                 self.rows.clear();
                 Ok(Outcome::Written(SessionOutcome { index, first_seq, last_seq, failed }))
             }
+        }
+    }
+
+    /// The first batch that needs a feature says so in a row: from then on nobody asks whether every member has it.
+    fn note_features(&mut self, batch: &BatchRef<'_>) {
+        if batch.has_conditions() {
+            self.uses(FEATURE_CONDITIONS);
+        }
+        if batch.has_range_deletes() {
+            self.uses(FEATURE_RANGE_DELETES);
         }
     }
 
@@ -250,9 +258,7 @@ impl Replicated {
                 if failed.is_none() || !planted!(FailureForgotten) {
                     self.sessions.written(write, outcome, &mut self.rows);
                 }
-                if batch.has_conditions() {
-                    self.uses(FEATURE_CONDITIONS);
-                }
+                self.note_features(&batch);
                 let applied = machine.apply(index, term, user, &self.rows);
                 self.rows.clear();
                 assert_eq!(

@@ -50,6 +50,9 @@ pub trait StateMachine {
     /// The rows under the reserved prefix, by ascending key, as they are now. Blocks on the disk: at open only.
     fn internal_rows(&self) -> Result<Vec<(Vec<u8>, Bytes)>, ReadFault>;
 
+    /// What the live range deletes count of [`MAX_RANGE_DELETES`](crate::limits::MAX_RANGE_DELETES).
+    fn range_deletes(&self) -> usize;
+
     /// Reads a key as of `at` (`None` = now).
     fn get(
         &self,
@@ -139,6 +142,8 @@ pub struct SliceRange<'a> {
     pub max_bytes: usize,
     /// Leave the values out.
     pub keys_only: bool,
+    /// By descending key, from the end of the range.
+    pub reverse: bool,
     /// As of this sequence number.
     pub at: SequenceNumber,
 }
@@ -148,7 +153,7 @@ pub struct SliceRange<'a> {
 pub struct Slice {
     /// What was found; may be empty though there is more.
     pub entries: Vec<ScanEntry>,
-    /// Where to go on; `None` = the range is exhausted.
+    /// Where to go on: the next slice's start, in reverse its end; `None` = the range is exhausted.
     pub resume: Option<Vec<u8>>,
 }
 

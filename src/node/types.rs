@@ -97,8 +97,10 @@ pub enum Event<'a> {
 pub const FEATURE_SESSIONS: u64 = 1;
 /// The feature of nodes that judge the conditions of a batch at apply.
 pub const FEATURE_CONDITIONS: u64 = 2;
+/// The feature of nodes that apply range deletes.
+pub const FEATURE_RANGE_DELETES: u64 = 4;
 /// All that this software can do; what HELLO says between nodes.
-pub const FEATURES: u64 = FEATURE_SESSIONS | FEATURE_CONDITIONS;
+pub const FEATURES: u64 = FEATURE_SESSIONS | FEATURE_CONDITIONS | FEATURE_RANGE_DELETES;
 
 /// What a peer said of itself when a connection to it came up.
 #[derive(Clone, PartialEq, Eq, Debug)]

@@ -12,6 +12,7 @@ use super::{Effect, Node, Phase, StateMachine};
 use crate::base::batch::{BatchRef, Op};
 use crate::base::trace::{Stage, TraceEvent};
 use crate::base::{LogIndex, Nanos, ReplicaId, Term};
+use crate::limits::MAX_RANGE_DELETES;
 use crate::proto::{self, ErrorCode, ErrorReply, Opcode, Response};
 use crate::raft::{self, DurableGroup, LogStore, ProposeError, Raft, Role};
 use bytes::{Bytes, BytesMut};
@@ -46,7 +47,8 @@ pub(super) struct Writes {
 
 impl Writes {
     /// Adds an admitted write to this turn's group. The batch is copied, once.
-    pub fn add(&mut self, ticket: Ticket, batch: BatchRef<'_>) {
+    pub fn add(&mut self, mut ticket: Ticket, batch: BatchRef<'_>) {
+        ticket.range_deletes = batch.range_deletes() as u32;
         let start = self.turn_bytes.len();
         self.turn_bytes.extend_from_slice(batch.as_bytes());
         self.turn.push((ticket, start..self.turn_bytes.len()));
@@ -155,6 +157,13 @@ impl Writes {
         self.proposed.iter().map(|(_, ticket)| ticket).chain(self.orphans.values())
     }
 
+    /// Range deletes of writes that are admitted and not applied.
+    fn range_deletes(&self) -> usize {
+        let turn = self.turn.iter().map(|(ticket, _)| ticket);
+        let open = turn.chain(&self.offered).chain(self.undecided());
+        open.map(|ticket| ticket.range_deletes as usize).sum()
+    }
+
     /// Orphans whose deadline has passed leave: their entries may never come.
     fn drop_expired_orphans(&mut self, now: Nanos, desk: &mut Desk) {
         for (_, ticket) in self.orphans.extract_if(.., |_, ticket| ticket.deadline <= now) {
@@ -203,6 +212,22 @@ impl<L: LogStore, S: StateMachine> Node<L, S> {
         Ok(())
     }
 
+    /// Range deletes need software that knows them on every member, and the live ones are bounded: apply cannot refuse.
+    pub(super) fn check_range_deletes(&mut self, batch: &BatchRef<'_>) -> Result<(), Response> {
+        if !batch.has_range_deletes() {
+            return Ok(());
+        }
+        self.check_feature("range deletes", Self::lacks_range_deletes)?;
+        let live = self.machine.range_deletes() + self.writes.range_deletes();
+        if live + batch.range_deletes() <= MAX_RANGE_DELETES {
+            return Ok(());
+        }
+        let message = format!(
+            "{live} range deletes are live, the limit is {MAX_RANGE_DELETES}: they wait for compaction"
+        );
+        Err(self.desk.busy(proto::Effect::NotApplied, STALL_RETRY_MS_MIN, message))
+    }
+
     /// What waits for its commit is bounded (raft would refuse the whole turn).
     fn check_uncommitted(&mut self, batch: &BatchRef<'_>) -> Result<(), Response> {
         let waiting = self.raft.uncommitted_bytes() + self.writes.turn_bytes.len();
@@ -215,8 +240,10 @@ impl<L: LogStore, S: StateMachine> Node<L, S> {
     }
 
     fn check_space_for(&mut self, batch: &BatchRef<'_>) -> Result<(), Response> {
-        let only_deletes =
-            || !batch.is_empty() && batch.ops().all(|op| matches!(op, Op::Delete { .. }));
+        let only_deletes = || {
+            !batch.is_empty()
+                && batch.ops().all(|op| matches!(op, Op::Delete { .. } | Op::DeleteRange { .. }))
+        };
         let Some(message) = self.no_space(only_deletes) else { return Ok(()) };
         self.desk.counters.no_space += 1;
         Err(Response::Error(ErrorReply {

@@ -198,7 +198,9 @@ impl ErrorCode {
             BatchError::KeyTooLarge { .. } => Self::KeyTooLarge,
             BatchError::ValueTooLarge { .. } => Self::ValueTooLarge,
             BatchError::ConditionCount { count: 0 } => Self::BadRequest,
-            BatchError::TooLarge { .. } | BatchError::ConditionCount { .. } => Self::BatchTooLarge,
+            BatchError::TooLarge { .. }
+            | BatchError::ConditionCount { .. }
+            | BatchError::TooManyRangeDeletes { .. } => Self::BatchTooLarge,
             BatchError::ReservedKey => Self::ReservedKey,
             BatchError::SessionWindowFull { .. } => Self::SessionWindowFull,
             _ => Self::BadRequest,

@@ -452,6 +452,19 @@ fn explain_batch_rows(rows: &mut Rows<'_>) {
         let name = match kind_byte {
             kind::PUT => "PUT",
             kind::DELETE => "DELETE",
+            kind::DELETE_RANGE => {
+                let Some((len, n)) = varint::get_u32(&rows.bytes[rows.at + 1..]) else {
+                    return;
+                };
+                rows.row(1 + n, format!("operation {i}: DELETE_RANGE, start of {len} bytes"));
+                rows.data(len as usize, "start");
+                let Some((len, n)) = varint::get_u32(&rows.bytes[rows.at..]) else {
+                    return;
+                };
+                rows.row(n, format!("end of {len} bytes"));
+                rows.data(len as usize, "end");
+                continue;
+            }
             kind::NO_OP => {
                 rows.row(1, format!("operation {i}: no-op"));
                 continue;
@@ -544,7 +557,7 @@ fn escaped(bytes: &[u8]) -> String {
 }
 
 /// A batch as JSON: `{"client_id", "client_sequence", "acked_below", "conditions"?: [{"key", "expect", "seq"?}], "ops": [{"op",
-/// "key", "value"?}]}`; bytes as escaped text.
+/// "key", "value"?}]}`, a range delete with "start" and "end"; bytes as escaped text.
 #[must_use]
 pub fn batch_json(batch: &BatchRef<'_>) -> Value {
     let ops: Vec<Value> = batch
@@ -554,6 +567,9 @@ pub fn batch_json(batch: &BatchRef<'_>) -> Value {
                 json!({"op": "put", "key": escaped(key), "value": escaped(value)})
             }
             Op::Delete { key } => json!({"op": "delete", "key": escaped(key)}),
+            Op::DeleteRange { start, end } => {
+                json!({"op": "delete_range", "start": escaped(start), "end": escaped(end)})
+            }
             Op::NoOp => json!({"op": "no_op"}),
             Op::Register => json!({"op": "register"}),
             Op::Membership(encoded) => match Membership::decode(encoded) {
@@ -631,6 +647,9 @@ pub fn request_json(request: &Request<'_>) -> Value {
                 "kind": "SCAN", "resume": escaped(s.resume), "snapshot": s.snapshot.0,
                 "limit": s.limit, "max_bytes": s.max_bytes, "keys_only": s.keys_only,
             });
+            if s.reverse {
+                out["reverse"] = true.into();
+            }
             match s.range {
                 ScanRange::Range { start, end } => {
                     out["start"] = escaped(start).into();

@@ -7,7 +7,9 @@
 //! MGET key…                     VALUE value seq=N  |  NOT_FOUND, a line for each key, then END count=N snapshot=N
 //! PUT key value [IF…]           OK seq=N index=N
 //! DEL key [IF…]                 OK seq=N index=N
-//! SCAN [start [end]] [LIMIT n]  ENTRY key value seq=N …   then   END count=N snapshot=N [more=key]
+//! DELRANGE start end            OK seq=N index=N
+//! SCAN [start [end]] [LIMIT n] [REVERSE]
+//!                               ENTRY key value seq=N …   then   END count=N snapshot=N [more=key]
 //! STATUS | STATS | MEMBERS      a JSON document on one line
 //! HELP                          what may be typed, then END
 //! QUIT                          BYE, and the connection is closed
@@ -64,9 +66,9 @@ pub enum InlineRequest {
     },
     /// MGET.
     MultiGet(KeyList),
-    /// PUT or DEL.
+    /// PUT, DEL, or DELRANGE.
     Write {
-        /// `Put` or `Delete`.
+        /// `Put`, `Delete`, or `Write`.
         opcode: Opcode,
         /// Exactly one operation.
         batch: WriteBatch,
@@ -79,6 +81,8 @@ pub enum InlineRequest {
         end: Vec<u8>,
         /// Most entries.
         limit: u32,
+        /// From the last key on.
+        reverse: bool,
     },
     /// STATUS.
     Status,
@@ -95,7 +99,9 @@ GET key [STALE]               read a key; STALE: as this node has it, however ol
 MGET key...                   read several keys at one moment
 PUT key value [IF...]         set a key; OK means durable
 DEL key [IF...]               delete a key; IF... is IFABSENT, IFEXISTS, or IFSEQ n, the seq that GET shows
-SCAN [start [end]] [LIMIT n]  keys from start, up to and without end; 100 unless LIMIT says otherwise
+DELRANGE start end            delete all keys from start, up to and without end; \"\" is open
+SCAN [start [end]] [LIMIT n] [REVERSE]
+                              keys from start, up to and without end; 100 unless LIMIT says otherwise
 STATUS                        the node, as JSON
 STATS                         the engine, as JSON
 MEMBERS                       the cluster, as JSON
@@ -166,6 +172,7 @@ pub fn parse(line: &[u8]) -> Result<InlineCommand, InlineError> {
         b"MGET" => parse_mget(args)?,
         b"PUT" | b"SET" => parse_put(args)?,
         b"DEL" | b"DELETE" => parse_del(args)?,
+        b"DELRANGE" => parse_del_range(args)?,
         b"SCAN" => parse_scan(args)?,
         b"HELP" => return Ok(InlineCommand::Help),
         b"QUIT" | b"EXIT" => return Ok(InlineCommand::Quit),
@@ -242,12 +249,25 @@ fn parse_mget(args: &[Token]) -> Result<InlineRequest, InlineError> {
     Ok(InlineRequest::MultiGet(KeyList::of(args.iter().map(|key| &key.bytes[..]))?))
 }
 
+fn parse_del_range(args: &[Token]) -> Result<InlineRequest, InlineError> {
+    let [start, end] = args else {
+        return Err(InlineError::Usage { usage: "DELRANGE start end, each may be \"\" for open" });
+    };
+    let mut batch = WriteBatch::new();
+    batch.delete_range(&start.bytes, &end.bytes)?;
+    user_write(Opcode::Write, batch)
+}
+
 fn user_write(opcode: Opcode, batch: WriteBatch) -> Result<InlineRequest, InlineError> {
     BatchRef::parse(batch.as_bytes())?.check_user()?;
     Ok(InlineRequest::Write { opcode, batch })
 }
 
 fn parse_scan(args: &[Token]) -> Result<InlineRequest, InlineError> {
+    let (args, reverse) = match args {
+        [args @ .., word] if word.is_keyword("REVERSE") => (args, true),
+        _ => (args, false),
+    };
     let (range, limit) = match args {
         [range @ .., word, n] if word.is_keyword("LIMIT") => {
             let n = std::str::from_utf8(&n.bytes).ok().and_then(|n| n.parse::<u32>().ok());
@@ -262,14 +282,14 @@ fn parse_scan(args: &[Token]) -> Result<InlineRequest, InlineError> {
         [] => (Vec::new(), Vec::new()),
         [start] => (start.bytes.clone(), Vec::new()),
         [start, end] => (start.bytes.clone(), end.bytes.clone()),
-        _ => return Err(InlineError::Usage { usage: "SCAN [start [end]] [LIMIT n]" }),
+        _ => return Err(InlineError::Usage { usage: "SCAN [start [end]] [LIMIT n] [REVERSE]" }),
     };
     for bound in [&start, &end] {
         if bound.len() > MAX_KEY_BYTES {
             return Err(BatchError::KeyTooLarge { len: bound.len() as u64 }.into());
         }
     }
-    Ok(InlineRequest::Scan { start, end, limit })
+    Ok(InlineRequest::Scan { start, end, limit, reverse })
 }
 
 impl InlineRequest {
@@ -285,8 +305,9 @@ impl InlineRequest {
                 opcode: *opcode,
                 batch: BatchRef::parse(batch.as_bytes()).expect("a WriteBatch is a valid batch"),
             },
-            Self::Scan { start, end, limit } => Request::Scan(ScanRequest {
+            Self::Scan { start, end, limit, reverse } => Request::Scan(ScanRequest {
                 limit: *limit,
+                reverse: *reverse,
                 ..ScanRequest::new(ScanRange::Range { start, end })
             }),
             Self::Status => Request::Status,

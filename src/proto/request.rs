@@ -16,7 +16,7 @@ use super::frame::{self, EncodeTooLarge, FrameHeader};
 use super::multi_get::{MultiGetRequest, RequestFault};
 use super::peer::PeerOpcode;
 use super::{Opcode, PROTOCOL_VERSION};
-use crate::base::batch::{BatchError, BatchRef, Op, RESERVED_KEY_PREFIX};
+use crate::base::batch::{BatchError, BatchRef, Op, RESERVED_KEY_PREFIX, prefix_end};
 use crate::base::{NodeId, SequenceNumber};
 use crate::limits::{
     MAX_ADDRESS_BYTES, MAX_CHECKPOINT_PATH_BYTES, MAX_KEY_BYTES, MAX_SCAN_BYTES, MAX_SCAN_ENTRIES,
@@ -30,7 +30,8 @@ pub const MAX_BOUND_BYTES: usize = MAX_KEY_BYTES + 1;
 
 const SCAN_KEYS_ONLY: u16 = 0x0001;
 const SCAN_PREFIX: u16 = 0x0002;
-const SCAN_KNOWN_FLAGS: u16 = SCAN_KEYS_ONLY | SCAN_PREFIX;
+const SCAN_REVERSE: u16 = 0x0004;
+const SCAN_KNOWN_FLAGS: u16 = SCAN_KEYS_ONLY | SCAN_PREFIX | SCAN_REVERSE;
 const SCAN_FIXED_BYTES: usize = 24;
 const HELLO_FIXED_BYTES: usize = 8;
 const ADMIN_FIXED_BYTES: usize = 16;
@@ -162,7 +163,8 @@ pub enum ScanRange<'a> {
 pub struct ScanRequest<'a> {
     /// Which keys.
     pub range: ScanRange<'a>,
-    /// Where the page before ended (its reply's resume key); empty = from the start of the range.
+    /// Where the page before ended (its reply's resume key): this page has the keys from it on, of a reverse scan those
+    /// below it. Empty = from the start of the range, of a reverse scan from its end.
     pub resume: &'a [u8],
     /// Read as of this sequence number; 0 = now, and the reply names the snapshot for the next pages.
     pub snapshot: SequenceNumber,
@@ -172,6 +174,8 @@ pub struct ScanRequest<'a> {
     pub max_bytes: u32,
     /// Leave the values out.
     pub keys_only: bool,
+    /// By descending key, from the end of the range.
+    pub reverse: bool,
 }
 
 impl<'a> ScanRequest<'a> {
@@ -185,22 +189,33 @@ impl<'a> ScanRequest<'a> {
             limit: 0,
             max_bytes: 0,
             keys_only: false,
+            reverse: false,
         }
     }
 
-    /// The first key to look at: the resume key when there is one, else the start of the range, whichever is later.
+    /// The lowest key to look at: the start of the range, or the resume key of a forward scan, whichever is later.
     #[must_use]
     pub fn first_key(&self) -> &'a [u8] {
         let start = match self.range {
             ScanRange::Range { start, .. } => start,
             ScanRange::Prefix(prefix) => prefix,
         };
-        start.max(self.resume)
+        if self.reverse { start } else { start.max(self.resume) }
     }
 
-    /// The first key past the range, `None` when it has no end.
+    /// The first key past what is to be looked at, `None` when there is none: the end of the range, or the resume key of a
+    /// reverse scan, whichever is lower.
     #[must_use]
     pub fn end_key(&self) -> Option<Vec<u8>> {
+        let end = self.range_end();
+        if !self.reverse || self.resume.is_empty() {
+            return end;
+        }
+        let resume = self.resume.to_vec();
+        Some(end.map_or(resume.clone(), |end| end.min(resume)))
+    }
+
+    fn range_end(&self) -> Option<Vec<u8>> {
         match self.range {
             ScanRange::Range { end: b"", .. } => None,
             ScanRange::Range { end, .. } => Some(end.to_vec()),
@@ -225,15 +240,6 @@ impl<'a> ScanRequest<'a> {
             n => n.min(MAX_SCAN_BYTES),
         }
     }
-}
-
-/// The first key after every key with this prefix; `None` when there is none (the prefix is empty or all `ff`).
-#[must_use]
-pub fn prefix_end(prefix: &[u8]) -> Option<Vec<u8>> {
-    let keep = prefix.iter().rposition(|&b| b != 0xff)?;
-    let mut end = prefix[..=keep].to_vec();
-    end[keep] += 1;
-    Some(end)
 }
 
 /// Why a frame's body is not a request.
@@ -520,7 +526,12 @@ fn decode_scan(body: &[u8]) -> Result<ScanRequest<'_>, RequestError> {
     let snapshot = snapshot_field(opcode, BigEndian::read_u64(&fixed[0..8]))?;
     let flags = BigEndian::read_u16(&fixed[16..18]);
     if flags & !SCAN_KNOWN_FLAGS != 0 {
-        return Err(bad("flags", 16, "bits 0 (keys only) and 1 (prefix)", flags.into()));
+        return Err(bad(
+            "flags",
+            16,
+            "bits 0 (keys only), 1 (prefix), and 2 (reverse)",
+            flags.into(),
+        ));
     }
     let prefix = flags & SCAN_PREFIX != 0;
     let len = |offset: usize| usize::from(BigEndian::read_u16(&fixed[offset..offset + 2]));
@@ -549,6 +560,7 @@ fn decode_scan(body: &[u8]) -> Result<ScanRequest<'_>, RequestError> {
         limit: BigEndian::read_u32(&fixed[8..12]),
         max_bytes: BigEndian::read_u32(&fixed[12..16]),
         keys_only: flags & SCAN_KEYS_ONLY != 0,
+        reverse: flags & SCAN_REVERSE != 0,
     })
 }
 
@@ -557,7 +569,8 @@ fn encode_scan(out: &mut Vec<u8>, scan: &ScanRequest<'_>) {
         ScanRange::Range { start, end } => (start, end, 0),
         ScanRange::Prefix(prefix) => (prefix, &b""[..], SCAN_PREFIX),
     };
-    let flags = prefix | if scan.keys_only { SCAN_KEYS_ONLY } else { 0 };
+    let flag = |on, flag| if on { flag } else { 0 };
+    let flags = prefix | flag(scan.keys_only, SCAN_KEYS_ONLY) | flag(scan.reverse, SCAN_REVERSE);
     out.extend_from_slice(&scan.snapshot.0.to_be_bytes());
     out.extend_from_slice(&scan.limit.to_be_bytes());
     out.extend_from_slice(&scan.max_bytes.to_be_bytes());

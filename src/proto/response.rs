@@ -179,9 +179,10 @@ pub struct ScanReply {
     pub applied: SequenceNumber,
     /// The values were left out, as asked.
     pub keys_only: bool,
-    /// The entries, by key.
+    /// The entries, by key; of a reverse scan by descending key.
     pub entries: Vec<ScanEntry>,
-    /// Where the next page begins; `None` = the range is exhausted.
+    /// Where the next page begins: with this key or the next one there is, of a reverse scan with the one before it; `None` =
+    /// the range is exhausted.
     pub resume: Option<Vec<u8>>,
 }
 

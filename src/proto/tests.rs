@@ -268,10 +268,18 @@ fn inline_commands_parse_in_any_case_with_quotes_and_escapes() {
         start: start.to_vec(),
         end: end.to_vec(),
         limit,
+        reverse: false,
     };
     assert_eq!(request(b"SCAN"), scan(b"", b"", 100));
     assert_eq!(request(b"SCAN a limit 5"), scan(b"a", b"", 5));
     assert_eq!(request(b"SCAN a b LIMIT 5"), scan(b"a", b"b", 5));
+    let reverse =
+        InlineRequest::Scan { start: b"a".to_vec(), end: vec![], limit: 5, reverse: true };
+    assert_eq!(request(b"SCAN a limit 5 reverse"), reverse);
+    let mut range = WriteBatch::new();
+    range.delete_range(b"a", b"").unwrap();
+    let range = InlineRequest::Write { opcode: Opcode::Write, batch: range };
+    assert_eq!(request(b"delrange a \"\""), range);
     assert_eq!(request(b"SCAN a \"LIMIT\""), scan(b"a", b"LIMIT", 100));
     assert_eq!(parse(b" \t\r\n"), Ok(InlineCommand::Empty));
     assert_eq!(parse(b"quit"), Ok(InlineCommand::Quit));
@@ -427,7 +435,7 @@ proptest! {
         other in prop::collection::vec(any::<u8>(), 0..40),
         resume in prop::collection::vec(any::<u8>(), 0..40),
         snapshot in 0..=SequenceNumber::MAX.0,
-        (limit, max_bytes, keys_only) in any::<(u32, u32, bool)>(),
+        (limit, max_bytes, keys_only, reverse) in any::<(u32, u32, bool, bool)>(),
         (name, cluster, address) in ("[ -~]{0,40}", ".{0,20}", "[!-~]{1,30}"),
         (id, deadline, path) in (any::<u64>(), any::<u32>(), "[ -~é]{1,30}"),
     ) {
@@ -435,7 +443,7 @@ proptest! {
         let batch = one_put(&key, &other);
         let scan = ScanRequest {
             range: ScanRange::Range { start: &key, end: &other },
-            resume: &resume, snapshot, limit, max_bytes, keys_only,
+            resume: &resume, snapshot, limit, max_bytes, keys_only, reverse,
         };
         let requests = [
             Request::Ping,

@@ -78,6 +78,7 @@ pub fn batch(data: &[u8]) {
         match op {
             Op::Put { key, value } => again.put(key, value),
             Op::Delete { key } => again.delete(key),
+            Op::DeleteRange { start, end } => again.delete_range(start, end),
             Op::NoOp | Op::Register | Op::Membership(_) => Ok(()),
         }
         .expect("what was in a batch fits in one");

@@ -147,7 +147,7 @@ fn merge(job: &CompactJob, outputs: &mut Outputs<'_>) -> Result<(u64, u64), Faul
             job.progress.merged_bytes.store(merged_bytes, Ordering::Relaxed);
         }
         let Some((key, trailer)) = merge.key() else { break };
-        merged_bytes += (key.len() + 8 + merge.value_len()) as u64;
+        merged_bytes += (key.len() + 8 + merge.value_slice().len()) as u64;
         match keep.judge(key, trailer, || below.may_hold(key)) {
             Verdict::Hidden => hidden += 1,
             Verdict::Spent => spent += 1,

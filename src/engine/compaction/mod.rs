@@ -580,6 +580,7 @@ impl Engine {
         }
         let Change { edit, state, .. } = change;
         self.durable = state;
+        self.range_deletes_settled();
         self.compaction.stage = Stage::Idle;
         if !matches!(self.flush, Flush::Waiting { .. }) {
             self.read_only = None;

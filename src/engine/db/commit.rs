@@ -626,5 +626,6 @@ impl Lead<'_> {
 
 fn only_deletes(batch: &[u8]) -> bool {
     let batch = BatchRef::parse(batch).expect("batches are validated before they queue");
-    !batch.is_empty() && batch.ops().all(|op| matches!(op, Op::Delete { .. }))
+    !batch.is_empty()
+        && batch.ops().all(|op| matches!(op, Op::Delete { .. } | Op::DeleteRange { .. }))
 }

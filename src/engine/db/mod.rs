@@ -54,7 +54,7 @@
 //! PATH/LOCK   PATH/wal/<segment>.wal (+ spares, reserve)   PATH/engine/{CURRENT,<n>.manifest,<n>.sst}
 //! ```
 //!
-//! Not here: reverse iteration, transactions, column families.
+//! Not here: transactions, column families.
 
 mod commit;
 mod error;
@@ -64,7 +64,7 @@ mod read_only;
 mod tests;
 
 pub use error::{DbError, Effect};
-pub use iter::{DbIter, Snapshot};
+pub use iter::{DbCursor, DbIter, Snapshot};
 pub use read_only::{ReadOnlyDb, ReadOnlyIter};
 
 use super::ScrubReport;
@@ -72,7 +72,7 @@ use super::checkpoint::Checkpoint;
 use super::{
     Applied, CompactionOptions, Engine, EngineError, EngineOptions, EngineStats, Get, WriteRoom,
 };
-use crate::base::batch::{BatchRef, WriteBatch};
+use crate::base::batch::{BatchRef, WriteBatch, prefix_end};
 use crate::base::{SequenceNumber, Term};
 use crate::env::{Env, LockGuard, os};
 use crate::limits::{
@@ -262,6 +262,19 @@ impl Db {
         Ok(self.write(batch, WriteOptions::default())?.last_seq)
     }
 
+    /// Deletes every key from `start` up to and without `end`, durably, as one operation; an empty `end` is past the last key.
+    /// Costs the same however many keys that is. Returns the sequence number of the write.
+    ///
+    /// # Errors
+    /// [`EngineError::TooManyRangeDeletes`](super::EngineError::TooManyRangeDeletes) when
+    /// [`MAX_RANGE_DELETES`](crate::limits::MAX_RANGE_DELETES) wait for compaction; nothing was deleted, and it may be tried
+    /// again.
+    pub fn delete_range(&self, start: &[u8], end: &[u8]) -> Result<SequenceNumber, DbError> {
+        let mut batch = WriteBatch::new();
+        batch.delete_range(start, end)?;
+        Ok(self.write(batch, WriteOptions::default())?.last_seq)
+    }
+
     /// Applies a batch: all of it or nothing. Concurrent writers share one log write and one sync. Returns the
     /// sequence numbers of its operations.
     ///
@@ -287,7 +300,12 @@ impl Db {
     /// for is an error of this batch alone; nothing is applied.
     pub fn write(&self, batch: WriteBatch, options: WriteOptions) -> Result<Applied, DbError> {
         let bytes = batch.into_bytes();
-        BatchRef::parse(&bytes)?.check_user()?;
+        let parsed = BatchRef::parse(&bytes)?;
+        parsed.check_user()?;
+        if parsed.has_range_deletes() {
+            self.inner.pump_if_due();
+            self.inner.engine().check_range_deletes(&parsed)?;
+        }
         self.inner.write(bytes, options.sync)
     }
 
@@ -327,6 +345,19 @@ impl Db {
     #[must_use]
     pub fn scan(&self, start: &[u8], end: Option<&[u8]>) -> DbIter {
         self.snapshot().into_scan(start, end)
+    }
+
+    /// The entries whose keys begin with `prefix`, by ascending key, of the present state.
+    #[must_use]
+    pub fn scan_prefix(&self, prefix: &[u8]) -> DbIter {
+        self.scan(prefix, prefix_end(prefix).as_deref())
+    }
+
+    /// A cursor over the entries from `start` up to and without `end` (`None` = to the last key) of the present state. It is
+    /// at no place: seek it.
+    #[must_use]
+    pub fn cursor(&self, start: &[u8], end: Option<&[u8]>) -> DbCursor {
+        self.snapshot().into_cursor(start, end)
     }
 
     /// Writes everything so far into tables and waits for that. The log that held it is released.

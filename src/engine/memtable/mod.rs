@@ -8,6 +8,9 @@
 //! - A tombstone is an entry like any other: a lookup that finds one stops there.
 //! - [`Memtable::memory_bytes`] counts everything it has reserved: arena chunks, tree nodes, and their tables.
 //!
+//! Range deletes lie beside the entries, in a list: they hide nothing here and are counted, and a flush takes them on. What
+//! they hide is [`RangeDeletes`](super::range_delete::RangeDeletes)' matter.
+//!
 //! It does not decide when it is full, which versions are visible, or where tables go: the engine does.
 //!
 //! # Why this structure
@@ -35,11 +38,13 @@
 mod arena;
 mod tree;
 
+use super::edit::RangeDelete;
 use crate::base::SequenceNumber;
 use crate::base::internal_key::{ValueKind, pack_trailer, seek_trailer, unpack_trailer};
 use arena::Arena;
 pub use arena::EntryRef;
 use std::ops::Deref;
+use std::sync::Arc;
 use tree::{Cursor, Tree};
 
 /// See the module.
@@ -49,6 +54,8 @@ pub struct Memtable {
     tree: Tree,
     payload_bytes: usize,
     deletes: usize,
+    range_deletes: Vec<Arc<RangeDelete>>,
+    range_delete_bytes: usize,
 }
 
 /// What a lookup in one source found.
@@ -78,6 +85,19 @@ impl Memtable {
         self.deletes += usize::from(kind == ValueKind::Delete);
     }
 
+    /// Keeps a range delete for the flush.
+    pub fn delete_range(&mut self, delete: Arc<RangeDelete>) {
+        self.range_delete_bytes +=
+            size_of::<RangeDelete>() + delete.start.capacity() + delete.end.capacity();
+        self.range_deletes.push(delete);
+    }
+
+    /// The range deletes that were applied while it was the active one, oldest first.
+    #[must_use]
+    pub fn range_deletes(&self) -> &[Arc<RangeDelete>] {
+        &self.range_deletes
+    }
+
     /// The newest version of `key` at or before `seq`.
     #[must_use]
     pub fn get(&self, key: &[u8], seq: SequenceNumber) -> Lookup<'_> {
@@ -103,7 +123,7 @@ impl Memtable {
         self.tree.entries()
     }
 
-    /// Whether it has no entries.
+    /// Whether it has no entries; it may have range deletes.
     #[must_use]
     pub const fn is_empty(&self) -> bool {
         self.len() == 0
@@ -124,7 +144,11 @@ impl Memtable {
     /// All memory it has reserved.
     #[must_use]
     pub fn memory_bytes(&self) -> usize {
-        size_of::<Self>() + self.arena.memory_bytes() + self.tree.memory_bytes()
+        size_of::<Self>()
+            + self.arena.memory_bytes()
+            + self.tree.memory_bytes()
+            + self.range_delete_bytes
+            + self.range_deletes.capacity() * size_of::<Arc<RangeDelete>>()
     }
 
     fn entry(&self, cursor: Cursor) -> Option<EntryRef<'_>> {
@@ -141,7 +165,7 @@ impl std::fmt::Debug for Memtable {
     }
 }
 
-/// Walks a memtable in internal-key order; over `&Memtable` or `Arc<Memtable>`. Starts at the end: seek first.
+/// Walks a memtable in internal-key order, both ways; over `&Memtable` or `Arc<Memtable>`. Starts at no position: seek first.
 #[derive(Debug)]
 pub struct MemIter<M> {
     table: M,
@@ -162,6 +186,23 @@ impl<M: Deref<Target = Memtable>> MemIter<M> {
     /// Goes to the first entry at or after (`key`, `trailer`).
     pub fn seek(&mut self, key: &[u8], trailer: u64) {
         self.cursor = self.table.tree.seek(&self.table.arena, key, trailer);
+    }
+
+    /// Goes to the last entry.
+    pub fn seek_to_last(&mut self) {
+        self.cursor = self.table.tree.last();
+    }
+
+    /// Goes to the last entry at or before (`key`, `trailer`).
+    pub fn seek_for_prev(&mut self, key: &[u8], trailer: u64) {
+        self.cursor = self.table.tree.seek_for_prev(&self.table.arena, key, trailer);
+    }
+
+    /// Goes to the entry before; from the first one to no position. No-op when there is none.
+    pub fn prev(&mut self) {
+        if self.cursor != Cursor::END {
+            self.cursor = self.table.tree.prev(self.cursor);
+        }
     }
 
     /// Goes to the next entry. No-op at the end.
@@ -207,6 +248,13 @@ mod tests {
         }
         assert_eq!(iter.entry(), None);
         assert_eq!(table.len(), model.len());
+        iter.seek_to_last();
+        for ((key, Reverse(seq)), _) in model.iter().rev() {
+            let entry = iter.entry().expect("as many entries as the model");
+            assert_eq!((entry.key, entry.trailer >> 8), (&key[..], *seq));
+            iter.prev();
+        }
+        assert_eq!(iter.entry(), None);
         for (key, seq) in probes {
             let from = (key.clone(), Reverse(*seq));
             let expected = model.range(from..).next();
@@ -214,6 +262,13 @@ mod tests {
             assert_eq!(
                 iter.entry().map(|e| e.key),
                 expected.map(|((k, _), _)| &k[..]),
+                "{key:?}@{seq}"
+            );
+            iter.seek_for_prev(key, pack_trailer(SequenceNumber(*seq), ValueKind::Put));
+            let before = model.range(..=(key.clone(), Reverse(*seq))).next_back();
+            assert_eq!(
+                iter.entry().map(|e| (e.key, e.trailer >> 8)),
+                before.map(|((k, Reverse(s)), _)| (&k[..], *s)),
                 "{key:?}@{seq}"
             );
             let visible = expected.filter(|((k, _), _)| k == key);

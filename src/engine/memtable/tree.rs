@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! inner: | prefix 8 × 64 | separator location 4 × 64 | child 4 × 65 |
-//! leaf:  | prefix 8 × 64 | entry location     4 × 64 | next leaf 4  |
+//! leaf:  | prefix 8 × 64 | entry location     4 × 64 | next leaf 4 | leaf before 4 |
 //! ```
 //!
 //! A search compares the inline prefixes and follows a location into the arena only on a tie. The prefix of a key in
@@ -15,7 +15,7 @@
 //! - Entries are ordered by [`internal_key::compare`](crate::base::internal_key::compare), without duplicates, and never
 //!   removed.
 //! - `separator[i] <= every key under child[i + 1]`, and `every key under child[i] < separator[i]`.
-//! - Leaves are linked in order and none but the first of an empty tree is empty.
+//! - Leaves are linked in order, both ways, and none but the first of an empty tree is empty.
 
 use super::arena::{Arena, Loc};
 use std::cmp::Ordering;
@@ -36,6 +36,7 @@ struct Leaf {
     len: u16,
     skip: u16,
     next: u32,
+    before: u32,
 }
 
 struct Inner {
@@ -48,7 +49,7 @@ struct Inner {
 
 impl Leaf {
     const fn new(skip: u16) -> Self {
-        Self { prefix: [0; FANOUT], loc: [0; FANOUT], len: 0, skip, next: NONE }
+        Self { prefix: [0; FANOUT], loc: [0; FANOUT], len: 0, skip, next: NONE, before: NONE }
     }
     fn insert(&mut self, at: usize, prefix: u64, loc: Loc) {
         let len = self.len as usize;
@@ -177,6 +178,7 @@ impl Tree {
         let (right_id, separator) = if at == FANOUT && leaf.next == NONE {
             // Ascending keys: leave full leaves behind, not half-full ones.
             let mut right = Leaf::new(leaf.skip);
+            right.before = leaf_id;
             right.insert(0, prefix, loc);
             leaf.next = new_id;
             (self.leaves.push(right), loc)
@@ -223,6 +225,42 @@ impl Tree {
             node = self.inners.get(node).child[0];
         }
         Cursor { leaf: node, at: 0 }
+    }
+
+    /// The last entry.
+    pub fn last(&self) -> Cursor {
+        if self.entries == 0 {
+            return Cursor::END;
+        }
+        let mut node = self.root;
+        for _ in 0..self.height {
+            let inner = self.inners.get(node);
+            node = inner.child[inner.len as usize];
+        }
+        Cursor { leaf: node, at: u32::from(self.leaves.get(node).len) - 1 }
+    }
+
+    /// The last entry at or before (`key`, `trailer`).
+    pub fn seek_for_prev(&self, arena: &Arena, key: &[u8], trailer: u64) -> Cursor {
+        let at_or_after = self.seek(arena, key, trailer);
+        let Some(loc) = self.loc(at_or_after) else { return self.last() };
+        let entry = arena.entry(loc);
+        if entry.trailer == trailer && entry.key == key {
+            return at_or_after;
+        }
+        self.prev(at_or_after)
+    }
+
+    /// The entry before `cursor`, which is not the end; the end when it is the first one.
+    pub fn prev(&self, cursor: Cursor) -> Cursor {
+        if cursor.at > 0 {
+            return Cursor { leaf: cursor.leaf, at: cursor.at - 1 };
+        }
+        let leaf = self.leaves.get(cursor.leaf).before;
+        if leaf == NONE {
+            return Cursor::END;
+        }
+        Cursor { leaf, at: u32::from(self.leaves.get(leaf).len) - 1 }
     }
 
     /// The entry after `cursor`, which is not the end.
@@ -312,8 +350,12 @@ impl Tree {
         right.loc[..moved].copy_from_slice(&left.loc[FANOUT / 2..]);
         right.len = moved as u16;
         right.next = left.next;
+        right.before = id;
         left.len = (FANOUT / 2) as u16;
         left.next = right_id;
+        if right.next != NONE {
+            self.leaves.get_mut(right.next).before = right_id;
+        }
         let separator = right.loc[0];
         (self.leaves.push(right), separator)
     }

@@ -440,6 +440,7 @@ impl Engine {
         self.applied = state.applied;
         self.last_seq = state.last_seq;
         self.durable = state;
+        self.load_range_deletes();
         self.counters.installs += 1;
         let (index, term) = self.applied;
         log::info!(

@@ -5,6 +5,7 @@ mod compaction_faults;
 mod core;
 mod lazy;
 mod open_crash;
+mod ranges;
 mod snapshot;
 
 use super::*;

@@ -552,6 +552,7 @@ impl Cluster {
                 limit: 100_000,
                 max_bytes: 64 << 20,
                 keys_only: false,
+                reverse: false,
                 at: node.last_seq(),
             };
             match node.machine().scan(&range).unwrap() {

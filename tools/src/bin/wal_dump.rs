@@ -464,6 +464,9 @@ fn batch_lines(batch: &BatchRef<'_>) -> Vec<String> {
             format!("put \"{}\" = \"{shown}\"{more}", text(key))
         }
         Op::Delete { key } => format!("delete \"{}\"", text(key)),
+        Op::DeleteRange { start, end } => {
+            format!("delete range \"{}\" to \"{}\"", text(start), text(end))
+        }
         Op::NoOp => "no-op".to_owned(),
         Op::Register => "register a session".to_owned(),
         Op::Membership(encoded) => match Membership::decode(encoded) {
@@ -546,6 +549,9 @@ fn op_json(op: Op<'_>) -> Value {
     match op {
         Op::Put { key, value } => json!({ "op": "put", "key": text(key), "value": text(value) }),
         Op::Delete { key } => json!({ "op": "delete", "key": text(key) }),
+        Op::DeleteRange { start, end } => {
+            json!({ "op": "delete_range", "start": text(start), "end": text(end) })
+        }
         Op::NoOp => json!({ "op": "no_op" }),
         Op::Register => json!({ "op": "register" }),
         Op::Membership(encoded) => match Membership::decode(encoded) {

@@ -10,7 +10,8 @@ Examples:
   beachctl put beach 'fine sand'          beachctl get beach
   beachctl get beach --with-seq           beachctl put 'a\\x00b' --file photo.jpg
   beachctl scan --prefix user/ --limit 10 beachctl scan a m --keys-only
-  beachctl batch changes.txt              lines: put K V, del K; all or nothing
+  beachctl scan --reverse --limit 1       beachctl delete-range log/2025 log/2026
+  beachctl batch changes.txt              lines: put K V, del K, delrange START END; all or nothing
   beachctl --exactly-once --timeout 30s batch changes.txt
   beachctl load --tsv data.tsv            KEY<TAB>VALUE lines; - is stdin
   beachctl --endpoints 10.0.0.1:7400,10.0.0.2:7400 status
@@ -26,7 +27,7 @@ Examples:
 Keys and values are text with \\xNN \\n \\r \\t \\\\ \\\" escapes; scan prints them so, with a tab between.
 
 JSON (--json), one document unless it says lines:
-  put, del, batch  {\"index\",\"first_seq\",\"last_seq\",\"ops\"}
+  put, del, delete-range, batch  {\"index\",\"first_seq\",\"last_seq\",\"ops\"}
   get              {\"key\",\"found\",\"value\"?,\"seq\"?,\"applied\"?}, with --stale \"applied_index\",\"age_ms\" (null = never known)
   scan (lines)     {\"type\":\"entry\",\"key\",\"seq\",\"value\"?} then {\"type\":\"end\",\"count\",\"snapshot\",\"more\"}
   load             {\"lines\",\"batches\",\"first_seq\",\"last_seq\",\"seconds\",\"acknowledged_through\",\"resume_from\"}
@@ -96,7 +97,7 @@ pub enum Command {
     Del(Del),
     /// Print the keys of a range or prefix, at one moment
     Scan(Scan),
-    /// Apply a file of "put K V" and "del K" lines atomically
+    /// Apply a file of "put K V", "del K", and "delrange START END" lines atomically
     Batch(Batch),
     /// Put each line of a file, in batches, with progress
     Load(Load),
@@ -121,9 +122,8 @@ pub enum Command {
     Checkpoint(Checkpoint),
     /// Have the node check every block of its files
     Verify(Verify),
-    /// Not in this version
-    #[command(hide = true)]
-    DeleteRange(Later),
+    /// Delete all keys of a range, as one operation
+    DeleteRange(DeleteRange),
 }
 
 impl Command {
@@ -243,6 +243,18 @@ pub struct Mget {
     pub hex: bool,
 }
 
+/// `delete-range`.
+#[derive(ClapArgs, Debug)]
+pub struct DeleteRange {
+    /// The first key, text with escapes; empty: the first of all
+    pub start: String,
+    /// The first key that stays; empty: none does
+    pub end: String,
+    /// START and END are hex digits
+    #[arg(long)]
+    pub hex: bool,
+}
+
 /// `scan`.
 #[derive(ClapArgs, Debug)]
 pub struct Scan {
@@ -257,8 +269,8 @@ pub struct Scan {
     /// Most entries
     #[arg(long)]
     pub limit: Option<u64>,
-    /// Not in this version
-    #[arg(long, hide = true)]
+    /// From the last key down
+    #[arg(long)]
     pub reverse: bool,
     /// Leave the values out
     #[arg(long)]
@@ -277,7 +289,7 @@ pub struct Scan {
 /// `batch`.
 #[derive(ClapArgs, Debug)]
 pub struct Batch {
-    /// Lines "put K V" or "del K"; tokens may be "quoted with \xNN"; # begins a comment line; - is stdin
+    /// Lines "put K V", "del K", or "delrange START END"; tokens may be "quoted with \xNN"; # begins a comment line; - is stdin
     pub file: PathBuf,
 }
 

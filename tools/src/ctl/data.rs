@@ -2,7 +2,7 @@
 #![allow(clippy::disallowed_methods, reason = "a tool writes the user's files and times itself")]
 
 use super::Session;
-use super::args::{Batch, Conditions, Del, Get, Mget, Put, Scan};
+use super::args::{Batch, Conditions, Del, DeleteRange, Get, Mget, Put, Scan};
 use super::bytes::{open, parse, read_all, show, show_into};
 use super::output::Failure;
 use beachdb::base::SequenceNumber;
@@ -78,6 +78,16 @@ pub fn del(session: &mut Session, del: &Del) -> Result<(), Failure> {
             .write_once(|s| s.delete_if(&key, expect), |c| c.delete_if(&key, expect))
             .map_err(|e| explain_condition(e.into(), &key))?,
     };
+    report_written(session, written, 1)
+}
+
+/// `delete-range`.
+pub fn delete_range(session: &mut Session, args: &DeleteRange) -> Result<(), Failure> {
+    let start = parse("START", &args.start, args.hex)?;
+    let end = parse("END", &args.end, args.hex)?;
+    let mut batch = WriteBatch::new();
+    batch.delete_range(&start, &end).map_err(|e| Failure::Usage(e.to_string()))?;
+    let written = session.write_once(|s| s.write(&batch), |c| c.write(&batch))?;
     report_written(session, written, 1)
 }
 
@@ -186,9 +196,6 @@ fn aged(mut document: Value, staleness: Option<Staleness>) -> Value {
 
 /// `scan`.
 pub fn scan(session: &mut Session, scan: &Scan) -> Result<(), Failure> {
-    if scan.reverse {
-        return Err(Failure::not_available("scan --reverse"));
-    }
     let bound = |what, text: &Option<String>| match text {
         Some(text) => parse(what, text, scan.hex),
         None => Ok(Vec::new()),
@@ -199,6 +206,7 @@ pub fn scan(session: &mut Session, scan: &Scan) -> Result<(), Failure> {
         prefix: scan.prefix.as_ref().map(|p| parse("PREFIX", p, scan.hex)).transpose()?,
         limit: scan.limit,
         keys_only: scan.keys_only,
+        reverse: scan.reverse,
         snapshot: SequenceNumber(scan.snapshot.unwrap_or(0)),
         page_entries: 0,
         stale: scan.stale,
@@ -249,8 +257,10 @@ pub fn scan(session: &mut Session, scan: &Scan) -> Result<(), Failure> {
         tell_staleness(session, staleness)?;
     }
     if let Some(more) = more.filter(|_| !json_lines) {
+        let direction =
+            if scan.reverse { format!("before {more}") } else { format!("from {more} on") };
         eprintln!(
-            "beachctl: {count} entries shown, the limit; there may be more from {more} on (snapshot {snapshot})"
+            "beachctl: {count} entries shown, the limit; there may be more {direction} (snapshot {snapshot})"
         );
     }
     Ok(())
@@ -306,7 +316,10 @@ fn add_line(batch: &mut WriteBatch, line: &[u8]) -> Result<(), String> {
             batch.put(&key.bytes, &value.bytes).map_err(refused)
         }
         [word, key] if word.is_keyword("del") => batch.delete(&key.bytes).map_err(refused),
-        _ => Err("expected \"put KEY VALUE\" or \"del KEY\"".to_owned()),
+        [word, start, end] if word.is_keyword("delrange") => {
+            batch.delete_range(&start.bytes, &end.bytes).map_err(refused)
+        }
+        _ => Err("expected \"put KEY VALUE\", \"del KEY\", or \"delrange START END\"".to_owned()),
     }
 }
 

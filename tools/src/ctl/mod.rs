@@ -136,8 +136,7 @@ pub fn run(session: &mut Session, command: &Command) -> Result<(), Failure> {
         Command::TransferLeader(transfer) => members::transfer(session, transfer),
         Command::Checkpoint(checkpoint) => upkeep::checkpoint(session, checkpoint),
         Command::Verify(verify) => upkeep::verify(session, verify),
-        Command::Compact(_) | Command::DeleteRange(_) => {
-            Err(Failure::not_available(command.name()))
-        }
+        Command::DeleteRange(range) => data::delete_range(session, range),
+        Command::Compact(_) => Err(Failure::not_available(command.name())),
     }
 }

@@ -338,6 +338,7 @@ fn rows_of(node: &SimNode) -> Result<Rows, String> {
             limit: 10_000,
             max_bytes: usize::MAX,
             keys_only: false,
+            reverse: false,
             at: machine.last_seq(),
         };
         let slice = match machine.scan(&range).map_err(|e| e.to_string())? {

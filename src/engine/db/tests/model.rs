@@ -55,7 +55,14 @@ impl Checker {
         let mut batch = WriteBatch::new();
         for _ in 0..=self.random.below(4) {
             let key = self.key();
-            if self.random.chance(1, 3) {
+            if self.random.chance(1, 12) {
+                let other = self.key();
+                let (start, end) = if key < other { (key, other) } else { (other, key) };
+                let end = if self.random.chance(1, 8) { Vec::new() } else { end };
+                if batch.delete_range(&start, &end).is_ok() {
+                    state.retain(|k, _| *k < start || (!end.is_empty() && *k >= end));
+                }
+            } else if self.random.chance(1, 3) {
                 batch.delete(&key).unwrap();
                 state.remove(&key);
             } else {
@@ -118,6 +125,57 @@ impl Checker {
         let range = self.now().iter().filter(|(k, _)| from <= **k && **k < to);
         let expected: Map = range.map(|(k, v)| (k.clone(), v.clone())).collect();
         assert_eq!(found, expected, "{context}: {from:?}..{to:?}");
+        let back: Vec<_> = db
+            .scan(&from, Some(&to))
+            .backward()
+            .map(|e| e.map(|e| (e.key, e.value.to_vec())))
+            .collect::<Result<_, _>>()
+            .unwrap();
+        let expected: Vec<_> = expected.into_iter().rev().collect();
+        assert_eq!(back, expected, "{context}: {from:?}..{to:?}, backward");
+        self.wander();
+    }
+
+    /// A cursor goes to and fro.
+    fn wander(&mut self) {
+        let context = self.context();
+        let mut cursor = self.rig.db().cursor(b"", None);
+        for _ in 0..8 {
+            let key = self.key();
+            let moves = self.random.below(7);
+            let here = cursor.valid().then(|| cursor.key().to_vec());
+            let state = self.now();
+            let expected = match (moves, here) {
+                (0, _) => {
+                    cursor.seek(&key).unwrap();
+                    state.range(key..).next()
+                }
+                (1, _) => {
+                    cursor.seek_for_prev(&key).unwrap();
+                    state.range(..=key).next_back()
+                }
+                (2, _) => {
+                    cursor.last().unwrap();
+                    state.iter().next_back()
+                }
+                (3 | 4, Some(here)) => {
+                    cursor.next().unwrap();
+                    state.range(here..).nth(1)
+                }
+                (5 | 6, Some(here)) => {
+                    cursor.prev().unwrap();
+                    state.range(..here).next_back()
+                }
+                (_, None) => {
+                    cursor.first().unwrap();
+                    state.iter().next()
+                }
+                _ => unreachable!(),
+            };
+            let found = cursor.valid().then(|| (cursor.key(), cursor.value()));
+            let expected = expected.map(|(k, v)| (k.as_slice(), v.as_slice()));
+            assert_eq!(found, expected, "{context}: move {moves}");
+        }
     }
 
     fn check_snapshots(&self) {
@@ -128,6 +186,17 @@ impl Checker {
                 .collect::<Result<_, _>>()
                 .unwrap();
             assert_eq!(&found, state, "{}: snapshot {}", self.context(), snapshot.seq());
+            let back: Vec<_> = snapshot
+                .iter()
+                .backward()
+                .map(|e| e.map(|e| e.key))
+                .collect::<Result<_, _>>()
+                .unwrap();
+            assert!(back.iter().eq(state.keys().rev()), "{}: backward", self.context());
+            for (key, value) in state {
+                let found = snapshot.get(key).unwrap();
+                assert_eq!(found.as_deref(), Some(&value[..]), "{}", self.context());
+            }
         }
     }
 

@@ -90,6 +90,7 @@ fn all(node: &SimNode) -> Result<Vec<ScanEntry>, ReadFault> {
             limit: usize::MAX,
             max_bytes: usize::MAX,
             keys_only: false,
+            reverse: false,
             at: node.last_seq(),
         };
         let slice: Slice = match node.machine().scan(&range)? {

@@ -192,8 +192,10 @@ impl Model {
         let batch = BatchRef::parse(payload).map_err(|e| {
             Violation::new("entry-is-a-batch", format!("entry {index} applied by {by}: {e}"))
         })?;
-        let user: Vec<Op<'_>> =
-            batch.ops().filter(|op| matches!(op, Op::Put { .. } | Op::Delete { .. })).collect();
+        let user: Vec<Op<'_>> = batch
+            .ops()
+            .filter(|op| matches!(op, Op::Put { .. } | Op::Delete { .. } | Op::DeleteRange { .. }))
+            .collect();
         let id = WriteId::of(batch);
         let by_the_rules = self.rules.check(index, batch, outcome);
         self.check_conditions(index, &batch, outcome)?;
@@ -285,11 +287,23 @@ impl Model {
         let (key, value) = match *op {
             Op::Put { key, value } => (key, Some(payload.slice_ref(value))),
             Op::Delete { key } => (key, None),
+            Op::DeleteRange { start, end } => return self.delete_range(start, end, seq),
             _ => return,
         };
         match self.keys.get_mut(key) {
             Some(versions) => versions.push((seq, value)),
             None => drop(self.keys.insert(Bytes::copy_from_slice(key), vec![(seq, value)])),
+        }
+    }
+
+    /// A tombstone on each key of the range that has a value.
+    fn delete_range(&mut self, start: &[u8], end: &[u8], seq: SequenceNumber) {
+        let from = Bytes::copy_from_slice(start);
+        let is_in = |key: &Bytes| end.is_empty() || &key[..] < end;
+        for (_, versions) in self.keys.range_mut(from..).take_while(|(key, _)| is_in(key)) {
+            if versions.last().is_some_and(|(_, value)| value.is_some()) {
+                versions.push((seq, None));
+            }
         }
     }
 
