@@ -10,7 +10,7 @@
 
 use super::edit::TableMeta;
 use super::error::EngineError;
-use super::gc::{Clears, Keep, Verdict};
+use super::gc::{Keep, Verdict};
 use super::manifest::{Change, Manifest, remove_or_warn, table_file_name};
 use super::memtable::{MemIter, Memtable};
 use super::range_delete::RangeDeletes;
@@ -80,8 +80,7 @@ impl BuildJob {
 fn add_visible(job: &BuildJob, builder: &mut TableBuilder) -> Result<u64, EngineError> {
     let BuildJob { memtable, horizon, .. } = job;
     let mut dropped = 0;
-    let clears = Clears::new(job.deletes.iter().map(|delete| &**delete), *horizon);
-    let mut keep = Keep::new(*horizon, &clears);
+    let mut keep = Keep::new(*horizon, &job.deletes);
     let mut iter = MemIter::new(Arc::clone(memtable));
     iter.seek_to_first();
     while let Some(entry) = iter.entry() {

@@ -13,10 +13,10 @@
 //! - When the newest at or below the horizon is a tombstone, it goes as well if nothing older of its key can be anywhere else:
 //!   then it hides nothing, and every reader finds the same without it. That alone does not raise `oldest_readable_seq`.
 
-use super::edit::RangeDelete;
+use super::range_delete::{Cover, RangeDeletes};
 use crate::base::SequenceNumber;
-use crate::base::batch::RESERVED_KEY_PREFIX;
 use crate::base::internal_key::ValueKind;
+use std::sync::Arc;
 
 /// What becomes of a version.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -31,16 +31,18 @@ pub(super) enum Verdict {
 
 /// The rule, walked along the versions of a merge in internal-key order.
 #[derive(Debug)]
-pub(super) struct Keep<'a> {
+pub(super) struct Keep {
     horizon: SequenceNumber,
-    clears: &'a Clears,
+    /// What range deletes at or below the horizon hide.
+    cover: Cover,
     /// The last key of which a version at or below the horizon was met: its older versions are hidden.
     settled: Vec<u8>,
 }
 
-impl<'a> Keep<'a> {
-    pub fn new(horizon: SequenceNumber, clears: &'a Clears) -> Self {
-        Self { horizon, clears, settled: Vec::new() }
+impl Keep {
+    pub fn new(horizon: SequenceNumber, deletes: &Arc<RangeDeletes>) -> Self {
+        let cover = Cover::new(Arc::clone(deletes), horizon);
+        Self { horizon, cover, settled: Vec::new() }
     }
 
     /// What becomes of the next version. `elsewhere` says whether an older version of its key may be in a table that is not
@@ -55,7 +57,7 @@ impl<'a> Keep<'a> {
         }
         self.settled.clear();
         self.settled.extend_from_slice(key);
-        if self.clears.hides(key, seq) {
+        if self.cover.hides(key, SequenceNumber(seq)) {
             return Verdict::Hidden;
         }
         if trailer & 0xff == ValueKind::Delete as u64 && !elsewhere() {
@@ -65,45 +67,19 @@ impl<'a> Keep<'a> {
     }
 }
 
-/// The range deletes that a build applies: those at or below its horizon.
-#[derive(Clone, PartialEq, Eq, Debug, Default)]
-pub(super) struct Clears {
-    deletes: Vec<RangeDelete>,
-}
-
-impl Clears {
-    /// Those of `deletes` that are at or below `horizon`.
-    pub fn new<'d>(
-        deletes: impl Iterator<Item = &'d RangeDelete>,
-        horizon: SequenceNumber,
-    ) -> Self {
-        Self { deletes: deletes.filter(|d| d.seq <= horizon.0).cloned().collect() }
-    }
-
-    /// Whether one of them hides the version of `key` at `seq`.
-    pub fn hides(&self, key: &[u8], seq: u64) -> bool {
-        // Internal rows are under no range delete, however wide.
-        if self.deletes.is_empty() || key.starts_with(RESERVED_KEY_PREFIX) {
-            return false;
-        }
-        self.deletes.iter().any(|d| {
-            seq < d.seq && d.start.as_slice() <= key && (d.end.is_empty() || key < d.end.as_slice())
-        })
-    }
-
-    /// What a table built with them is cleared to; 0 when there are none.
-    pub fn up_to(&self) -> u64 {
-        self.deletes.iter().map(|d| d.seq).max().unwrap_or(0)
-    }
-}
-
 #[cfg(test)]
 mod tests {
+    use super::super::edit::RangeDelete;
     use super::*;
     use crate::base::internal_key::pack_trailer;
 
-    fn judged(horizon: u64, clears: &Clears, elsewhere: bool, seqs: &[(u64, ValueKind)]) -> String {
-        let mut keep = Keep::new(SequenceNumber(horizon), clears);
+    fn judged(
+        horizon: u64,
+        deletes: &Arc<RangeDeletes>,
+        elsewhere: bool,
+        seqs: &[(u64, ValueKind)],
+    ) -> String {
+        let mut keep = Keep::new(SequenceNumber(horizon), deletes);
         let letters = seqs.iter().map(|(seq, kind)| {
             let trailer = pack_trailer(SequenceNumber(*seq), *kind);
             match keep.judge(b"k", trailer, || elsewhere) {
@@ -118,7 +94,7 @@ mod tests {
     #[test]
     fn all_above_the_horizon_and_the_newest_at_or_below_it_stay() {
         let puts = [90, 70, 50, 30, 10].map(|seq| (seq, ValueKind::Put));
-        let none = Clears::default();
+        let none = Arc::<RangeDeletes>::default();
         assert_eq!(judged(60, &none, false, &puts), "kkkhh");
         assert_eq!(judged(50, &none, false, &puts), "kkkhh");
         assert_eq!(judged(49, &none, false, &puts), "kkkkh");
@@ -130,7 +106,7 @@ mod tests {
     fn a_tombstone_goes_only_when_nothing_older_is_elsewhere() {
         let (put, delete) = (ValueKind::Put, ValueKind::Delete);
         let versions = [(9, put), (7, delete), (5, put), (3, delete)];
-        let none = Clears::default();
+        let none = Arc::<RangeDeletes>::default();
         assert_eq!(judged(7, &none, false, &versions), "kshh");
         assert_eq!(judged(7, &none, true, &versions), "kkhh");
         assert_eq!(judged(6, &none, false, &versions), "kkkh", "a reader at 6 sees 5");
@@ -146,14 +122,17 @@ mod tests {
         };
         let all = [delete(6, b"a", b"k\0"), delete(8, b"k", b""), delete(50, b"a", b"k")];
         let puts = [9, 7, 5].map(|seq| (seq, ValueKind::Put));
-        let clears = |horizon| Clears::new(all.iter(), SequenceNumber(horizon));
-        assert_eq!(judged(9, &clears(9), false, &puts), "khh");
-        assert_eq!(judged(8, &clears(8), false, &puts), "khh", "7 is hidden by 8");
-        assert_eq!(judged(7, &clears(7), false, &puts), "kkh", "8 is above the horizon");
-        assert_eq!(judged(5, &clears(5), false, &puts), "kkk", "6 is above the horizon");
-        let everything = Clears::new([delete(9, b"", b"")].iter(), SequenceNumber(9));
-        assert!(everything.hides(b"\0", 5) && everything.hides(b"k", 5));
-        assert!(!everything.hides(b"\x00beach\x00m", 5), "sessions and members stay");
-        assert_eq!((clears(100).up_to(), clears(7).up_to(), clears(5).up_to()), (50, 6, 0));
+        let all = Arc::new(RangeDeletes::new(&all));
+        assert_eq!(judged(9, &all, false, &puts), "khh");
+        assert_eq!(judged(8, &all, false, &puts), "khh", "7 is hidden by 8");
+        assert_eq!(judged(7, &all, false, &puts), "kkh", "8 is above the horizon");
+        assert_eq!(judged(5, &all, false, &puts), "kkk", "6 is above the horizon");
+        let everything = [RangeDelete { seq: 9, start: Vec::new(), end: Vec::new() }];
+        let everything = Arc::new(RangeDeletes::new(&everything));
+        let mut keep = Keep::new(SequenceNumber(9), &everything);
+        let trailer = pack_trailer(SequenceNumber(5), ValueKind::Put);
+        let mut judge = |key: &[u8]| keep.judge(key, trailer, || false);
+        assert_eq!((judge(b"\0"), judge(b"k")), (Verdict::Hidden, Verdict::Hidden));
+        assert_eq!(judge(b"\x00beach\x00m"), Verdict::Keep, "sessions and members stay");
     }
 }

@@ -10,10 +10,11 @@
 use super::super::edit::{MAX_LEVELS, TableMeta};
 use super::super::error::EngineError;
 use super::super::flush::meta_of;
-use super::super::gc::{Clears, Keep, Verdict};
+use super::super::gc::{Keep, Verdict};
 use super::super::level_iter::LevelIter;
 use super::super::manifest::{remove_or_warn, table_file_name};
 use super::super::merge::{Merge, Source};
+use super::super::range_delete::RangeDeletes;
 use super::super::version::{LiveTable, Tables, Version};
 use super::policy::{MAX_GRANDPARENT_TABLES, Pick};
 use crate::base::SequenceNumber;
@@ -46,7 +47,8 @@ pub(in crate::engine) struct CompactJob {
     /// What the tables were when it was picked: what is below, and what is beside.
     pub version: Arc<Version>,
     pub horizon: SequenceNumber,
-    pub clears: Clears,
+    /// The range deletes that were live: those up to the horizon are applied.
+    pub deletes: Arc<RangeDeletes>,
     /// File numbers for its outputs.
     pub numbers: Range<u64>,
     pub table_bytes: u64,
@@ -135,7 +137,7 @@ impl CompactJob {
 fn merge(job: &CompactJob, outputs: &mut Outputs<'_>) -> Result<(u64, u64), Fault> {
     let mut merge = Merge::new(sources(&job.pick));
     merge.seek(&[0], u64::MAX).map_err(Fault::Input)?;
-    let mut keep = Keep::new(job.horizon, &job.clears);
+    let mut keep = Keep::new(job.horizon, &job.deletes);
     let mut below = Below::new(job);
     let (mut hidden, mut spent, mut merged_bytes) = (0, 0, 0);
     let mut last_key: Vec<u8> = Vec::new();
@@ -305,7 +307,8 @@ impl Outputs<'_> {
         let Some((number, builder)) = self.open.take() else { return Ok(()) };
         let summary = builder.finish()?;
         let meta = meta_of(number, &summary);
-        let (level, cleared_to) = (self.job.pick.output, self.job.clears.up_to());
+        let level = self.job.pick.output;
+        let cleared_to = self.job.deletes.cleared_to(&meta, self.job.horizon.0);
         self.done.push(TableMeta { level, cleared_to, ..meta });
         Ok(())
     }

@@ -37,7 +37,6 @@ pub use pressure::{MAX_WRITE_STALL_NS, Pressure};
 
 use super::edit::VersionEdit;
 use super::error::EngineError;
-use super::gc::Clears;
 use super::manifest::parse_table_file_name;
 use super::stats::Work;
 use super::version::{LiveTable, Version};
@@ -254,7 +253,7 @@ impl Engine {
             pick: pick.clone(),
             version: Arc::clone(&self.version),
             horizon,
-            clears: Clears::new(self.durable.range_deletes.values(), horizon),
+            deletes: Arc::clone(&self.range_deletes),
             numbers,
             table_bytes,
             progress: Arc::clone(&progress),

@@ -514,6 +514,7 @@ fn what_a_range_delete_hides_goes_and_internal_rows_stay() {
     let delete =
         crate::engine::edit::RangeDelete { seq, start: Vec::new(), end: b"key00400".to_vec() };
     rig.engine.durable.range_deletes.insert(seq, delete);
+    rig.engine.load_range_deletes();
     rig.engine.look_for_compactions();
     rig.compact_all();
     assert_eq!(rig.scan(ScanOptions::default()).len(), 200);
