@@ -57,6 +57,9 @@ impl ReadWork {
     }
 }
 
+/// A range of keys: its start, and its end, `None` = past the last key.
+type KeyRange<'a> = (&'a [u8], Option<&'a [u8]>);
+
 /// What is left of a scan's page.
 #[derive(Debug)]
 pub(super) struct ScanPlan {
@@ -72,7 +75,7 @@ pub(super) struct ScanPlan {
 
 impl ScanPlan {
     /// What is left, without the reserved keys: the part before them and the part behind them.
-    fn parts(&self) -> [Option<(&[u8], Option<&[u8]>)>; 2] {
+    fn parts(&self) -> [Option<KeyRange<'_>>; 2] {
         let (start, end) = (self.start.as_slice(), self.end.as_deref());
         let before = end.map_or(RESERVED_KEY_PREFIX, |end| end.min(RESERVED_KEY_PREFIX));
         let behind = start.max(RESERVED_KEY_END);

@@ -266,7 +266,7 @@ impl Db {
     /// Costs the same however many keys that is. Returns the sequence number of the write.
     ///
     /// # Errors
-    /// [`EngineError::TooManyRangeDeletes`](super::EngineError::TooManyRangeDeletes) when
+    /// [`EngineError::TooManyRangeDeletes`] when
     /// [`MAX_RANGE_DELETES`](crate::limits::MAX_RANGE_DELETES) wait for compaction; nothing was deleted, and it may be tried
     /// again.
     pub fn delete_range(&self, start: &[u8], end: &[u8]) -> Result<SequenceNumber, DbError> {
