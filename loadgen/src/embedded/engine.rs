@@ -122,8 +122,8 @@ pub fn text(e: impl std::fmt::Display) -> String {
 
 /// How often [`Beachdb`] looks whether it is settled.
 const LOOK: Duration = Duration::from_millis(10);
-/// So often it looks for segments of its log that are still to be removed.
-const RELEASE_LOOKS: u32 = 300;
+/// So many looks in a row must find it idle.
+const IDLE_LOOKS: u32 = 5;
 
 /// The house's own.
 #[derive(Debug)]
@@ -199,21 +199,27 @@ impl Engine for Beachdb {
         Ok(())
     }
 
-    /// Whoever calls next takes in what jobs have finished: that is [`Db::tick`].
+    /// Whoever calls next takes in what jobs have finished and starts what is due: that is [`Db::tick`].
     fn settle(&self) -> Result<(), String> {
         self.db.flush().map_err(text)?;
-        for _ in 0..RELEASE_LOOKS {
-            self.db.tick().map_err(text)?;
-            if self.db.stats().log_segments <= 1 {
-                break;
-            }
+        let mut idle = 0;
+        while idle < IDLE_LOOKS {
             std::thread::sleep(LOOK);
+            self.db.tick().map_err(text)?;
+            let stats = self.db.stats();
+            let done = stats.engine.flush_state == "idle"
+                && stats.engine.compaction_state == "idle"
+                && stats.log_segments <= 1;
+            idle = if done { idle + 1 } else { 0 };
+            if stats.engine.compaction_state == "failed" || stats.engine.flush_state == "failed" {
+                return Err("a flush or a compaction failed; the log says why".into());
+            }
         }
         Ok(())
     }
 
     fn table_bytes_written(&self) -> Option<u64> {
-        None
+        Some(self.db.stats().engine.levels.iter().map(|level| level.written_bytes).sum())
     }
 
     fn close(self) -> Result<(), String> {

@@ -613,10 +613,19 @@ impl Lead<'_> {
                     return Ok(());
                 };
                 let mut log = self.log();
-                if let Err(e) = log.writer.maintenance_done(done.0) {
+                match log.writer.maintenance_done(done.0) {
+                    // A flush that was done during a release could not begin another.
+                    Ok(()) => {
+                        let flushed = self.inner.engine().flushed_applied().0;
+                        let job = log.writer.release_below(flushed.next().0);
+                        drop(log);
+                        self.submit_maintenance(job);
+                    }
                     // No spare for now, or a segment that stays for longer; unless a sync failed, the log goes on.
-                    log::warn!("log: {e}");
-                    log.writer.check()?;
+                    Err(e) => {
+                        log::warn!("log: {e}");
+                        log.writer.check()?;
+                    }
                 }
             }
         }
