@@ -93,6 +93,10 @@ pub fn digest_response(response: &Response) -> u64 {
                 mix(mix(mix(hash, e.seq.0), key_hash(&e.key)), key_hash(&e.value))
             })
         }
+        Response::Values(reply) => reply.values.iter().fold(mix(7, reply.at.0), |hash, found| {
+            let (seq, value) = found.as_ref().map_or((0, 0), |(s, v)| (s.0, key_hash(v)));
+            mix(mix(hash, seq), value)
+        }),
         Response::Error(error) => mix(5, error.code as u64),
         _ => 6,
     }

@@ -625,7 +625,11 @@ impl Judge {
             Effect::Observed(observed) => self.check_observed(world, step, observed),
             Effect::Reply {
                 origin,
-                response: Response::Value { .. } | Response::NotFound { .. } | Response::Scan(_),
+                response:
+                    Response::Value { .. }
+                    | Response::NotFound { .. }
+                    | Response::Values(_)
+                    | Response::Scan(_),
                 ..
             } => {
                 let Some(node) = world.slot(step.slot).node else { return Ok(()) };

@@ -82,6 +82,12 @@ marks! {
     FOLLOWER_READ = "read answered by a follower";
     /// A write was sent again under its session.
     WRITE_RETRIED = "write retried under its session";
+    /// A write whose condition held was applied.
+    CONDITION_HELD = "write whose condition held";
+    /// A write was told that its condition did not hold.
+    CONDITION_FAILED = "write whose condition failed";
+    /// Several keys were read at one moment.
+    MULTI_GET = "keys read together";
     /// A page of a snapshot scan was read after later writes.
     OLD_SNAPSHOT_PAGE = "scan page of an older snapshot";
     /// A node installed a wiped disk's next incarnation.

@@ -14,12 +14,13 @@ use super::model::WriteId;
 use super::register::Action;
 use crate::sim::hooks::{ClientPort, Clients, Setup, Violation};
 use beachdb::base::batch::{BatchRef, WriteBatch};
+use beachdb::base::conditions::Expect;
 use beachdb::base::{LogIndex, Nanos, SequenceNumber};
 use beachdb::env::sim::SimRandom;
 use beachdb::node::Origin;
 use beachdb::proto::{
-    Effect, ErrorCode, ErrorReply, Opcode, Registered, Request, Response, ScanRange, ScanReply,
-    ScanRequest,
+    Effect, ErrorCode, ErrorReply, KeyList, MultiGetReply, Opcode, Registered, Request, Response,
+    ScanRange, ScanReply, ScanRequest,
 };
 use bytes::Bytes;
 use std::cell::RefCell;
@@ -65,6 +66,8 @@ struct Client {
     last_request: u64,
     next_operation: Nanos,
     operations: BTreeMap<u64, Operation>,
+    /// What each key had when it was last read: what a compare-and-set expects.
+    seen: BTreeMap<Bytes, Expect>,
 }
 
 /// A session, as a careful client keeps it.
@@ -94,9 +97,13 @@ enum What {
     Write {
         /// Key, the value's number and bytes; `None` deletes.
         changes: Vec<(Bytes, Option<(u64, Bytes)>)>,
+        /// What must be true of a key.
+        condition: Option<(Bytes, Expect)>,
         /// Session and sequence.
         session: Option<(u64, u64)>,
     },
+    /// Keys of these numbers, all at one moment.
+    MultiGet(Vec<Bytes>),
     Get {
         key: Bytes,
         /// As of then; `None`: now.
@@ -140,6 +147,7 @@ impl Users {
                 last_request: 0,
                 next_operation: Nanos(millis(1 + random.below(THINK_MS))),
                 operations: BTreeMap::new(),
+                seen: BTreeMap::new(),
             })
             .collect();
         Self {
@@ -313,6 +321,10 @@ impl Client {
             let at = (dice < 3 && newest > back).then(|| SequenceNumber(newest.0 - back.0));
             return What::Get { key: key(self.random.below(KEYS)), at };
         }
+        if dice < 30 {
+            let keys = (0..2 + self.random.below(4)).map(|_| key(self.random.below(KEYS)));
+            return What::MultiGet(keys.collect());
+        }
         if dice < 37 {
             let (a, b) = (self.random.below(KEYS), self.random.below(KEYS));
             return What::Scan { keys: a.min(b)..a.max(b) + 1, next: None };
@@ -329,6 +341,13 @@ impl Client {
             _ => 1,
         };
         let first = self.random.below(KEYS);
+        // Mostly of the first key that is written, as of the last time this client saw it.
+        let condition = match self.random.below(6) {
+            0 | 1 => self.seen.get_key_value(&key(first)),
+            2 => self.seen.iter().nth(self.random.below(KEYS) as usize),
+            _ => None,
+        };
+        let condition = condition.map(|(key, expect)| (key.clone(), *expect));
         let changes: Vec<_> = (0..changes)
             .map(|at| {
                 let delete = self.random.chance(1, 6);
@@ -336,7 +355,7 @@ impl Client {
                 (key((first + at * 5) % KEYS), value)
             })
             .collect();
-        What::Write { changes, session: self.next_sequence() }
+        What::Write { changes, condition, session: self.next_sequence() }
     }
 
     fn value(&mut self, number: u64) -> (u64, Bytes) {
@@ -374,7 +393,7 @@ impl Client {
     /// Reads go anywhere, the rest where the leader was last.
     fn choose(&mut self, id: u64, nodes: u64) -> usize {
         let read = match &self.operations[&id].what {
-            What::Get { .. } => true,
+            What::Get { .. } | What::MultiGet(_) => true,
             What::Scan { next, .. } => next.is_none(),
             _ => false,
         };
@@ -400,7 +419,7 @@ impl Client {
         let Some(operation) = self.operations.get_mut(&id) else { return origin };
         operation.attempts.push((origin, until));
         operation.start(id, history);
-        let range;
+        let (range, list);
         let request = match &operation.what {
             What::Register => Request::Register,
             What::Get { key, at } => {
@@ -416,7 +435,11 @@ impl Client {
                 }
                 Request::Scan(scan)
             }
-            What::Write { changes, session } => {
+            What::MultiGet(keys) => {
+                list = KeyList::of(keys.iter().map(|key| &key[..])).expect("within the limits");
+                Request::MultiGet(list.as_request(SequenceNumber::ZERO))
+            }
+            What::Write { changes, session, .. } => {
                 let batch = BatchRef::parse(batch.as_bytes()).expect("built just now");
                 history.sent(WriteId::of(batch));
                 if session.is_some() && operation.unknown {
@@ -436,13 +459,16 @@ impl Client {
 
     fn batch(&self, id: u64) -> WriteBatch {
         let mut batch = WriteBatch::new();
-        let Some(Operation { what: What::Write { changes, session }, .. }) =
+        let Some(Operation { what: What::Write { changes, condition, session }, .. }) =
             self.operations.get(&id)
         else {
             return batch;
         };
         if let Some((session, sequence)) = *session {
             batch.set_client(session, sequence, self.acked_below(session, sequence));
+        }
+        if let Some((key, expect)) = condition {
+            batch.require(key, *expect).expect("within the limits");
         }
         for (key, value) in changes {
             let added = match value {
@@ -476,7 +502,8 @@ impl Client {
                 });
                 Next::Done
             }
-            (What::Write { .. }, Response::Written { index, first_seq, last_seq }) => {
+            (What::Write { condition, .. }, Response::Written { index, first_seq, last_seq }) => {
+                history.marks.add(super::marks::CONDITION_HELD, condition.is_some().into());
                 let batch = BatchRef::parse(batch.as_bytes()).expect("built just now");
                 history.written(WriteId::of(batch), floor, *index, *first_seq, *last_seq);
                 history.end(id, Fate::Applied);
@@ -501,13 +528,24 @@ impl Client {
                 history.judge(verdict);
                 Next::Done
             }
+            (What::MultiGet(keys), Response::Values(reply)) => {
+                multi_got(history, keys, (call, floor), reply);
+                for (key, found) in keys.iter().zip(&reply.values) {
+                    let expect =
+                        found.as_ref().map_or(Expect::Absent, |(seq, _)| Expect::Seq(*seq));
+                    self.seen.insert(key.clone(), expect);
+                }
+                Next::Done
+            }
             (What::Get { key, at: None }, Response::Value { seq, applied, value }) => {
+                self.seen.insert(key.clone(), Expect::Seq(*seq));
                 let verdict = history.model.check_get(key, *applied, Some((*seq, value)));
                 history.judge(verdict);
                 read(history, key, (call, floor), *applied, Some(value));
                 Next::Done
             }
             (What::Get { key, at: None }, Response::NotFound { applied }) => {
+                self.seen.insert(key.clone(), Expect::Absent);
                 let verdict = history.model.check_get(key, *applied, None);
                 history.judge(verdict);
                 read(history, key, (call, floor), *applied, None);
@@ -541,6 +579,20 @@ impl Client {
         }
         let Some(operation) = self.operations.get_mut(&id) else { return Next::Done };
         operation.retry_at = now.plus(millis(backoff));
+        if let Some(at) = &error.condition {
+            let batch = BatchRef::parse(batch.as_bytes()).expect("built just now");
+            let id_of = WriteId::of(batch);
+            history.refused(id_of);
+            let verdict = history.model.check_failed(id_of, **at);
+            history.judge(verdict);
+            if let Some((_, floor)) = operation.began {
+                history.read_at(floor, at.applied);
+            }
+            history.marks.add(super::marks::CONDITION_FAILED, 1);
+            // Also of the tries without an answer: a session remembers it, and without one this was the only try.
+            history.end(id, Fate::Never);
+            return Next::Done;
+        }
         let What::Write { session, .. } = &operation.what else {
             // The snapshot is gone, or this node has not reached it yet.
             let gone = matches!(error.code, ErrorCode::SnapshotTooOld | ErrorCode::BadRequest);
@@ -570,7 +622,7 @@ impl Operation {
     /// A write begins when it is first sent. An attempt at a read is a read of its own.
     fn start(&mut self, id: u64, history: &mut History) {
         let again = match &self.what {
-            What::Get { .. } => true,
+            What::Get { .. } | What::MultiGet(_) => true,
             What::Scan { next, .. } => next.is_none(),
             _ => false,
         };
@@ -597,6 +649,29 @@ fn read(
     let ret = history.moment();
     let found = value.map(|v| number_of(v).unwrap_or(u64::MAX));
     history.record(key, call, Some(ret), Action::Read(found));
+}
+
+/// Several keys, all at one place of the total order.
+fn multi_got(
+    history: &mut History,
+    keys: &[Bytes],
+    (call, floor): (u64, Floor),
+    reply: &MultiGetReply,
+) {
+    history.marks.add(super::marks::MULTI_GET, 1);
+    if reply.values.len() != keys.len() {
+        let what = format!("{} keys asked, {} values", keys.len(), reply.values.len());
+        return history.judge(Err(Violation::new("answers-fit-their-questions", what)));
+    }
+    history.read_at(floor, reply.at);
+    let ret = history.moment();
+    for (key, found) in keys.iter().zip(&reply.values) {
+        let found = found.as_ref().map(|(seq, value)| (*seq, value));
+        let verdict = history.model.check_get(key, reply.at, found);
+        history.judge(verdict);
+        let found = found.map(|(_, value)| number_of(value).unwrap_or(u64::MAX));
+        history.record(key, call, Some(ret), Action::Read(found));
+    }
 }
 
 /// A page; whether there is more.
