@@ -342,12 +342,13 @@ impl Client {
         };
         let first = self.random.below(KEYS);
         // Mostly of the first key that is written, as of the last time this client saw it.
-        let condition = match self.random.below(6) {
-            0 | 1 => self.seen.get_key_value(&key(first)),
-            2 => self.seen.iter().nth(self.random.below(KEYS) as usize),
+        let seen = |(key, expect): (&Bytes, &Expect)| (key.clone(), *expect);
+        let condition = match self.random.below(12) {
+            0..=3 => self.seen.get_key_value(&key(first)).map(seen),
+            4 => self.seen.iter().nth(self.random.below(KEYS) as usize).map(seen),
+            5 => Some((key(self.random.below(KEYS)), Expect::Exists)),
             _ => None,
         };
-        let condition = condition.map(|(key, expect)| (key.clone(), *expect));
         let changes: Vec<_> = (0..changes)
             .map(|at| {
                 let delete = self.random.chance(1, 6);
@@ -502,8 +503,18 @@ impl Client {
                 });
                 Next::Done
             }
-            (What::Write { condition, .. }, Response::Written { index, first_seq, last_seq }) => {
+            (
+                What::Write { condition, changes, .. },
+                Response::Written { index, first_seq, last_seq },
+            ) => {
                 history.marks.add(super::marks::CONDITION_HELD, condition.is_some().into());
+                for ((key, value), seq) in changes.iter().zip(first_seq.0..) {
+                    let expect = match value {
+                        Some(_) => Expect::Seq(SequenceNumber(seq)),
+                        None => Expect::Absent,
+                    };
+                    self.seen.insert(key.clone(), expect);
+                }
                 let batch = BatchRef::parse(batch.as_bytes()).expect("built just now");
                 history.written(WriteId::of(batch), floor, *index, *first_seq, *last_seq);
                 history.end(id, Fate::Applied);
@@ -587,6 +598,11 @@ impl Client {
             history.judge(verdict);
             if let Some((_, floor)) = operation.began {
                 history.read_at(floor, at.applied);
+            }
+            if let What::Write { condition: Some((key, _)), .. } = &operation.what {
+                // The refusal says what the key has: the next try expects that, as a careful client's would.
+                let expect = at.failed.present.map_or(Expect::Absent, Expect::Seq);
+                self.seen.insert(key.clone(), expect);
             }
             history.marks.add(super::marks::CONDITION_FAILED, 1);
             // Also of the tries without an answer: a session remembers it, and without one this was the only try.
