@@ -10,6 +10,7 @@ mod drivers;
 #[path = "decoders/seeds.rs"]
 mod seeds;
 
+use beachdb::engine::checkpoint::Description;
 use beachdb::env::sim::SimRandom;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
@@ -129,6 +130,16 @@ fn mutated_manifests_are_harmless() {
 #[test]
 fn mutated_snapshot_descriptions_are_harmless() {
     smoke("snapshot", 20_000);
+}
+
+#[test]
+fn mutated_descriptions_of_checkpoints_are_harmless() {
+    let valid = |seed: &[u8]| Description::decode(Path::new("CHECKPOINT"), seed).is_ok();
+    assert!(
+        seeds::of("checkpoint").iter().filter(|seed| valid(seed)).count() >= 2,
+        "the seeds are valid"
+    );
+    smoke("checkpoint", 20_000);
 }
 
 #[test]

@@ -10,6 +10,7 @@
 
 use beachdb::base::batch::{BatchRef, Op, WriteBatch};
 use beachdb::base::{Membership, NodeId, ReplicaId, SequenceNumber, checksum};
+use beachdb::engine::checkpoint::Description;
 use beachdb::engine::edit::{State, VersionEdit};
 use beachdb::engine::manifest;
 use beachdb::engine::snapshot::SnapshotBody;
@@ -36,7 +37,7 @@ use std::sync::Arc;
 pub type Driver = fn(&[u8]);
 
 /// All drivers.
-pub const ALL: [(&str, Driver); 13] = [
+pub const ALL: [(&str, Driver); 14] = [
     ("batch", batch),
     ("frame", frame),
     ("peer", peer_frame),
@@ -47,6 +48,7 @@ pub const ALL: [(&str, Driver); 13] = [
     ("edit", edit),
     ("manifest", manifest_file),
     ("snapshot", snapshot_description),
+    ("checkpoint", checkpoint_file),
     ("rows", internal_rows),
     ("sstable", sstable),
     ("sstable_parts", sstable_parts),
@@ -392,6 +394,19 @@ pub fn snapshot_description(data: &[u8]) {
         let Ok(body) = SnapshotBody::decode(bytes) else { continue };
         assert_eq!(body.encode(), bytes, "one spelling of {body:?}");
         assert!(body.tables.iter().all(|t| t.bytes <= body.stream_bytes()), "lengths add up");
+    }
+}
+
+/// `engine::checkpoint`: the text file `CHECKPOINT`, as it is and with its checksum line put right.
+pub fn checkpoint_file(data: &[u8]) {
+    let path = Path::new("D/CHECKPOINT");
+    let content = data.iter().rposition(|b| *b == b'\n').map_or(data, |end| &data[..end]);
+    let content = content.iter().rposition(|b| *b == b'\n').map_or(content, |end| &content[..=end]);
+    let crc = format!("crc32c {:08x}\n", checksum::crc32c(content));
+    for bytes in [data, &[content, crc.as_bytes()].concat()] {
+        if let Ok(found) = Description::decode(path, bytes) {
+            assert_eq!(found.encode().as_bytes(), bytes, "one spelling of {found:?}");
+        }
     }
 }
 

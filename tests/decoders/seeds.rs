@@ -31,6 +31,7 @@ pub fn of(target: &str) -> Vec<Vec<u8>> {
         "edit" => edits().iter().map(VersionEdit::encode).collect(),
         "manifest" => manifests(),
         "snapshot" => hex_fields("snapshots.json", "snapshots"),
+        "checkpoint" => checkpoints(),
         "rows" => internal_rows(),
         "sstable" => tables(),
         "sstable_parts" => table_parts(),
@@ -242,6 +243,16 @@ fn edits() -> Vec<VersionEdit> {
         ..VersionEdit::default()
     };
     vec![full, flush, replace, range_deletes, compact]
+}
+
+/// The worked examples of proto-spec/checkpoint.md.
+fn checkpoints() -> Vec<Vec<u8>> {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("proto-spec/checkpoint.md");
+    let page = std::fs::read_to_string(path).unwrap();
+    let blocks = page.split("```").skip(1).step_by(2);
+    let texts =
+        blocks.filter_map(|block| block.find("beachdb-checkpoint 1\n").map(|at| &block[at..]));
+    texts.map(|text| text.as_bytes().to_vec()).collect()
 }
 
 fn manifests() -> Vec<Vec<u8>> {

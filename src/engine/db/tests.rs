@@ -6,8 +6,10 @@ mod checkpoints;
 mod conditions;
 mod crashes;
 mod faults;
+mod flips;
 mod model;
 mod read_only;
+mod scripted;
 
 use super::*;
 use crate::env::sim::{self, CrashKind, SimHandles};
