@@ -77,6 +77,47 @@ pub fn compare(a: (&[u8], u64), b: (&[u8], u64)) -> Ordering {
     a.0.cmp(b.0).then_with(|| b.1.cmp(&a.1))
 }
 
+/// The first 16 bytes of a user key as a number that sorts like them; shorter keys are filled up with zeros. Keys whose heads
+/// differ are in the order of their heads; of equal heads, keys of one length up to [`HEAD_BYTES`] are equal.
+pub type Head = u128;
+
+/// Bytes of a key that its [`Head`] tells.
+pub const HEAD_BYTES: usize = 16;
+
+/// The head of `user_key`.
+#[inline]
+#[must_use]
+pub fn head(user_key: &[u8]) -> Head {
+    if let Some(chunk) = user_key.first_chunk::<HEAD_BYTES>() {
+        return Head::from_be_bytes(*chunk);
+    }
+    let mut padded = [0; HEAD_BYTES];
+    padded[..user_key.len()].copy_from_slice(user_key);
+    Head::from_be_bytes(padded)
+}
+
+/// The part of a head that the first `len` bytes make, as a mask.
+#[inline]
+const fn head_mask(len: usize) -> Head {
+    match len {
+        0 => 0,
+        1..HEAD_BYTES => Head::MAX << (8 * (HEAD_BYTES - len)),
+        _ => Head::MAX,
+    }
+}
+
+/// The head of the key that shares `shared` bytes with one whose head is `before`, and goes on with the first `len` bytes of
+/// `rest`. Bytes of `rest` behind them do not matter, but when there are enough nothing is copied.
+#[inline]
+#[must_use]
+pub fn next_head(before: Head, shared: usize, rest: &[u8], len: usize) -> Head {
+    if shared >= HEAD_BYTES {
+        return before;
+    }
+    let suffix = head(rest) & head_mask(len);
+    (before & head_mask(shared)) | (suffix >> (8 * shared))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -113,5 +154,28 @@ mod tests {
         assert_eq!(split(&out), Some((&b"key"[..], trailer)));
         assert_eq!(unpack_trailer(trailer), Some((SequenceNumber::MAX, ValueKind::Delete)));
         assert_eq!(split(&[1, 2, 3]), None);
+    }
+
+    #[test]
+    fn heads_sort_like_keys_and_go_on_from_the_one_before() {
+        let keys: Vec<Vec<u8>> = (0..40_usize)
+            .flat_map(|len| [0, 1, 127, 255].map(|byte| vec![byte; len]))
+            .chain((0..18).map(|at| (0..18).map(|i| u8::from(i == at)).collect()))
+            .collect();
+        for a in &keys {
+            for b in &keys {
+                if head(a) != head(b) {
+                    assert_eq!(head(a).cmp(&head(b)), a.cmp(b), "{a:?} {b:?}");
+                }
+                if head(a) == head(b) && a.len() == b.len() && a.len() <= HEAD_BYTES {
+                    assert_eq!(a, b);
+                }
+                let shared = a.iter().zip(b).take_while(|(a, b)| a == b).count();
+                for tail in [&b""[..], b"what comes behind, whatever it is"] {
+                    let rest = [&b[shared..], tail].concat();
+                    assert_eq!(next_head(head(a), shared, &rest, b.len() - shared), head(b));
+                }
+            }
+        }
     }
 }

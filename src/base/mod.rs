@@ -4,6 +4,7 @@
 //! - [`varint`]: LEB128 integers.
 //! - [`checksum`]: CRC32C, plain and seeded.
 //! - [`hash`]: the one 64-bit key hash that every filter and hash index uses.
+//! - `hint`: what the processor may be told in advance.
 //! - [`internal_key`]: (user key, sequence number, kind) and its order.
 //! - [`internal_op`]: a change of a row under the reserved prefix.
 //! - [`membership`]: who belongs to the cluster, and who of them votes.
@@ -18,6 +19,7 @@ pub mod batch;
 pub mod checksum;
 pub mod conditions;
 pub mod hash;
+mod hint;
 pub mod ids;
 pub mod internal_key;
 pub mod internal_op;
@@ -28,6 +30,7 @@ pub mod trace;
 pub mod units;
 pub mod varint;
 
+pub(crate) use hint::prefetch;
 pub use ids::{ClusterUid, LogIndex, Nanos, NodeId, ReplicaId, SequenceNumber, Term};
 pub use internal_op::InternalOp;
 pub use membership::{Member, MemberRole, Membership, MembershipError};

@@ -91,6 +91,7 @@ impl LevelIter {
     }
 
     /// Goes to the next entry. No-op at the end.
+    #[inline]
     pub fn next(&mut self) -> Result<(), EngineError> {
         let Some(iter) = &mut self.iter else { return Ok(()) };
         if let Err(e) = iter.next() {
@@ -102,6 +103,7 @@ impl LevelIter {
 
     /// The table iterator at the position, valid; `None` at the end.
     #[must_use]
+    #[inline]
     pub const fn current(&self) -> Option<&TableIter> {
         self.iter.as_ref()
     }

@@ -12,7 +12,7 @@ use super::error::EngineError;
 use super::merge::{Merge, Source};
 use super::range_delete::{Cover, RangeDeletes};
 use crate::base::SequenceNumber;
-use crate::base::internal_key::{ValueKind, seek_trailer, unpack_trailer};
+use crate::base::internal_key::{HEAD_BYTES, Head, ValueKind, seek_trailer, unpack_trailer};
 use bytes::Bytes;
 use std::sync::Arc;
 
@@ -39,12 +39,20 @@ pub struct Visible<'a> {
     /// The trailer at or behind which versions are old enough.
     newest: u64,
     back: bool,
-    /// Forwards: versions of this key are passed over, if `passing`. Backwards: the key that was looked at last.
+    /// Forwards: versions of this key are passed over, if `passing`; not kept when head and length tell it. Backwards: the key
+    /// that was looked at last.
     key: Vec<u8>,
-    passing: bool,
+    passing: Option<Passing>,
     /// Backwards: the entry found.
     trailer: u64,
     value: Kept,
+}
+
+/// A key of which everything is passed over.
+#[derive(Clone, Copy)]
+struct Passing {
+    head: Head,
+    len: usize,
 }
 
 /// A value that is kept.
@@ -79,7 +87,7 @@ impl<'a> Visible<'a> {
             newest: seek_trailer(seq),
             back: false,
             key: Vec::new(),
-            passing: false,
+            passing: None,
             trailer: 0,
             value: Kept::default(),
         }
@@ -87,13 +95,13 @@ impl<'a> Visible<'a> {
 
     /// Before the first key at or after `key`, forwards from there.
     pub fn seek(&mut self, key: &[u8]) -> Result<(), EngineError> {
-        (self.back, self.passing) = (false, false);
+        (self.back, self.passing) = (false, None);
         self.merge.seek(key, self.newest)
     }
 
     /// Behind the last key before `end` (`None` = the last of all), backwards from there.
     pub fn seek_back(&mut self, end: Option<&[u8]>) -> Result<(), EngineError> {
-        (self.back, self.passing) = (true, false);
+        (self.back, self.passing) = (true, None);
         match end {
             Some(end) => self.merge.seek_for_prev(end, u64::MAX),
             None => self.merge.seek_to_last(),
@@ -123,14 +131,17 @@ impl<'a> Visible<'a> {
             return;
         }
         if let Some((key, _)) = self.merge.key() {
-            self.key.clear();
-            self.key.extend_from_slice(key);
-            self.passing = true;
+            if key.len() > HEAD_BYTES {
+                self.key.clear();
+                self.key.extend_from_slice(key);
+            }
+            self.passing = Some(Passing { head: self.merge.head(), len: key.len() });
         }
     }
 
     /// Goes on to the next entry that the reader sees, in the direction of the last seek: forwards below `end`, backwards at or
     /// after `start`. Takes one of `steps` for each key that it looks at.
+    #[inline]
     pub fn find(
         &mut self,
         start: &[u8],
@@ -140,6 +151,7 @@ impl<'a> Visible<'a> {
         if self.back { self.find_back(start, steps) } else { self.find_forward(end, steps) }
     }
 
+    #[inline]
     fn find_forward(
         &mut self,
         end: Option<&[u8]>,
@@ -149,9 +161,15 @@ impl<'a> Visible<'a> {
         let mut row = 0;
         loop {
             let Some((key, trailer)) = self.merge.key() else { return Ok(Found::End) };
-            if self.passing && key == self.key {
+            if let Some(Passing { head, len }) = self.passing
+                && head == self.merge.head()
+                && len == key.len()
+                && (len <= HEAD_BYTES || key == self.key)
+            {
                 row += 1;
                 if row > FEW_VERSIONS {
+                    self.key.clear();
+                    self.key.extend_from_slice(key);
                     self.merge.seek_forward(&self.key, 0)?;
                 } else {
                     self.merge.next()?;
@@ -166,7 +184,7 @@ impl<'a> Visible<'a> {
                 if row > FEW_VERSIONS {
                     self.key.clear();
                     self.key.extend_from_slice(key);
-                    self.passing = false;
+                    self.passing = None;
                     self.merge.seek_forward(&self.key, self.newest)?;
                 } else {
                     self.merge.next()?;

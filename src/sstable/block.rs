@@ -15,10 +15,17 @@ use super::format::{
     BLOCK_HEADER_BYTES, BlockHandle, BlockType, COMPRESSION_NONE, Compression, compress_block,
     seal_block,
 };
-use crate::base::{internal_key, varint};
-use bytes::{Buf, Bytes};
+use crate::base::internal_key::{self, Head};
+use crate::base::{prefetch, varint};
+use bytes::Bytes;
 use std::cmp::Ordering;
 use std::ops::Range;
+
+/// Values up to here are copied out of their block.
+const COPIED_VALUE_BYTES: usize = 1 << 10;
+const CACHE_LINE_BYTES: usize = 64;
+/// A block of the usual size has about so many lines between two restart points; large values are not worth asking for.
+const MAX_PREFETCH_LINES: usize = 40;
 
 /// The length of the common prefix, eight bytes at a time.
 pub(super) fn common_prefix(a: &[u8], b: &[u8]) -> usize {
@@ -178,17 +185,17 @@ impl Block {
         Fault::new(self.offset + pos as u64, self.block_type.name(), expected, found)
     }
 
+    /// The bytes of a value, to keep: a small one is copied, so that who keeps it keeps no block; a large one shares the block's
+    /// memory.
     pub(super) fn value(&self, range: Range<usize>) -> Bytes {
-        self.payload.slice(range)
+        if range.len() <= COPIED_VALUE_BYTES {
+            Bytes::copy_from_slice(&self.payload[range])
+        } else {
+            self.payload.slice(range)
+        }
     }
 
-    /// The same, from a block that nobody needs otherwise: its count of users stays as it is.
-    pub(super) fn into_value(mut self, range: Range<usize>) -> Bytes {
-        self.payload.truncate(range.end);
-        self.payload.advance(range.start);
-        self.payload
-    }
-
+    #[inline]
     pub(super) fn bytes(&self, range: Range<usize>) -> &[u8] {
         &self.payload[range]
     }
@@ -270,6 +277,17 @@ impl Block {
         Ok(low)
     }
 
+    /// The position from which on a key is looked for when `before` restart points sort before it. The entries up to the next
+    /// one will be read one after the other, each to know where the next one is: all of them are asked for now.
+    fn will_read(&self, before: usize) -> usize {
+        let pos = self.restart(before.saturating_sub(1));
+        let end = if before < self.restarts() { self.restart(before) } else { self.entries_end() };
+        for at in (pos..end).step_by(CACHE_LINE_BYTES).take(MAX_PREFETCH_LINES) {
+            prefetch(&self.payload, at);
+        }
+        pos
+    }
+
     /// The newest version of exactly `user_key` at or after `trailer` in the order: its trailer and value.
     ///
     /// Never builds a key. `matched` is how many bytes of `user_key` the last key (which sorts before the target)
@@ -283,7 +301,7 @@ impl Block {
         trailer: u64,
     ) -> Result<Option<(u64, Range<usize>)>, Fault> {
         let before = self.restarts_before(user_key, trailer)?;
-        let mut pos = self.restart(before.saturating_sub(1));
+        let mut pos = self.will_read(before);
         let mut matched = 0;
         while pos < self.entries_end() {
             let entry = self.entry_at(pos)?;
@@ -318,6 +336,8 @@ impl Block {
 pub(super) struct Cursor {
     block: Block,
     key: Vec<u8>,
+    /// Of `key`. It comes from the bytes of the block: to read it from the key that was just written would wait for that.
+    head: Head,
     trailer: u64,
     value: Range<usize>,
     pos: usize,
@@ -342,6 +362,7 @@ impl Cursor {
         Self {
             block,
             key: Vec::new(),
+            head: 0,
             trailer: 0,
             value: 0..0,
             pos: 0,
@@ -374,12 +395,16 @@ impl Cursor {
         if entry.shared > self.key.len() {
             return Err(self.block.shares_too_much(self.next, entry.shared, self.key.len()));
         }
+        let suffix = entry.value.start - internal_key::TRAILER_BYTES - entry.suffix.len();
+        let rest = &self.block.payload[suffix..];
+        self.head = internal_key::next_head(self.head, entry.shared, rest, entry.suffix.len());
         self.key.truncate(entry.shared);
         self.key.extend_from_slice(entry.suffix);
         self.trailer = entry.trailer;
         self.value = entry.value;
         self.pos = self.next;
         self.next = entry.next;
+        prefetch(&self.block.payload, self.next);
         self.behind.clear();
         Ok(true)
     }
@@ -395,6 +420,7 @@ impl Cursor {
         let entry = self.behind.pop().expect("an entry lies before one that is not the first");
         self.key.clear();
         self.key.extend_from_slice(&self.behind_keys[entry.key]);
+        self.head = internal_key::head(&self.key);
         self.trailer = entry.trailer;
         self.value = entry.value;
         self.pos = entry.pos;
@@ -460,7 +486,7 @@ impl Cursor {
     /// Before the restart point from which on (user key, trailer) would be.
     fn seek_near(&mut self, user_key: &[u8], trailer: u64) -> Result<(), Fault> {
         let before = self.block.restarts_before(user_key, trailer)?;
-        self.forget(self.block.restart(before.saturating_sub(1)));
+        self.forget(self.block.will_read(before));
         Ok(())
     }
 
@@ -471,10 +497,18 @@ impl Cursor {
         Ok(())
     }
 
+    #[inline]
     pub(super) fn key(&self) -> (&[u8], u64) {
         (&self.key, self.trailer)
     }
 
+    /// The head of the user key.
+    #[inline]
+    pub(super) const fn head(&self) -> Head {
+        self.head
+    }
+
+    #[inline]
     pub(super) fn value(&self) -> &[u8] {
         self.block.bytes(self.value.clone())
     }

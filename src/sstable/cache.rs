@@ -133,6 +133,19 @@ impl BlockCache {
     /// The block at `offset` of table `number`.
     #[inline]
     pub(super) fn get(&self, number: u64, offset: u64, fetch: Fetch) -> Option<Block> {
+        self.with(number, offset, fetch, Block::clone)
+    }
+
+    /// Looks at the block at `offset` of table `number`, under the lock of its shard: `look` is short, waits for nothing, and does
+    /// not use the cache. To clone the block instead would wait for the line of memory that its count of users is in.
+    #[inline]
+    pub(super) fn with<R>(
+        &self,
+        number: u64,
+        offset: u64,
+        fetch: Fetch,
+        look: impl FnOnce(&Block) -> R,
+    ) -> Option<R> {
         let hash = hash(number, offset);
         let shard = self.shard(hash);
         let mut shard = match fetch {
@@ -153,7 +166,7 @@ impl BlockCache {
         if fetch != Fetch::Once && slot.uses < USES_MAX {
             slot.uses += 1;
         }
-        slot.block.clone()
+        slot.block.as_ref().map(look)
     }
 
     /// Puts a block in that was read for `fetch`.

@@ -4,7 +4,7 @@ use super::block::Cursor;
 use super::cache::Fetch;
 use super::error::{Fault, TableError};
 use super::table::{Table, unknown_kind};
-use crate::base::internal_key;
+use crate::base::internal_key::{self, Head};
 use bytes::Bytes;
 use std::sync::Arc;
 
@@ -94,6 +94,7 @@ impl TableIter {
 
     /// Whether there is a position.
     #[must_use]
+    #[inline]
     pub const fn valid(&self) -> bool {
         self.valid
     }
@@ -103,12 +104,21 @@ impl TableIter {
     /// # Panics
     /// When the iterator is not [valid](Self::valid); so do the methods below.
     #[must_use]
+    #[inline]
     pub fn key(&self) -> (&[u8], u64) {
         self.at().key()
     }
 
+    /// The head of the user key at the position.
+    #[inline]
+    #[must_use]
+    pub fn head(&self) -> Head {
+        self.at().head()
+    }
+
     /// The value at the position; empty for a tombstone.
     #[must_use]
+    #[inline]
     pub fn value(&self) -> &[u8] {
         self.at().value()
     }
@@ -119,6 +129,7 @@ impl TableIter {
         self.at().value_bytes()
     }
 
+    #[inline]
     fn at(&self) -> &Cursor {
         assert!(self.valid, "the iterator is valid");
         self.cursor.as_ref().expect("a valid iterator has a cursor")

@@ -163,7 +163,7 @@ impl Table {
     }
 
     /// The newest version of `user_key` at or below `seq`, tombstones included. `probe` is made of that key, once for a
-    /// lookup in many tables. Reads at most one block; the value shares the block's memory.
+    /// lookup in many tables. Reads at most one block; a value above 1 KiB shares the block's memory.
     ///
     /// # Errors
     /// With [`Fetch::MemoryOnly`] also [`TableError::NotInMemory`], when a block would have to be read.
@@ -180,19 +180,26 @@ impl Table {
         // No entry has a trailer at or above SEPARATOR_TRAILER; staying below it means that a key equal to a
         // separator is looked for behind it, where it is, and that a miss in the one block is a miss.
         let trailer = internal_key::seek_trailer(seq).min(u64::MAX - 1);
-        let fault = |fault: Fault| fault.in_file(self.file.path());
         let i = self.index.before(user_key, trailer);
         if i == self.index.len() {
             return Ok(None);
         }
-        let block = self.fetch_data_block(self.index.handle(i), fetch)?;
-        let Some((trailer, value)) = block.find(user_key, trailer).map_err(fault)? else {
-            return Ok(None);
+        let look = |block: &Block| {
+            let Some((trailer, value)) = block.find(user_key, trailer)? else { return Ok(None) };
+            match internal_key::unpack_trailer(trailer) {
+                Some((seq, kind)) => Ok(Some((seq, kind, block.value(value)))),
+                None => Err(unknown_kind(block, &value, trailer)),
+            }
         };
-        let Some((seq, kind)) = internal_key::unpack_trailer(trailer) else {
-            return Err(fault(unknown_kind(&block, &value, trailer)));
+        let handle = self.index.handle(i);
+        let cached =
+            self.cache.as_ref().and_then(|c| c.with(self.number, handle.offset, fetch, look));
+        let found = match cached {
+            Some(found) => found,
+            None if fetch == Fetch::MemoryOnly => return Err(TableError::NotInMemory),
+            None => look(&self.read_data_block(handle, fetch)?),
         };
-        Ok(Some((seq, kind, block.into_value(value))))
+        found.map_err(|fault| fault.in_file(self.file.path()))
     }
 
     /// An iterator over all versions, nowhere until it is told to seek.

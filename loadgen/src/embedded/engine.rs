@@ -192,9 +192,14 @@ impl Engine for Beachdb {
         limit: usize,
         mut each: impl FnMut(&[u8], &[u8]),
     ) -> Result<(), String> {
-        for entry in self.db.scan(start, None).take(limit) {
-            let entry = entry.map_err(text)?;
-            each(&entry.key, &entry.value);
+        let mut cursor = self.db.cursor(b"", None);
+        cursor.seek(start).map_err(text)?;
+        for _ in 0..limit {
+            if !cursor.valid() {
+                break;
+            }
+            each(cursor.key(), cursor.value());
+            cursor.next().map_err(text)?;
         }
         Ok(())
     }

@@ -250,11 +250,19 @@ impl Cover {
     /// Whether a version of `key` with this sequence number is hidden.
     #[inline]
     pub fn hides(&mut self, key: &[u8], seq: SequenceNumber) -> bool {
-        !self.deletes.fragments.is_empty() && seq < self.covering(key)
+        seq < self.covering(key)
     }
 
     /// The newest range delete that covers `key`, 0 = none.
+    #[inline]
     pub fn covering(&mut self, key: &[u8]) -> SequenceNumber {
+        if self.deletes.fragments.is_empty() {
+            return SequenceNumber::ZERO;
+        }
+        self.newest_covering(key)
+    }
+
+    fn newest_covering(&mut self, key: &[u8]) -> SequenceNumber {
         let at = if planted!(RangeDeleteIgnoresSnapshot) { SequenceNumber::MAX } else { self.at };
         SequenceNumber(self.fragment(key).map_or(0, |fragment| fragment.newest_at(at.0)))
     }
