@@ -16,7 +16,7 @@ use super::super::manifest::{remove_or_warn, table_file_name};
 use super::super::merge::{Merge, Source};
 use super::super::range_delete::RangeDeletes;
 use super::super::version::{LiveTable, Tables, Version};
-use super::policy::{MAX_GRANDPARENT_TABLES, Pick};
+use super::policy::Pick;
 use crate::base::SequenceNumber;
 use crate::env::{Disk, OpenMode};
 use crate::sstable::{BuildOptions, Fetch, TableBuilder, TableCache, TableError};
@@ -52,6 +52,10 @@ pub(in crate::engine) struct CompactJob {
     /// File numbers for its outputs.
     pub numbers: Range<u64>,
     pub table_bytes: u64,
+    /// What must be free beside its outputs.
+    pub spare_bytes: u64,
+    /// Outputs end when they overlap with more bytes of the level below than this.
+    pub most_overlap: u64,
     pub progress: Arc<Progress>,
 }
 
@@ -86,7 +90,7 @@ pub(in crate::engine) enum Fault {
 impl CompactJob {
     /// Does it. Blocks on the disk.
     pub fn run(self) -> Result<Compacted, Fault> {
-        let needed = self.pick.bytes() + self.table_bytes;
+        let needed = self.pick.bytes() + self.spare_bytes;
         if let Ok(free) = self.disk.free_bytes(&self.dir)
             && free < needed
         {
@@ -300,7 +304,7 @@ impl Outputs<'_> {
         let (bytes, most) = (builder.data_bytes(), self.job.table_bytes);
         bytes >= most
             || (self.grandparents.crossed && bytes >= most / 2)
-            || self.grandparents.overlap > MAX_GRANDPARENT_TABLES * most
+            || self.grandparents.overlap > self.job.most_overlap
     }
 
     fn end(&mut self) -> Result<(), EngineError> {

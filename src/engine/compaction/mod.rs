@@ -22,6 +22,7 @@
 //! - What is replicated does not change: sequence numbers stay, and only `oldest_readable_seq`, which is each replica's own, moves.
 //! - An input that cannot be read is left where it is, with everything that must not pass it; it is named in the log and in the
 //!   stats, and the rest goes on. A read error is tried again after a minute, damage after the next open.
+//! - Where the disk has no room for a compaction, a smaller one is looked for ([`policy`]); when there is none, it waits like after a full disk.
 //! - A full disk: outputs are removed, and it is tried again, after 1 s, 2 s, … 64 s. Any other failed write and any failed sync of an
 //!   output or of the manifest is final.
 //! - The install of a snapshot of another replica replaces all tables: a compaction that runs then is cancelled, and what it
@@ -126,6 +127,8 @@ pub(super) struct Compaction {
     settled: bool,
     /// Full disks in a row.
     fulls: u32,
+    /// What the next one may write, after the disk had no room for the one before.
+    room: Option<u64>,
     /// Tables of level 0 and debt that were there at the start, beyond what would be felt: writers are not held up for them.
     old: (usize, u64),
 }
@@ -140,6 +143,7 @@ impl Compaction {
             manual: None,
             settled: false,
             fulls: 0,
+            room: None,
             old: (0, 0),
         }
     }
@@ -231,7 +235,12 @@ impl Engine {
             return false;
         }
         let horizon = self.compaction_horizon();
-        let Some(pick) = self.pick(horizon) else { return false };
+        let Some(pick) = self.pick(horizon) else {
+            if self.compaction.room.take().is_some() {
+                self.wait_for_room(self.env.clock.now());
+            }
+            return false;
+        };
         if pick.moves {
             let tables = pick.upper.iter().map(|t| Arc::new(t.moved_to(pick.output))).collect();
             let ready = Ready { pick, tables, horizon, hidden: 0, spent: 0, ns: 0 };
@@ -240,6 +249,11 @@ impl Engine {
             return true;
         }
         let table_bytes = self.options.compaction.table_bytes.max(1);
+        let most_overlap = match self.compaction.room {
+            Some(room) => (room / 4).max(1),
+            None => policy::MAX_GRANDPARENT_TABLES * table_bytes,
+        };
+        let spare_bytes = self.spare_bytes();
         // More than come about when outputs end at the borders of grandparents as well.
         let most = 16 + 4 * (pick.bytes() / table_bytes + pick.inputs().count() as u64);
         let numbers = self.next_file..self.next_file + most;
@@ -256,6 +270,8 @@ impl Engine {
             deletes: Arc::clone(&self.range_deletes),
             numbers,
             table_bytes,
+            spare_bytes,
+            most_overlap,
             progress: Arc::clone(&progress),
         };
         let job = self.submit(Lane::Compact, move || EngineOutput::Compacted(work.run()));
@@ -273,8 +289,28 @@ impl Engine {
         self.oldest_pin().map_or(last, |pin| pin.min(last))
     }
 
+    /// What must stay free beside what a compaction writes: less when it is short.
+    fn spare_bytes(&self) -> u64 {
+        let table_bytes = self.options.compaction.table_bytes.max(1);
+        if self.compaction.room.is_some() { table_bytes / 16 } else { table_bytes }
+    }
+
+    /// There is no room on the disk for any compaction.
+    fn wait_for_room(&mut self, now: Nanos) {
+        let wait = RETRY_NS << self.compaction.fulls.min(RETRY_DOUBLINGS);
+        self.compaction.fulls += 1;
+        log::warn!(
+            "compaction: the disk has no room for any that would help; next try in {} s",
+            wait / RETRY_NS
+        );
+        self.compaction.stage = Stage::Waiting { until: now.plus(wait), then: None };
+    }
+
     fn pick(&mut self, horizon: SequenceNumber) -> Option<Pick> {
-        if let Some(pick) = self.pick_manual(horizon) {
+        // What was asked for waits until there is room for it.
+        if self.compaction.room.is_none()
+            && let Some(pick) = self.pick_manual(horizon)
+        {
             return Some(pick);
         }
         if !self.options.compaction.automatic {
@@ -295,6 +331,7 @@ impl Engine {
             last_seq: self.durable.last_seq,
             range_deletes: &self.durable.range_deletes,
             avoided: &self.compaction.avoided,
+            room: self.compaction.room,
         }
     }
 
@@ -449,6 +486,7 @@ impl Engine {
             }
             Ok(Compacted { tables, hidden, spent }) => {
                 self.compaction.fulls = 0;
+                self.compaction.room = None;
                 let ready = Ready { pick, tables, horizon, hidden, spent, ns };
                 self.compaction.stage = Stage::Built(Box::new(ready));
                 Ok(())
@@ -459,13 +497,25 @@ impl Engine {
                 Ok(())
             }
             Err(Fault::NoRoom { needed, free }) => {
-                let wait = RETRY_NS << self.compaction.fulls.min(RETRY_DOUBLINGS);
-                self.compaction.fulls += 1;
-                log::warn!(
-                    "compaction: {needed} bytes of tables may be written and {free} are free; next try in {} s",
-                    wait / RETRY_NS
+                if pick.level > 0
+                    && let Some(manual) = &mut self.compaction.manual
+                {
+                    // It was not done.
+                    let first = pick.upper.iter().map(|t| &t.meta.smallest_key).min();
+                    manual.cursor.clone_from(first.expect("a pick has tables"));
+                    manual.cursor = std::mem::take(&mut manual.cursor).max(manual.start.clone());
+                }
+                if self.compaction.room.take().is_some() {
+                    // The disk filled up since.
+                    self.wait_for_room(now);
+                    return Ok(());
+                }
+                log::info!(
+                    "compaction: {needed} bytes of tables may be written and {free} are free: a smaller one is looked for"
                 );
-                self.compaction.stage = Stage::Waiting { until: now.plus(wait), then: None };
+                let spare = self.options.compaction.table_bytes / 16;
+                self.compaction.room = Some(free.saturating_sub(spare));
+                self.compaction.settled = false;
                 Ok(())
             }
             Err(Fault::Output(e)) if e.is_disk_full() => {

@@ -25,6 +25,12 @@
 //! A compaction of level 0 takes its oldest tables, at most [`MAX_L0_TABLES`] times the number that starts one: a directory with hundreds of
 //! them is worked off in bounded steps.
 //!
+//! # Short of space
+//! When the disk has no room for what is picked, picks are bounded by the room there is: rewrites that drop something first, then what
+//! fits of the levels that are due. A compaction of level 0 that does not fit, because it overlaps with too much below, goes into the level
+//! above, when that is empty: it costs only the room of level 0, and its outputs end where a few tables below end, so that each can
+//! go down on its own.
+//!
 //! Tables that overlap with nothing in the next level are *moved*: an edit, and no I/O.
 //!
 //! A policy is a function of what it is shown: the same tables, the same pick.
@@ -143,6 +149,8 @@ pub struct View<'a> {
     pub range_deletes: &'a BTreeMap<u64, RangeDelete>,
     /// Tables that cannot be read, by number: they are left alone.
     pub avoided: &'a BTreeMap<u64, super::Avoided>,
+    /// Most bytes that a compaction may write; `None` = the disk has room for all of them.
+    pub room: Option<u64>,
 }
 
 /// Decides what is compacted next.
@@ -225,15 +233,27 @@ impl CompactionPolicy for Leveled {
     }
 
     fn pick(&self, view: &View<'_>) -> Option<Pick> {
+        if view.room.is_some() {
+            return view
+                .tombstones()
+                .or_else(|| view.clearing())
+                .or_else(|| self.pick_by_score(view));
+        }
+        self.pick_by_score(view).or_else(|| view.tombstones()).or_else(|| view.clearing())
+    }
+}
+
+impl Leveled {
+    #[allow(clippy::unused_self, reason = "a part of the policy")]
+    fn pick_by_score(&self, view: &View<'_>) -> Option<Pick> {
         let mut levels: Vec<u8> =
             (0..BOTTOM).filter(|&l| view.shape.levels[usize::from(l)].score >= 1.0).collect();
         let score = |level: &u8| view.shape.levels[usize::from(*level)].score;
         levels.sort_by(|a, b| score(b).total_cmp(&score(a)));
-        let by_score = levels.into_iter().find_map(|level| match level {
+        levels.into_iter().find_map(|level| match level {
             0 => view.level_0(Reason::Score, true),
             level => view.least_overlap(level),
-        });
-        by_score.or_else(|| view.tombstones()).or_else(|| view.clearing())
+        })
     }
 }
 
@@ -303,7 +323,32 @@ impl View<'_> {
             .all(|t| self.sharing(output, &t.meta.smallest_key, &t.meta.largest_key).is_empty());
         let moves = may_move && disjoint && alone && fits;
         let lower = if moves { Vec::new() } else { lower };
-        Some(Pick { reason, level: 0, output, upper, lower, moves })
+        let pick = Pick { reason, level: 0, output, upper, lower, moves };
+        if self.has_room(&pick) { Some(pick) } else { self.level_0_above(pick) }
+    }
+
+    /// Instead of `pick`, which the disk has no room for: as many of the oldest tables as there is room for, into the empty level above.
+    fn level_0_above(&self, pick: Pick) -> Option<Pick> {
+        let output = pick.output.checked_sub(1).filter(|&level| level > 0)?;
+        debug_assert!(
+            self.version.level(output).is_empty(),
+            "the base level is the first that is full"
+        );
+        let mut bytes = 0;
+        let fit = pick.upper.iter().rev().take_while(|t| {
+            bytes += t.meta.bytes;
+            self.room.is_none_or(|room| bytes <= room)
+        });
+        let fit = fit.count();
+        let upper = pick.upper[pick.upper.len() - fit..].to_vec();
+        let none = upper.is_empty();
+        let pick = Pick { output, upper, lower: Vec::new(), moves: false, ..pick };
+        (!none).then_some(pick)
+    }
+
+    /// Whether the disk has room for what it writes.
+    pub(super) fn has_room(&self, pick: &Pick) -> bool {
+        pick.moves || self.room.is_none_or(|room| pick.bytes() <= room)
     }
 
     /// Of a level above its target, the tables whose compaction into the next one costs least for what it brings.
@@ -326,6 +371,9 @@ impl View<'_> {
                 continue;
             }
             let overlap: u64 = lower[below].iter().map(|t| t.meta.bytes).sum();
+            if self.room.is_some_and(|room| overlap + table.meta.bytes > room) {
+                continue;
+            }
             let cost = overlap.saturating_mul(1_024) / table.meta.bytes.max(1);
             if best.is_none_or(|(least, _)| cost < least) {
                 best = Some((cost, at));
@@ -356,6 +404,7 @@ impl View<'_> {
             && !below.is_empty()
             && !self.is_avoided(next)
             && bytes + next.meta.bytes <= 4 * self.options.table_bytes
+            && self.room.is_none()
         {
             // Also of the keys between the two: the output will span them.
             let all = self.sharing(level + 1, &meta.smallest_key, &next.meta.largest_key);
@@ -415,7 +464,10 @@ impl View<'_> {
                     _ => continue,
                 };
                 let share = meta.deletes.saturating_mul(1_000) / meta.entries;
-                if best.is_none_or(|(most, ..)| share > most) && self.can_go_down(level, at) {
+                if best.is_none_or(|(most, ..)| share > most)
+                    && self.can_go_down(level, at)
+                    && self.fits(level, at, reason)
+                {
                     best = Some((share, reason, level, at));
                 }
             }
@@ -447,7 +499,10 @@ impl View<'_> {
         for level in (0..=BOTTOM).rev() {
             let tables = self.version.level(level);
             let found = tables.iter().enumerate().find(|(at, table)| {
-                !self.is_avoided(table) && wants(table) && self.can_go_down(level, *at)
+                !self.is_avoided(table)
+                    && wants(table)
+                    && self.can_go_down(level, *at)
+                    && self.fits(level, *at, Reason::RangeDelete)
             });
             let Some((at, _)) = found else { continue };
             let reason = Reason::RangeDelete;
@@ -458,6 +513,19 @@ impl View<'_> {
             };
         }
         None
+    }
+
+    /// Whether the disk has room for the compaction of this table, written anew.
+    fn fits(&self, level: u8, at: usize, reason: Reason) -> bool {
+        if self.room.is_none() {
+            return true;
+        }
+        let pick = match level {
+            0 => return self.level_0(reason, false).is_some(),
+            BOTTOM => self.rewrite(level, at, reason),
+            _ => Pick { moves: false, ..self.down(level, at, reason) },
+        };
+        self.has_room(&pick)
     }
 
     /// Whether nothing that cannot be read is in the way.

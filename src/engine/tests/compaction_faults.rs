@@ -216,3 +216,84 @@ fn a_manifest_that_meets_a_full_disk_is_written_with_the_same_edit_before_any_ot
     assert_eq!(rig.scan(ScanOptions::default()), pairs);
     assert_eq!(pairs.len(), 3);
 }
+
+fn flush_all(rig: &mut Rig) {
+    rig.engine.freeze();
+    while rig.engine.start_flush() {
+        rig.settle();
+    }
+}
+
+#[test]
+fn a_nearly_full_disk_is_compacted_in_small_steps_until_deleted_space_is_back() {
+    let compaction = CompactionOptions { table_bytes: 8 << 10, base_bytes: 1 << 20, ..tiny() };
+    let mut rig = Rig::with(
+        1,
+        EngineOptions { compaction, memtable_bytes: 32 << 10, block_bytes: 256, ..options() },
+    );
+    let value = "v".repeat(200);
+    for first in (0..1_000).step_by(100) {
+        let keys: Vec<_> = (first..first + 100).map(|i| format!("key{i:05}")).collect();
+        let ops: Vec<_> = keys.iter().map(|k| (k.as_str(), Some(value.as_str()))).collect();
+        rig.write(&ops);
+        flush_all(&mut rig);
+    }
+    rig.compact_all();
+    let bytes = |rig: &Rig| rig.engine.version.tables().map(|t| t.meta.bytes).sum::<u64>();
+    let (before, used) = (bytes(&rig), rig.sim.disk.used_bytes());
+    assert!(before > 200_000, "{before}");
+    // Everybody else takes all but a quarter of what a compaction of everything needs.
+    rig.sim.disk.set_capacity(Some(used + (100 << 10)));
+    let gone: Vec<_> = (0..1_000).filter(|i| i % 10 != 0).map(|i| format!("key{i:05}")).collect();
+    let ops: Vec<_> = gone.iter().map(|k| (k.as_str(), None)).collect();
+    rig.write(&ops);
+    flush_all(&mut rig);
+    for _ in 0..400 {
+        rig.settle();
+        if let Some(at) = rig.engine.next_wakeup() {
+            rig.sim.clock.advance_to(at);
+            rig.engine.tick(at);
+        }
+        if !rig.engine.start_compaction() && rig.engine.next_wakeup().is_none() {
+            break;
+        }
+    }
+    rig.settle();
+    let (after, stats) = (bytes(&rig), rig.engine.stats());
+    assert!(after < before / 5, "{before} bytes of tables became {after}: {:#?}", stats.history);
+    assert_eq!(stats.compaction_state, "idle");
+    let found = rig.scan(ScanOptions::default());
+    assert_eq!(found.len(), 100);
+    rig.reopen().unwrap();
+    assert_eq!(rig.scan(ScanOptions::default()), found);
+}
+
+#[test]
+fn a_disk_without_room_for_any_compaction_makes_it_wait_and_not_spin() {
+    let mut rig = tiny_rig(1);
+    workload(&mut rig).unwrap();
+    let ops: Vec<_> = (0..40).map(|i| (format!("key{i:03}"), "w")).collect();
+    for _ in 0..3 {
+        let ops: Vec<_> = ops.iter().map(|(k, v)| (k.as_str(), Some(*v))).collect();
+        rig.write(&ops);
+        rig.engine.start_flush();
+        rig.settle();
+    }
+    rig.sim.disk.set_capacity(Some(rig.sim.disk.used_bytes()));
+    let mut started = 0;
+    while rig.engine.start_compaction() {
+        started += 1;
+        assert!(started < 50, "it does not come to an end");
+        rig.settle();
+        if rig.engine.compaction_waits() {
+            break;
+        }
+    }
+    assert_eq!(rig.engine.stats().compaction_state, "waiting for space", "after {started}");
+    rig.sim.disk.set_capacity(None);
+    rig.sim.clock.advance(100 * RETRY_NS);
+    rig.engine.tick(rig.env.clock.now());
+    rig.compact_all();
+    assert_eq!(rig.engine.stats().compaction_state, "idle");
+    assert_eq!(rig.get("key001").as_deref(), Some("w"));
+}
