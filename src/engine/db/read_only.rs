@@ -17,6 +17,7 @@
 
 use super::{DbError, DbOptions, replay_one};
 use crate::base::SequenceNumber;
+use crate::base::batch::prefix_end;
 use crate::engine::{Engine, EngineError, EngineOptions, Get, Scan, ScanEntry, ScanOptions};
 use crate::env::{Env, os};
 use crate::limits::READ_ONLY_ATTEMPTS;
@@ -100,7 +101,13 @@ impl ReadOnlyDb {
             seq: Some(self.last_seq()),
             ..ScanOptions::default()
         };
-        ReadOnlyIter { db: self, options, slice: Vec::new().into_iter(), done: false }
+        ReadOnlyIter { db: self, options, slice: Vec::new().into_iter(), begun: false, done: false }
+    }
+
+    /// The entries whose keys begin with `prefix`, by ascending key.
+    #[must_use]
+    pub fn scan_prefix(&self, prefix: &[u8]) -> ReadOnlyIter<'_> {
+        self.scan(prefix, prefix_end(prefix).as_deref())
     }
 
     /// Reads; when a table is gone, once more from the present state.
@@ -121,13 +128,36 @@ impl std::fmt::Debug for ReadOnlyDb {
     }
 }
 
-/// Walks a range of a [`ReadOnlyDb`], forward. After an error it ends.
+/// Walks a range of a [`ReadOnlyDb`], by ascending key or [`backward`](ReadOnlyIter::backward), slice by slice. After an error it
+/// ends.
 pub struct ReadOnlyIter<'a> {
     db: &'a ReadOnlyDb,
     /// Of the next slice.
     options: ScanOptions,
     slice: std::vec::IntoIter<ScanEntry>,
+    /// Whether a slice was read.
+    begun: bool,
     done: bool,
+}
+
+impl ReadOnlyIter<'_> {
+    /// Goes by descending key, from the end of the range.
+    ///
+    /// # Panics
+    /// When entries were taken already.
+    #[must_use]
+    pub fn backward(mut self) -> Self {
+        assert!(!self.begun, "the direction is chosen before the first entry");
+        self.options.reverse = true;
+        self
+    }
+
+    /// Leaves out the values of slices that are still to be read; they are then empty.
+    #[must_use]
+    pub const fn keys_only(mut self) -> Self {
+        self.options.keys_only = true;
+        self
+    }
 }
 
 impl Iterator for ReadOnlyIter<'_> {
@@ -141,6 +171,7 @@ impl Iterator for ReadOnlyIter<'_> {
             if self.done {
                 return None;
             }
+            self.begun = true;
             let slice = self.db.patiently(|engine| match engine.scan(&self.options)? {
                 Scan::Done(slice) => Ok(slice),
                 Scan::NeedsDisk(job) => job.run(),
@@ -149,7 +180,7 @@ impl Iterator for ReadOnlyIter<'_> {
                 Ok(slice) => {
                     self.slice = slice.entries.into_iter();
                     match slice.resume {
-                        Some(resume) => self.options.start = resume,
+                        Some(resume) => self.options.go_on(resume),
                         None => self.done = true,
                     }
                 }

@@ -31,6 +31,53 @@ fn it_sees_tables_and_log_and_stands_still_until_it_is_refreshed() {
 }
 
 #[test]
+fn it_is_read_both_ways_in_many_slices_through_deletes_and_a_refresh() {
+    let rig = Rig::new(1);
+    let key = |i: u32| format!("{i:05}").into_bytes();
+    // More than a slice holds, part of them in a table and part in the log.
+    let n = 2 * crate::limits::MAX_SCAN_ENTRIES as u32 + 500;
+    for from in (0..n).step_by(500) {
+        let mut batch = WriteBatch::new();
+        for i in from..n.min(from + 500) {
+            batch.put(&key(i), b"v").unwrap();
+        }
+        rig.db().write(batch, WriteOptions::default()).unwrap();
+        if from == n / 2 / 500 * 500 {
+            rig.db().flush().unwrap();
+        }
+    }
+    rig.db().delete(&key(7)).unwrap();
+    rig.db().delete_range(&key(100), &key(n / 2 + 50)).unwrap();
+    let reader = read(&rig.env);
+    let seen = |iter: ReadOnlyIter<'_>| iter.map(|e| e.unwrap().key).collect::<Vec<_>>();
+    let left = |range: std::ops::Range<u32>| {
+        let kept = |i: &u32| *i != 7 && !(100..n / 2 + 50).contains(i);
+        range.filter(kept).map(key).collect::<Vec<_>>()
+    };
+    let reversed = |mut keys: Vec<Vec<u8>>| {
+        keys.reverse();
+        keys
+    };
+    assert_eq!(seen(reader.iter()), left(0..n));
+    assert_eq!(seen(reader.iter().backward()), reversed(left(0..n)));
+    let (start, end) = (key(5), key(n - 1));
+    assert_eq!(seen(reader.scan(&start, Some(&end)).backward()), reversed(left(5..n - 1)));
+    assert_eq!(seen(reader.scan(&end, Some(&start)).backward()), Vec::<Vec<u8>>::new());
+    let prefixed = (0..10).filter(|i| *i != 7).map(key).collect::<Vec<_>>();
+    assert_eq!(seen(reader.scan_prefix(b"0000")), prefixed);
+    assert_eq!(seen(reader.scan_prefix(b"0000").backward()), reversed(prefixed));
+    assert!(reader.iter().backward().keys_only().all(|e| e.unwrap().value.is_empty()));
+    // A refresh meanwhile changes nothing of what an iterator shows.
+    let mut iter = reader.iter().backward();
+    let mut keys = vec![iter.next().unwrap().unwrap().key];
+    rig.db().put(b"0", b"new, before all").unwrap();
+    reader.refresh().unwrap();
+    keys.extend(seen(iter));
+    assert_eq!(keys, reversed(left(0..n)));
+    assert_eq!(seen(reader.iter())[0], b"0");
+}
+
+#[test]
 fn it_takes_no_lock_and_changes_nothing() {
     let rig = Rig::new(1);
     for i in 0..50_u8 {
