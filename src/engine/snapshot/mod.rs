@@ -47,10 +47,11 @@ use super::{Engine, EngineOutput};
 use crate::base::{LogIndex, Term, checksum};
 use crate::env::Lane;
 use crate::limits::MAX_SNAPSHOT_BODY_BYTES;
+use crate::sstable::Table;
 use bytes::Bytes;
 use std::collections::BTreeMap;
 use std::path::PathBuf;
-use std::sync::{Arc, Weak};
+use std::sync::{Arc, Mutex, PoisonError, Weak};
 
 /// A pinned snapshot, to be sent. Dropping it unpins.
 #[derive(Clone, Debug)]
@@ -66,9 +67,25 @@ struct Pin {
     /// By ascending number, each with where its file begins in the stream.
     files: Vec<(u64, Arc<LiveTable>)>,
     bytes: u64,
+    /// The table that was read last, by number: pieces are read in order, and one that the cache does not keep would be opened again,
+    /// with its index and filter, for each of them.
+    last: Mutex<Option<(u64, Arc<Table>)>>,
 }
 
 impl Pin {
+    fn open(&self, live: &LiveTable) -> Result<Arc<Table>, EngineError> {
+        let number = live.meta.number;
+        let mut last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some((of, table)) = &*last
+            && *of == number
+        {
+            return Ok(Arc::clone(table));
+        }
+        let table = live.open()?;
+        *last = Some((number, Arc::clone(&table)));
+        Ok(table)
+    }
+
     fn new(applied: (LogIndex, Term), version: &Version) -> Self {
         let mut tables: Vec<_> = version.tables().cloned().collect();
         tables.sort_by_key(|table| table.meta.number);
@@ -78,7 +95,7 @@ impl Pin {
             bytes += table.meta.bytes;
             (start, table)
         });
-        Self { applied, files: files.collect(), bytes }
+        Self { applied, files: files.collect(), bytes, last: Mutex::default() }
     }
 }
 
@@ -130,7 +147,7 @@ impl PieceJob {
             }
             let at = self.offset + filled as u64 - start;
             let len = (out.len() - filled).min((live.meta.bytes - at) as usize);
-            live.open()?.file().read_exact_at(at, &mut out[filled..filled + len])?;
+            self.pin.open(live)?.file().read_exact_at(at, &mut out[filled..filled + len])?;
             filled += len;
         }
         debug_assert_eq!(filled, out.len());
