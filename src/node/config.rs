@@ -1,6 +1,7 @@
 //! [`NodeConfig`]: what a node must be told.
 
 use crate::base::{ClusterUid, Membership, NodeId, ReplicaId};
+use crate::engine::CompactionOptions;
 use crate::sstable::Compression;
 use crate::{limits, raft};
 use std::collections::BTreeMap;
@@ -39,6 +40,8 @@ pub struct NodeConfig {
     pub cache_bytes: u64,
     /// How new tables are stored. Nodes of a version before compression refuse tables with another one than none.
     pub compression: Compression,
+    /// Sizes of levels and tables: no setting of `beachd`, but tests make them small.
+    pub compaction: CompactionOptions,
     /// Size of a log segment.
     pub segment_bytes: u64,
     /// Log bytes above the last flush that force one.
@@ -97,6 +100,7 @@ impl NodeConfig {
             memtable_bytes: limits::DEFAULT_MEMTABLE_BYTES,
             cache_bytes: limits::DEFAULT_CACHE_BYTES,
             compression: Compression::None,
+            compaction: CompactionOptions::default(),
             segment_bytes: limits::DEFAULT_SEGMENT_BYTES,
             log_bytes_before_flush: limits::DEFAULT_LOG_BYTES_BEFORE_FLUSH,
             reserve_bytes: limits::DEFAULT_SEGMENT_BYTES + limits::DEFAULT_MEMTABLE_BYTES as u64,

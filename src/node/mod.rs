@@ -442,6 +442,12 @@ impl<L: LogStore, S: StateMachine> Node<L, S> {
         self.machine.last_seq()
     }
 
+    /// How many batches with conditions were judged, and by what.
+    #[must_use]
+    pub const fn condition_stats(&self) -> ConditionStats {
+        self.conditions.stats
+    }
+
     /// The membership in force at what is durable without the log, and the entry that set it: what a snapshot carries.
     #[must_use]
     pub fn durable_membership(&self) -> Option<&(LogIndex, Membership)> {

@@ -286,6 +286,7 @@ impl Node<RaftLog, EngineMachine> {
         options.memtable_bytes = config.memtable_bytes;
         options.cache_bytes = config.cache_bytes;
         options.compression = config.compression;
+        options.compaction = config.compaction;
         let damaged = |part, fault| OpenError::Damaged { dir: dir.clone(), part, fault };
         let engine = Engine::open(&env, options).map_err(|error| match error.is_corruption() {
             true => damaged("engine", Box::new(error)),

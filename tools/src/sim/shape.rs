@@ -2,6 +2,7 @@
 //! to know before it begins follows from [`RunOptions`] alone.
 
 use super::net::Quality;
+use beachdb::engine::CompactionOptions;
 use beachdb::env::sim::SimRandom;
 
 /// Most nodes of a simulated cluster.
@@ -115,6 +116,8 @@ pub struct Shape {
     pub max_sessions: usize,
     /// As in `raft::Config`.
     pub max_uncommitted_bytes: usize,
+    /// Levels and tables of a few keys each, so that there is always something to compact.
+    pub compaction: CompactionOptions,
 }
 
 fn pick<T: Copy>(random: &mut SimRandom, from: &[T]) -> T {
@@ -162,6 +165,13 @@ impl Shape {
             lease: random.chance(1, 4),
             max_sessions: pick(random, &[3, 4, 8]),
             max_uncommitted_bytes: pick(random, &[4 << 10, 64 << 10, 64 << 20]),
+            compaction: CompactionOptions {
+                automatic: true,
+                table_bytes: pick(random, &[256, 1 << 10, 64 << 10]),
+                base_bytes: pick(random, &[512, 4 << 10, 64 << 10]),
+                l0_tables: pick(random, &[1, 2, 4]),
+                min_age: pick(random, &[10, 500, 1 << 20]),
+            },
         }
     }
 }

@@ -266,6 +266,7 @@ impl Slot {
         let mut config =
             NodeConfig::new(&self.dir, CLUSTER, self.replica.node, self.replica.incarnation);
         config.memtable_bytes = shape.memtable_bytes;
+        config.compaction = shape.compaction;
         config.segment_bytes = shape.segment_bytes;
         config.log_bytes_before_flush = shape.log_bytes_before_flush;
         config.log_tail_entries = shape.log_tail_entries;

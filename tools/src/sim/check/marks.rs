@@ -1,9 +1,10 @@
 //! `sometimes!` marks: rare things that a swarm must have met, or it proves less than it claims. Each is counted where
 //! it can be seen from outside; a swarm in which one of [`REQUIRED`] is never hit fails.
 
-use crate::sim::hooks::{Marks, Setup, SlotView, Step, StopKind, WorldView};
+use crate::sim::hooks::{Marks, Setup, SimNode, SlotView, Step, StepKind, StopKind, WorldView};
 use beachdb::base::{LogIndex, Nanos, ReplicaId, Term};
-use beachdb::node::{Effect, EntryOutcome, Observed};
+use beachdb::env::Lane;
+use beachdb::node::{Effect, EntryOutcome, Observed, StateMachine as _};
 use beachdb::proto::{ErrorCode, Response};
 use beachdb::raft::message::{AppendOutcome, Body, SnapshotOutcome};
 use beachdb::raft::{LogView, Message, Role, Trace};
@@ -104,9 +105,29 @@ marks! {
     CONFLICT = "entry in conflict with the leader's";
     /// A get as of an older sequence number was answered.
     OLD_READ = "read as of an older sequence number";
+    /// Tables were merged into another level.
+    COMPACTED = "compaction merged tables";
+    /// Tables went to another level as they were.
+    TABLES_MOVED = "compaction moved tables";
+    /// A compaction left out tombstones that hid nothing any more.
+    TOMBSTONES_SPENT = "compaction dropped tombstones";
+    /// A process went down while a compaction was under way.
+    CRASH_IN_COMPACTION = "crash during a compaction";
+    /// A piece of a snapshot was sent while its sender compacted.
+    SNAPSHOT_DURING_COMPACTION = "snapshot chunk sent during a compaction";
+    /// A range delete was acknowledged.
+    RANGE_DELETED = "range delete acknowledged";
+    /// A condition was judged by what is only in tables.
+    CONDITION_LOOKUP = "condition looked up on the disk";
     /// A tail was cut at recovery.
     TAIL_CUT = "torn tail of the log cut";
 }
+
+/// A flush or a compaction met a full disk, so that the engine takes no writes. Too rare to be asked of every swarm: a node
+/// refuses writes before, at its reserve.
+pub const READ_ONLY: &str = "engine read-only on a full disk";
+/// And it takes them again, in the same life.
+pub const ROOM_AGAIN: &str = "engine writable again";
 
 /// What a swarm must hit.
 pub const REQUIRED: &[&str] = ALL;
@@ -127,6 +148,12 @@ struct Slot {
     /// Of a snapshot that is sent from here, by receiver's node number: the next offset.
     sent_to: u64,
     replica: ReplicaId,
+    /// A compaction is under way.
+    compacts: bool,
+    /// The engine takes no writes.
+    read_only: bool,
+    /// Compactions, tables moved, tombstones dropped, condition lookups so far in this life.
+    counted: [u64; 4],
 }
 
 impl Watch {
@@ -183,6 +210,9 @@ impl Watch {
         if slot.arriving.is_some() {
             self.hit(CRASH_IN_INSTALL);
         }
+        if slot.compacts && why != StopKind::Drained {
+            self.hit(CRASH_IN_COMPACTION);
+        }
         if let StopKind::Crash(beachdb::env::sim::CrashKind::PowerLoss) = why {
             self.hit(POWER_LOSS);
         }
@@ -192,12 +222,16 @@ impl Watch {
     pub fn after_step(&mut self, world: &dyn WorldView, step: &Step<'_>) {
         let node = world.slot(step.slot).node;
         let leads = node.is_some_and(|node| node.role() == Role::Leader);
+        let compacts = node.is_some_and(|node| node.machine().engine().is_compacting());
         let flushes = node.is_some_and(|node| node.machine().engine().is_working());
         for effect in step.effects {
             match effect {
                 Effect::Send(message) => {
                     if flushes && matches!(message.body, Body::Snapshot(_)) {
                         self.hit(SNAPSHOT_DURING_FLUSH);
+                    }
+                    if compacts && matches!(message.body, Body::Snapshot(_)) {
+                        self.hit(SNAPSHOT_DURING_COMPACTION);
                     }
                     self.message(step.slot, message);
                 }
@@ -207,6 +241,7 @@ impl Watch {
             }
         }
         let Some(node) = node else { return };
+        self.upkeep(step, node, compacts);
         let (raft, last) = (node.raft(), node.log().last());
         let leads = (raft.role() == Role::Leader).then(|| raft.term());
         let before = self.slots[step.slot];
@@ -226,6 +261,31 @@ impl Watch {
             if index > self.members.0 {
                 self.members_changed(index, raft.membership(), step);
             }
+        }
+    }
+
+    /// What the engine does by itself.
+    fn upkeep(&mut self, step: &Step<'_>, node: &SimNode, compacts: bool) {
+        let read_only = node.machine().read_only_reason().is_some();
+        let before = self.slots[step.slot].read_only;
+        self.slots[step.slot].compacts = compacts;
+        self.slots[step.slot].read_only = read_only;
+        match (before, read_only) {
+            (false, true) => self.hit(READ_ONLY),
+            (true, false) => self.hit(ROOM_AGAIN),
+            _ => {}
+        }
+        // Figures change when a job comes back; the sums cost too much for every step.
+        if !matches!(step.kind, StepKind::Job(Lane::Manifest | Lane::Read)) {
+            return;
+        }
+        let stats = node.machine().engine().stats();
+        let lookups = node.condition_stats().lookups;
+        let now = [stats.compactions, stats.tables_moved, stats.tombstones_dropped, lookups];
+        let before = std::mem::replace(&mut self.slots[step.slot].counted, now);
+        let marks = [COMPACTED, TABLES_MOVED, TOMBSTONES_SPENT, CONDITION_LOOKUP];
+        for ((mark, now), before) in marks.into_iter().zip(now).zip(before) {
+            self.marks.add(mark, now.saturating_sub(before));
         }
     }
 

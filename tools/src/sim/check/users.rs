@@ -97,6 +97,8 @@ enum What {
     Write {
         /// Key, the value's number and bytes; `None` deletes.
         changes: Vec<(Bytes, Option<(u64, Bytes)>)>,
+        /// Not each key of `changes` by itself but all keys of these numbers are deleted, at once.
+        range: Option<Range<u64>>,
         /// What must be true of a key.
         condition: Option<(Bytes, Expect)>,
         /// Session and sequence.
@@ -356,7 +358,16 @@ impl Client {
                 (key((first + at * 5) % KEYS), value)
             })
             .collect();
-        What::Write { changes, condition, session: self.next_sequence() }
+        // Now and then all keys of a range, in one operation.
+        let range = (changes.len() == 1 && self.random.chance(1, 12)).then(|| {
+            let end = (first + 1 + self.random.below(6)).min(KEYS);
+            first..end
+        });
+        let changes = match &range {
+            Some(range) => range.clone().map(|number| (key(number), None)).collect(),
+            None => changes,
+        };
+        What::Write { changes, range, condition, session: self.next_sequence() }
     }
 
     fn value(&mut self, number: u64) -> (u64, Bytes) {
@@ -440,13 +451,14 @@ impl Client {
                 list = KeyList::of(keys.iter().map(|key| &key[..])).expect("within the limits");
                 Request::MultiGet(list.as_request(SequenceNumber::ZERO))
             }
-            What::Write { changes, session, .. } => {
+            What::Write { changes, range, session, .. } => {
                 let batch = BatchRef::parse(batch.as_bytes()).expect("built just now");
                 history.sent(WriteId::of(batch));
                 if session.is_some() && operation.unknown {
                     history.marks.add(super::marks::WRITE_RETRIED, 1);
                 }
                 let opcode = match (changes.len(), &changes[0].1) {
+                    _ if range.is_some() => Opcode::Write,
                     (1, Some(_)) => Opcode::Put,
                     (1, None) => Opcode::Delete,
                     _ => Opcode::Write,
@@ -460,7 +472,7 @@ impl Client {
 
     fn batch(&self, id: u64) -> WriteBatch {
         let mut batch = WriteBatch::new();
-        let Some(Operation { what: What::Write { changes, condition, session }, .. }) =
+        let Some(Operation { what: What::Write { changes, range, condition, session }, .. }) =
             self.operations.get(&id)
         else {
             return batch;
@@ -470,6 +482,10 @@ impl Client {
         }
         if let Some((key, expect)) = condition {
             batch.require(key, *expect).expect("within the limits");
+        }
+        if let Some(range) = range {
+            batch.delete_range(&key(range.start), &key(range.end)).expect("within the limits");
+            return batch;
         }
         for (key, value) in changes {
             let added = match value {
@@ -504,10 +520,11 @@ impl Client {
                 Next::Done
             }
             (
-                What::Write { condition, changes, .. },
+                What::Write { condition, changes, range, .. },
                 Response::Written { index, first_seq, last_seq },
             ) => {
                 history.marks.add(super::marks::CONDITION_HELD, condition.is_some().into());
+                history.marks.add(super::marks::RANGE_DELETED, range.is_some().into());
                 for ((key, value), seq) in changes.iter().zip(first_seq.0..) {
                     let expect = match value {
                         Some(_) => Expect::Seq(SequenceNumber(seq)),
