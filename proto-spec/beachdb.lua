@@ -40,7 +40,7 @@ local STATUS = {
 }
 local EFFECTS = { [0] = "none", [1] = "not_applied", [2] = "applied", [3] = "unknown" }
 local ADMIN = { [1] = "add", [2] = "promote", [3] = "remove", [4] = "transfer",
-  [5] = "checkpoint", [6] = "verify" }
+  [5] = "checkpoint", [6] = "verify", [7] = "compact" }
 local KINDS = {
   [0x01] = "PUT", [0x02] = "DELETE", [0x03] = "DELETE_RANGE", [0x80] = "no-op", [0x81] = "REGISTER", [0x82] = "membership",
 }
@@ -100,6 +100,8 @@ local f = {
   node = ProtoField.uint64("beachdb.hello.node", "Node"),
   admin_kind = ProtoField.uint8("beachdb.admin.kind", "Command", base.DEC, ADMIN),
   address = ProtoField.string("beachdb.admin.address", "Peer address"),
+  admin_path = ProtoField.string("beachdb.admin.path", "Path"),
+  admin_rate = ProtoField.uint64("beachdb.admin.rate", "Bytes a second"),
   json = ProtoField.string("beachdb.json", "Document"),
   inline = ProtoField.string("beachdb.inline", "Text"),
   term = ProtoField.uint64("beachdb.term", "Term"),
@@ -354,7 +356,18 @@ local request = {
 }
 
 request[12] = function(tvb, tree)
+  local kind = tvb(24, 1):uint()
   tree:add(f.admin_kind, tvb(24, 1))
+  if kind == 6 then
+    tree:add(f.admin_rate, tvb(32, 8))
+    return "verify"
+  elseif kind == 7 then
+    local both, start = tvb(30, 2):uint(), tvb(32, 8):uint64():tonumber()
+    local s = text(tree, f.start, tvb, 40, start)
+    return "compact " .. s .. ".." .. text(tree, f.stop, tvb, 40 + start, both - start)
+  elseif kind == 5 then
+    return "checkpoint " .. text(tree, f.admin_path, tvb, 40, tvb(30, 2):uint())
+  end
   tree:add(f.node, tvb(32, 8))
   local at = text(tree, f.address, tvb, 40, tvb(30, 2):uint())
   return string.format("%s %s %s", ADMIN[tvb(24, 1):uint()] or "?", tostring(tvb(32, 8):uint64()), at)

@@ -190,6 +190,7 @@ fn examples() -> Vec<(&'static str, Vec<u8>)> {
     let add = AdminRequest::Add { node: NodeId(2), peer_address: "10.0.0.2:7401" };
     let remove = AdminRequest::Remove(NodeId(3));
     let checkpoint = AdminRequest::Checkpoint { dir: "backups/monday" };
+    let compact = AdminRequest::Compact { start: b"user/", end: b"user0" };
     let stale = Request::StaleGet { key: b"beach", snapshot: seq(0) };
     let staleness = Staleness { applied_index: LogIndex(12), age_ms: Some(40) };
     let aged = Response::Stale { staleness, answer: Box::new(value.clone()) };
@@ -247,6 +248,7 @@ fn examples() -> Vec<(&'static str, Vec<u8>)> {
         ("admin-add-request", request(&Request::Admin(add), 21)),
         ("admin-remove-request", request(&Request::Admin(remove), 22)),
         ("admin-checkpoint-request", request(&Request::Admin(checkpoint), 23)),
+        ("admin-compact-request", request(&Request::Admin(compact), 25)),
         ("admin-reply", reply(Opcode::Admin, &written(9, 4, 4), 21)),
         ("error-not-leader", reply(Opcode::Put, &follower, 17)),
         ("error-connection", closing),

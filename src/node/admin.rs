@@ -93,6 +93,9 @@ impl<L: LogStore, S: StateMachine> Node<L, S> {
             AdminRequest::Transfer(to) => Admin::Transfer(to),
             AdminRequest::Checkpoint { dir } => return self.checkpoint(now, arrival, dir, out),
             AdminRequest::Verify { rate } => return self.verify(now, arrival, rate, out),
+            AdminRequest::Compact { start, end } => {
+                return self.compact(now, arrival, (start, end), out);
+            }
         };
         self.admin(now, arrival, command, out);
     }

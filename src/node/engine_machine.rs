@@ -169,6 +169,12 @@ impl StateMachine for EngineMachine {
         Some(self.engine.checkpoint(dir, Some(origin)))
     }
 
+    fn compact(&mut self, start: &[u8], end: &[u8]) -> bool {
+        self.engine.compact(start, (!end.is_empty()).then_some(end));
+        self.note_freeze();
+        true
+    }
+
     fn scrub(&mut self, log: PathBuf) -> Option<Scrub> {
         Some(self.engine.scrub(Some((LogKind::RaftLog, log))))
     }

@@ -363,6 +363,10 @@ impl StateMachine for MapMachine {
         None
     }
 
+    fn compact(&mut self, _: &[u8], _: &[u8]) -> bool {
+        false
+    }
+
     fn scrub(&mut self, _: PathBuf) -> Option<Scrub> {
         None
     }

@@ -86,6 +86,9 @@ pub trait StateMachine {
     fn freeze(&mut self);
     /// The work that makes a checkpoint of what is durable, in `dir`; `None`: this machine has no files.
     fn checkpoint(&mut self, dir: PathBuf, origin: Origin) -> Option<CheckpointWork>;
+    /// Has what is applied now of a range of keys compacted, in the background; an empty end is past the last key. `false`: this machine has
+    /// no files.
+    fn compact(&mut self, start: &[u8], end: &[u8]) -> bool;
     /// The work that checks every block of what is durable, and of the log in this directory; `None`: this machine has no files.
     fn scrub(&mut self, log: PathBuf) -> Option<Scrub>;
 

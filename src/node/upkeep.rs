@@ -1,12 +1,15 @@
-//! [`Upkeep`]: what an operator has a node do with its own files while it serves: a checkpoint, and a check of every block.
+//! [`Upkeep`]: what an operator has a node do with its own files while it serves: a checkpoint, a check of every block, and the
+//! compaction of a range.
 //!
 //! ```text
 //!  ADMIN checkpoint ─▶ freeze ─▶ (flushes) durable_applied >= the target ─▶ pin ─▶ step, step, … in Lane::Maintenance ─▶ reply
 //!  ADMIN verify ─▶ reply; pin ─▶ step ─ pause as the rate wants ─▶ step … ─▶ STATUS says what was found
 //! ```
 //!
-//! Both are about this node alone, leader or not, and one of each at a time: another one gets `BUSY`. Every step is bounded, so
-//! that the log's spare segments, which the same lane makes, and everything else wait for a moment at most.
+//! All are about this node alone, leader or not. Of checkpoints and checks there is one at a time: another one gets `BUSY`. Every
+//! step of those is bounded, so that the log's spare segments, which the same lane makes, and everything else wait for a moment
+//! at most. A compaction is the engine's own work: it is asked for here, one that is asked for while another runs is joined to
+//! it, and STATS says how it goes.
 //!
 //! Invariants:
 //! - A checkpoint holds everything that was applied when it was asked for. Its membership is the one in force at its last entry.
@@ -314,6 +317,30 @@ impl<L: LogStore, S: StateMachine> Node<L, S> {
         let ticket = ticket.clone();
         self.desk.reply(now, &ticket, response, out);
         Nanos::MAX
+    }
+
+    /// ADMIN compact arrived.
+    pub(super) fn compact(
+        &mut self,
+        now: Nanos,
+        arrival: &Arrival,
+        (start, end): (&[u8], &[u8]),
+        out: &mut Vec<Effect>,
+    ) {
+        let not_applied = proto::Effect::NotApplied;
+        let response = if self.phase != Phase::Running {
+            let message = "the server is shutting down";
+            admission::error(ErrorCode::ShuttingDown, not_applied, message)
+        } else if !self.machine.compact(start, end) {
+            let message = "this node has no files to compact";
+            admission::error(ErrorCode::BadRequest, not_applied, message)
+        } else {
+            log::info!("compaction: asked for by an operator");
+            let (index, seq) = (self.machine.applied().0, self.machine.last_seq());
+            Response::Written { index, first_seq: seq, last_seq: seq }
+        };
+        self.desk.reply_unadmitted(arrival.origin, arrival.opcode, response, out);
+        self.machine.maintain(now, false);
     }
 
     /// ADMIN verify arrived.

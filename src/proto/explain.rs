@@ -257,14 +257,26 @@ fn explain_body(rows: &mut Rows<'_>, h: &FrameHeader) {
                 4 => "transfer",
                 5 => "checkpoint",
                 6 => "verify",
+                7 => "compact",
                 _ => "unknown",
             };
-            let what = if kind == 5 { "path" } else { "address" };
+            let what = match kind {
+                5 => "path",
+                7 => "keys",
+                _ => "address",
+            };
             rows.row(8, format!("{name}, {what} of {address} bytes"));
             match (kind, rows.u64(0)) {
                 (5, _) => rows.row(8, "0"),
                 (6, 0) => rows.row(8, "rate 0: no bound"),
                 (6, n) => rows.row(8, format!("rate {n} bytes a second")),
+                (7, n) => {
+                    let start = usize::try_from(n).unwrap_or(usize::MAX).min(address);
+                    rows.row(8, format!("START of {n} bytes"));
+                    rows.data(start, "START");
+                    rows.data(address - start, "END");
+                    return;
+                }
                 (_, 0) => rows.row(8, "node 0: any"),
                 (_, n) => rows.row(8, format!("node {n}")),
             }
@@ -627,6 +639,9 @@ pub fn request_json(request: &Request<'_>) -> Value {
             AdminRequest::Verify { rate } => {
                 json!({"kind": "ADMIN", "command": "verify", "rate": rate})
             }
+            AdminRequest::Compact { start, end } => json!({
+                "kind": "ADMIN", "command": "compact", "start": escaped(start), "end": escaped(end),
+            }),
         },
         Request::Hello(h) => json!({
             "kind": "HELLO", "min_version": h.min_version, "max_version": h.max_version,

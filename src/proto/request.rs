@@ -41,6 +41,7 @@ const ADMIN_REMOVE: u8 = 3;
 const ADMIN_TRANSFER: u8 = 4;
 const ADMIN_CHECKPOINT: u8 = 5;
 const ADMIN_VERIFY: u8 = 6;
+const ADMIN_COMPACT: u8 = 7;
 
 /// A decoded request; keys and batches borrow from the receive buffer.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -116,6 +117,13 @@ pub enum AdminRequest<'a> {
     Verify {
         /// Bytes a second that it reads at most; 0: no bound.
         rate: u64,
+    },
+    /// The node that is asked, leader or not, begins to compact what it has of a range of keys, down to the last level.
+    Compact {
+        /// The first key, at most [`MAX_KEY_BYTES`]; empty: the first of all.
+        start: &'a [u8],
+        /// The first key past them, after `start`; empty: there is none.
+        end: &'a [u8],
     },
 }
 
@@ -595,11 +603,12 @@ fn decode_admin(body: &[u8]) -> Result<AdminRequest<'_>, RequestError> {
     let address_len = usize::from(BigEndian::read_u16(&fixed[6..8]));
     let address_expected = match kind {
         ADMIN_ADD if !(1..=MAX_ADDRESS_BYTES).contains(&address_len) => Some("1 to 260"),
+        ADMIN_COMPACT if address_len > 2 * MAX_KEY_BYTES => Some("at most two keys of 8192 bytes"),
         ADMIN_CHECKPOINT if !(1..=MAX_CHECKPOINT_PATH_BYTES).contains(&address_len) => {
             Some("1 to 1024")
         }
         ADMIN_PROMOTE | ADMIN_REMOVE | ADMIN_TRANSFER | ADMIN_VERIFY if address_len != 0 => {
-            Some("0, only an added node has an address, and a checkpoint a path")
+            Some("0, only an added node has an address, a checkpoint a path, and a compaction keys")
         }
         _ => None,
     };
@@ -618,6 +627,7 @@ fn decode_admin(body: &[u8]) -> Result<AdminRequest<'_>, RequestError> {
             return Err(bad("node", 8, "not 0", 0));
         }
         ADMIN_CHECKPOINT => return decode_checkpoint(rest),
+        ADMIN_COMPACT => return decode_compact(rest, node.0),
         _ => {}
     }
     if let Some(at) = rest.iter().position(|byte| !byte.is_ascii_graphic()) {
@@ -633,8 +643,7 @@ fn decode_admin(body: &[u8]) -> Result<AdminRequest<'_>, RequestError> {
         ADMIN_TRANSFER => Ok(AdminRequest::Transfer((node != NodeId::ZERO).then_some(node))),
         ADMIN_VERIFY => Ok(AdminRequest::Verify { rate: node.0 }),
         other => {
-            let expected =
-                "1 (add), 2 (promote), 3 (remove), 4 (transfer), 5 (checkpoint), or 6 (verify)";
+            let expected = "1 (add), 2 (promote), 3 (remove), 4 (transfer), 5 (checkpoint), 6 (verify), or 7 (compact)";
             Err(bad("kind", 0, expected, other.into()))
         }
     }
@@ -653,8 +662,32 @@ fn decode_checkpoint(path: &[u8]) -> Result<AdminRequest<'_>, RequestError> {
     }
 }
 
+fn decode_compact(keys: &[u8], start_len: u64) -> Result<AdminRequest<'_>, RequestError> {
+    let bad = bad_body(Opcode::Admin);
+    let split = usize::try_from(start_len).ok().and_then(|len| keys.split_at_checked(len));
+    let Some((start, end)) = split else {
+        let expected = "the length of START, at most that of both keys";
+        return Err(bad("length of START", 8, expected, start_len.min(1 << 32) as usize));
+    };
+    if let Some(key) = [start, end].into_iter().find(|key| key.len() > MAX_KEY_BYTES) {
+        return Err(bad("key", ADMIN_FIXED_BYTES, "a key of at most 8192 bytes", key.len()));
+    }
+    if !end.is_empty() && end <= start {
+        return Err(bad("END", ADMIN_FIXED_BYTES + start.len(), "a key after START", end.len()));
+    }
+    Ok(AdminRequest::Compact { start, end })
+}
+
 fn encode_admin(out: &mut Vec<u8>, admin: &AdminRequest<'_>) {
     let (kind, node, address) = match *admin {
+        AdminRequest::Compact { start, end } => {
+            out.extend_from_slice(&[ADMIN_COMPACT, 0, 0, 0, 0, 0]);
+            out.extend_from_slice(&((start.len() + end.len()) as u16).to_be_bytes());
+            out.extend_from_slice(&(start.len() as u64).to_be_bytes());
+            out.extend_from_slice(start);
+            out.extend_from_slice(end);
+            return;
+        }
         AdminRequest::Add { node, peer_address } => (ADMIN_ADD, node, peer_address),
         AdminRequest::Promote(node) => (ADMIN_PROMOTE, node, ""),
         AdminRequest::Remove(node) => (ADMIN_REMOVE, node, ""),

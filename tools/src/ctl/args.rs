@@ -115,9 +115,8 @@ pub enum Command {
     Member(Member),
     /// Let another voter lead
     TransferLeader(TransferLeader),
-    /// Not in this version
-    #[command(hide = true)]
-    Compact(Later),
+    /// Have the node rewrite its tables of a range of keys, so that space comes back now
+    Compact(Compact),
     /// Have the node copy all its data into a new directory on its machine
     Checkpoint(Checkpoint),
     /// Have the node check every block of its files
@@ -150,14 +149,6 @@ impl Command {
             Self::DeleteRange(_) => "delete-range",
         }
     }
-}
-
-/// Whatever follows a command of a later version.
-#[derive(ClapArgs, Debug)]
-pub struct Later {
-    /// Not looked at.
-    #[arg(trailing_var_arg = true, allow_hyphen_values = true, hide = true)]
-    pub rest: Vec<String>,
 }
 
 /// `put`.
@@ -443,6 +434,21 @@ pub struct Verify {
     #[arg(long, value_name = "SIZE", value_parser = parse_bytes)]
     pub rate: Option<u64>,
     /// Only begin it; `status` says how it goes
+    #[arg(long)]
+    pub no_wait: bool,
+}
+
+/// `compact`.
+#[derive(ClapArgs, Debug)]
+pub struct Compact {
+    /// The first key, text with escapes; without it, or empty: the first of all
+    pub start: Option<String>,
+    /// The first key past them; without it, or empty: to the last one
+    pub end: Option<String>,
+    /// START and END are hex digits
+    #[arg(long)]
+    pub hex: bool,
+    /// Only begin it; `stats` says how it goes
     #[arg(long)]
     pub no_wait: bool,
 }

@@ -137,6 +137,6 @@ pub fn run(session: &mut Session, command: &Command) -> Result<(), Failure> {
         Command::Checkpoint(checkpoint) => upkeep::checkpoint(session, checkpoint),
         Command::Verify(verify) => upkeep::verify(session, verify),
         Command::DeleteRange(range) => data::delete_range(session, range),
-        Command::Compact(_) => Err(Failure::not_available(command.name())),
+        Command::Compact(compact) => upkeep::compact(session, compact),
     }
 }

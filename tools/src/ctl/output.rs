@@ -36,12 +36,6 @@ pub enum Failure {
 }
 
 impl Failure {
-    /// A command or option of a later version.
-    #[must_use]
-    pub fn not_available(what: &str) -> Self {
-        Self::Usage(format!("{what} is not available in this version ({})", beachdb::VERSION))
-    }
-
     /// Says what happened; returns the exit code.
     #[must_use]
     pub fn report(&self, out: Output) -> ExitCode {

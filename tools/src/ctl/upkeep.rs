@@ -1,8 +1,9 @@
-//! checkpoint and verify: what the node that is asked does with its own files.
+//! checkpoint, verify, and compact: what the node that is asked does with its own files.
 #![allow(clippy::disallowed_methods, reason = "a tool times itself and sleeps")]
 
 use super::Session;
-use super::args::{Checkpoint, Verify};
+use super::args::{Checkpoint, Compact, Verify};
+use super::bytes::parse;
 use super::output::Failure;
 use beachdb::client::AdminRequest;
 use serde_json::{Value, json};
@@ -84,6 +85,51 @@ pub fn verify(session: &mut Session, args: &Verify) -> Result<(), Failure> {
         if told.elapsed() >= TELL {
             told = Instant::now();
             eprintln!("beachctl: {bytes} bytes read; the tables have {total}");
+        }
+        std::thread::sleep(PAUSE);
+    }
+}
+
+/// The node's STATS.
+fn engine_stats(session: &mut Session) -> Result<Value, Failure> {
+    let text = session.client()?.stats()?;
+    serde_json::from_str(&text).map_err(|e| Failure::Failed(format!("STATS is not JSON: {e}")))
+}
+
+/// `compact`.
+pub fn compact(session: &mut Session, args: &Compact) -> Result<(), Failure> {
+    let key = |name, text: &Option<String>| parse(name, text.as_deref().unwrap_or(""), args.hex);
+    let (start, end) = (key("START", &args.start)?, key("END", &args.end)?);
+    if !end.is_empty() && end <= start {
+        return Err(Failure::Usage("END is not after START: the range holds no key".into()));
+    }
+    session.client()?.admin(&AdminRequest::Compact { start: &start, end: &end })?;
+    let (began, mut told) = (Instant::now(), Instant::now());
+    loop {
+        let stats = engine_stats(session)?;
+        let engine = &stats["engine"];
+        let state = engine["compaction_state"].as_str().unwrap_or("unknown");
+        let asked = engine["compaction_asked_for"].as_bool().unwrap_or(false);
+        let answer = json!({
+            "done": !asked, "compaction_state": state, "table_bytes": engine["table_bytes"],
+            "ms": began.elapsed().as_millis() as u64,
+        });
+        if args.no_wait && asked {
+            return Ok(session.out.line("OK it has begun; stats says how it goes", &answer)?);
+        }
+        if !asked {
+            let ms = began.elapsed().as_millis();
+            return Ok(session.out.line(&format!("OK compacted in {ms} ms"), &answer)?);
+        }
+        if matches!(state, "failed" | "waiting for space") {
+            return Err(Failure::Failed(format!(
+                "compaction is {state}: it goes on by itself when there is space, and the node's log says what is wrong"
+            )));
+        }
+        if told.elapsed() >= TELL {
+            told = Instant::now();
+            let merged = &engine["compaction"]["merged_bytes"];
+            eprintln!("beachctl: {state}, {merged} bytes of this step merged");
         }
         std::thread::sleep(PAUSE);
     }
