@@ -68,8 +68,9 @@ fn a_follower_that_was_stopped_does_not_take_what_waited_for_it_for_new() {
         // In front of everybody else when it wakes up.
         reader.send(&request).expect("the kernel takes it");
         let mut asked_at = Instant::now();
-        daemon.signal("CONT");
+        // Taken before the signal: it answers while the command that sends the signal still ends.
         let woken = Instant::now();
+        daemon.signal("CONT");
         let mut answers = 0;
         loop {
             let (count, age) = stale(&reader.reply().response);
