@@ -71,6 +71,8 @@ pub enum Fault {
     /// Where a cluster forms itself: a node of another cluster of the same name, with the number of `number`, is found by `slot`
     /// at that one's address, and speaks to it.
     Stranger { slot: usize, number: usize, ms: u64 },
+    /// The operator asks the node for a checkpoint; see [`super::copies`].
+    Checkpoint { slot: usize },
     /// The operator makes a cluster of its own of this node, once it has begun; only in worlds that have this.
     Recover { slot: usize },
 }
@@ -105,6 +107,7 @@ impl Fault {
             Self::Leave { .. } => "leave",
             Self::Transfer { .. } => "transfer",
             Self::Stranger { .. } => STRANGER,
+            Self::Checkpoint { .. } => "checkpoint",
             Self::Recover { .. } => RECOVER,
         }
     }
@@ -123,7 +126,7 @@ pub struct TimedFault {
 type Draw = fn(&mut Dice<'_>) -> Fault;
 
 /// Name, mean interval in ms at its most frequent, and the draw.
-const CLASSES: [(&str, u64, Draw); 24] = [
+const CLASSES: [(&str, u64, Draw); 25] = [
     ("partition", 4_000, |d| Fault::Partition { side: d.side(), ms: d.span() }),
     ("one-way", 4_000, |d| {
         let from = d.slot();
@@ -198,6 +201,7 @@ const CLASSES: [(&str, u64, Draw); 24] = [
     ("leave", 12_000, |d| Fault::Leave { slot: d.slot(), ms: d.span() }),
     ("transfer", 5_000, |d| Fault::Transfer { to: d.coin().then(|| d.slot()) }),
     ("cut-off", 3_000, |d| Fault::CutOff { heard: d.chance(1, 4), ms: 20 + d.below(d.span_max) }),
+    ("checkpoint", 4_000, |d| Fault::Checkpoint { slot: d.slot() }),
 ];
 
 /// The class that only clusters have that form themselves.

@@ -182,6 +182,10 @@ pub trait Observer {
     ) -> Verdict {
         Ok(())
     }
+    /// A checkpoint was restored; this node opened what came of it, and did nothing yet.
+    fn restored(&mut self, _view: &SlotView<'_>) -> Verdict {
+        Ok(())
+    }
     /// Every fault healed, the clients stopped, and all nodes converged. The last call of a run without a violation.
     fn finish(&mut self, _world: &dyn WorldView) -> Verdict {
         Ok(())

@@ -6,6 +6,7 @@
 //! | [`world`], [`slot`], [`net`] | the world: events in virtual time, machines with nodes on them, the links between them |
 //! | [`links`], [`recover`] | connections, where a cluster forms itself; a node that becomes a cluster of its own |
 //! | [`strike`], [`rot`], [`operator`] | faults carried out within what the cluster can survive; flipped bits and rebuilt nodes; who changes the membership |
+//! | [`copies`] | checkpoints, each restored and compared |
 //! | [`excuses`] | when a node may stop itself |
 //! | [`hooks`], [`check`] | who watches and who uses: the interfaces, and the real ones |
 //! | [`ending`] | the end of a run: is it alive, is everybody equal? |
@@ -22,6 +23,7 @@ pub mod api;
 pub mod artifact;
 pub mod check;
 pub mod child;
+pub mod copies;
 pub mod ending;
 pub mod excuses;
 pub mod faults;

@@ -15,6 +15,8 @@ use std::collections::VecDeque;
 #[derive(Debug, Default)]
 pub struct Operator {
     next_request: u64,
+    /// Checkpoints asked for.
+    pub copies: u64,
     /// Commands besides those that the members need.
     pub queue: VecDeque<Admin>,
     /// Sends nothing.

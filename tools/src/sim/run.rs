@@ -52,6 +52,8 @@ impl World {
             super::strike::TRANSFER_IN_PARTITION,
             super::rot::REJOINED,
             super::rot::REJOIN_CRASHED,
+            super::copies::RESTORED,
+            super::copies::RESTORE_CRASHED,
         ];
         for what in super::rot::ROTTEN.into_iter().chain(others) {
             marks.add(what, core.struck.get(what).copied().unwrap_or(0));

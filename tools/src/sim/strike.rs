@@ -36,6 +36,8 @@ pub enum Undo {
     Repair { slot: usize, incarnation: u64 },
     /// A node is looked at again that is to be recovered.
     Recover { slot: usize, looks: u64 },
+    /// Not an end: a checkpoint is there, and is looked at.
+    Copied(Box<super::copies::Copy>),
 }
 
 const fn kind_of(power: bool) -> CrashKind {
@@ -237,6 +239,7 @@ impl World {
                 }
                 core.operator.queue.push_back(Admin::Transfer(to.map(node_of)))
             }
+            Fault::Checkpoint { slot } => core.ask_for_copy(slot),
             Fault::Recover { slot } => return self.recover(slot, 0),
             Fault::Stranger { slot, number, ms } => core.meet_stranger(slot, number, ms),
         }
@@ -280,6 +283,7 @@ impl World {
                 core.slots[slot].disk.set_capacity(None);
                 core.slots[slot].cramped = false;
             }
+            Undo::Copied(copy) => return self.check_copy(&copy),
             Undo::Recover { slot, looks } => return self.recover(slot, looks),
             Undo::Rot { slot, incarnation } => {
                 let s = &core.slots[slot];

@@ -248,6 +248,9 @@ impl Core {
     fn reply(&mut self, slot: usize, origin: Origin, response: Response) {
         if origin.conn & OPERATOR_CONN != 0 {
             self.operator.reply(self.now, &response);
+            if origin.conn == super::copies::COPY_CONN {
+                self.copy_answered(slot, origin, &response);
+            }
             return;
         }
         let delay = between(&mut self.random, self.shape.client_delay);

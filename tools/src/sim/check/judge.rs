@@ -28,7 +28,8 @@ use super::history::History;
 use super::marks;
 use crate::sim::api::membership;
 use crate::sim::hooks::{
-    Marks, Observer, Setup, SimNode, Step, StepKind, StopKind, Verdict, Violation, WorldView,
+    Marks, Observer, Setup, SimNode, SlotView, Step, StepKind, StopKind, Verdict, Violation,
+    WorldView,
 };
 use beachdb::base::hash::key_hash;
 use beachdb::base::{LogIndex, Membership, ReplicaId, Term};
@@ -721,6 +722,11 @@ impl Observer for Judge {
             }
         }
         Ok(())
+    }
+
+    fn restored(&mut self, view: &SlotView<'_>) -> Verdict {
+        let history = self.history.borrow();
+        self.content.compare(&history.model, view)
     }
 
     fn finish(&mut self, world: &dyn WorldView) -> Verdict {
