@@ -523,3 +523,16 @@ fn what_a_range_delete_hides_goes_and_internal_rows_stay() {
     };
     assert!(rig.engine.version.tables().all(cleared));
 }
+
+/// A node pins for the time of a job only, which holds its tables anyway: the simulator cannot see this one.
+#[cfg(beach_planted)]
+#[test]
+fn a_planted_compaction_that_ignores_pins_is_caught() {
+    use crate::base::planted::{Bug, select};
+    select(Some(Bug::CompactionIgnoresPins));
+    let seen = std::panic::catch_unwind(
+        what_a_snapshot_sees_survives_every_compaction_and_goes_when_it_is_released,
+    );
+    select(None);
+    assert!(seen.is_err(), "CompactionIgnoresPins is not caught");
+}
