@@ -67,9 +67,9 @@ fn a_follower_that_was_stopped_does_not_take_what_waited_for_it_for_new() {
         thread::sleep(Duration::from_secs(2));
         // In front of everybody else when it wakes up.
         reader.send(&request).expect("the kernel takes it");
-        let mut asked_at = Instant::now();
         // Taken before the signal: it answers while the command that sends the signal still ends.
         let woken = Instant::now();
+        let mut asked_at = woken;
         daemon.signal("CONT");
         let mut answers = 0;
         loop {
@@ -80,7 +80,7 @@ fn a_follower_that_was_stopped_does_not_take_what_waited_for_it_for_new() {
                 first_ages.push(age);
             }
             // The answer is not from before this, and its age is cut to whole milliseconds.
-            let began = asked_at.max(woken).checked_sub(age + Duration::from_millis(1));
+            let began = asked_at.checked_sub(age + Duration::from_millis(1));
             let acked = acked.lock().expect("no panic");
             let next = acked.get(count as usize + 1);
             if let (Some(began), Some(next)) = (began, next) {

@@ -115,6 +115,18 @@ pub struct SimHandles {
     pub jobs: SimJobs,
 }
 
+impl SimHandles {
+    /// The world of these pieces: what is steered here is seen there.
+    #[must_use]
+    pub fn env(&self) -> Env {
+        Env {
+            clock: Arc::new(self.clock.clone()),
+            disk: Arc::new(self.disk.clone()),
+            jobs: Arc::new(self.jobs.clone()),
+        }
+    }
+}
+
 /// A simulated world.
 #[must_use]
 pub fn env(seed: u64) -> (Env, SimHandles) {
@@ -122,12 +134,8 @@ pub fn env(seed: u64) -> (Env, SimHandles) {
     let clock = SimClock::new();
     let disk = SimDisk::new(random.next_u64());
     let jobs = SimJobs::new(clock.clone(), random.next_u64());
-    let env = Env {
-        clock: Arc::new(clock.clone()),
-        disk: Arc::new(disk.clone()),
-        jobs: Arc::new(jobs.clone()),
-    };
-    (env, SimHandles { clock, disk, jobs })
+    let handles = SimHandles { clock, disk, jobs };
+    (handles.env(), handles)
 }
 
 #[cfg(test)]

@@ -14,13 +14,12 @@ use super::slot::{Health, Item};
 use super::strike::Undo;
 use super::world::{Core, OPERATOR_CONN, What, World};
 use beachdb::base::{ClusterUid, LogIndex, NodeId, ReplicaId};
-use beachdb::env::sim::{CrashKind, SimClock, SimDisk, SimJobs, SimRandom};
-use beachdb::env::{Env, Random};
+use beachdb::env::Random;
+use beachdb::env::sim::{CrashKind, SimClock, SimDisk, SimHandles, SimJobs, SimRandom};
 use beachdb::node::{NodeConfig, Origin, RestorePlan, restore};
 use beachdb::proto::{AdminRequest, Request, Response, frame};
 use beachdb::raft::LogView as _;
 use std::path::PathBuf;
-use std::sync::Arc;
 
 /// The mark of a checkpoint that was restored and compared.
 pub const RESTORED: &str = "checkpoint restored and compared";
@@ -90,8 +89,7 @@ impl World {
         disk.restart();
         let clock = SimClock::new();
         let jobs = SimJobs::new(clock.clone(), random.next_u64());
-        let env =
-            Env { clock: Arc::new(clock), disk: Arc::new(disk.clone()), jobs: Arc::new(jobs) };
+        let env = SimHandles { clock, disk: disk.clone(), jobs }.env();
         let replica = ReplicaId { node: NodeId(1), incarnation: random.next_u64() | 1 };
         let plan = RestorePlan {
             from: from.clone(),

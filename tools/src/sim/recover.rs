@@ -12,10 +12,9 @@ use super::slot::Health;
 use super::strike::Undo;
 use super::world::{What, World};
 use beachdb::base::{ClusterUid, Nanos};
+use beachdb::env::Random;
 use beachdb::env::sim::{CrashKind, SimRandom};
-use beachdb::env::{Env, Random};
 use beachdb::node::{NewCluster, RecoverError, Recovery};
-use std::sync::Arc;
 
 /// The mark of a node that became a cluster of its own.
 pub const RECOVERED: &str = "recovered as a cluster of its own";
@@ -58,11 +57,7 @@ impl World {
         if random.chance(1, 2) {
             s.disk.crash_at(s.disk.op_count() + random.below(40));
         }
-        let env = Env {
-            clock: Arc::new(s.sim_clock.clone()),
-            disk: Arc::new(s.disk.clone()),
-            jobs: Arc::new(s.jobs.clone()),
-        };
+        let env = s.env();
         let mut crashed = false;
         let plan = loop {
             let fresh = (random.next_u64() | 1, ClusterUid::drawn(random.next_u64()));

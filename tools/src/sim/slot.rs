@@ -10,7 +10,6 @@ use beachdb::node::{Admin, Bootstrap, NodeConfig, Origin, PeerFacts};
 use beachdb::raft::Message;
 use std::collections::VecDeque;
 use std::path::PathBuf;
-use std::sync::Arc;
 
 /// The name of every simulated cluster.
 pub const CLUSTER: &str = "sim";
@@ -249,16 +248,18 @@ impl Slot {
         self.turn_at = None;
         self.wake_at = None;
         self.busy_until = now;
-        let handles = SimHandles {
+        self.env()
+    }
+
+    /// The environment of the process that runs, or ran last.
+    #[must_use]
+    pub fn env(&self) -> Env {
+        SimHandles {
             clock: self.sim_clock.clone(),
             disk: self.disk.clone(),
             jobs: self.jobs.clone(),
-        };
-        Env {
-            clock: Arc::new(handles.clock),
-            disk: Arc::new(handles.disk),
-            jobs: Arc::new(handles.jobs),
         }
+        .env()
     }
 
     /// The settings of the next process.
